@@ -307,7 +307,7 @@ def exercises(notebook: NotebookNode) -> list[tuple[NotebookNode, NotebookNode, 
     for i, kind in enumerate(kinds):
         if kind == "exercise":
             if kinds[i : i + 3] != ["exercise", "solution", "check"]:
-                raise ValueError(f"code cell {i + 1} is an exercise: its solution and check must follow, got {kinds[i + 1 : i + 3]}")
+                raise ValueError(f"code cell {i + 1} is an exercise: need solution and check next, got {kinds[i + 1 : i + 3]}")
             stub, solution, test = code[i : i + 3]
             if missing := defined(stub) - defined(solution):
                 raise ValueError(f"the solution in code cell {i + 2} does not define {', '.join(sorted(missing))}")
