@@ -36,7 +36,7 @@ EXERCISE = '''# %% [markdown]
 def gamma_cubic(r: float) -> float:
     raise NotImplementedError
 
-# %% tags=["solution"] jupyter={"source_hidden": true}
+# %% jupyter={"source_hidden": true} tags=["solution"]
 def gamma_cubic(r: float) -> float:
     return r**3
 

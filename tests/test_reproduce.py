@@ -23,8 +23,8 @@ def test_a_run_leaves_copies_figures_results_and_a_table(tmp_path: Path, capsys:
                                                          monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ITERSR_SEED", "99")  # for nbval; under papermill the parameters count
     figure = '# %%\nfrom matplotlib.figure import Figure\n\npath = run.save_figure(Figure(figsize=(1, 1)), "empty")\n'
-    root = small.project(tmp_path / "p", nb01_two=small.text("01", "# %%\nkept = run.results('00')['kept']\n", figure, small.RECORD),
-                         nb00_one=small.good())
+    reader = small.text("01", "# %%\nkept = run.results('00')['kept']\n", figure, small.RECORD)
+    root = small.project(tmp_path / "p", nb01_two=reader, nb00_one=small.good())
     assert run(tier="smoke", device="cpu", notebooks=root / "notebooks", out=tmp_path / "r", parameters={"seed": 3}) == 0
     made = {str(path.relative_to(tmp_path / "r")) for path in (tmp_path / "r").rglob("*") if path.is_file()}
     assert made == {"notebooks/00_one.ipynb", "notebooks/01_two.ipynb", "summary.txt", "figures/01_empty.png",
@@ -96,7 +96,8 @@ def test_a_compared_cell_without_output_fails(tmp_path: Path, capsys: pytest.Cap
 
 
 def test_the_environment_stands_in_for_parameters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in {"TIER": "tiny", "SEED": "5", "DEVICE": "cpu", "DATA": str(tmp_path), "OUT": str(tmp_path / "o")}.items():
+    settings = {"TIER": "tiny", "SEED": "5", "DEVICE": "cpu", "DATA": str(tmp_path), "OUT": str(tmp_path / "o")}
+    for name, value in settings.items():
         monkeypatch.setenv(f"ITERSR_{name}", value)
     one = start(None)
     assert (one.tier.name, one.seed, one.device.type, one.data, one.out) == ("tiny", 5, "cpu", tmp_path, tmp_path / "o")
