@@ -317,8 +317,8 @@ def _deep_pixels(data: bytes, image: Any, notes: list[str]) -> np.ndarray | None
         notes.append(f"16 bit {image.format} read with 8 bits ({error})")
         return None
     # Pillow has turned a TIFF by now, tifffile does not: compare sizes as sets.
-    same_size = sorted(pixels.shape[:2]) == sorted(image.size) and pixels.shape[2:] == (len(image.getbands()),)
-    if pixels.dtype != np.uint16 or not same_size:
+    usual = pixels.ndim == 3 and sorted(pixels.shape[:2]) == sorted(image.size) and pixels.shape[2] in (2, 3, 4)
+    if pixels.dtype != np.uint16 or not usual:
         notes.append(f"16 bit {image.format} read with 8 bits (unusual layout)")
         return None
     return pixels
@@ -474,9 +474,11 @@ def _encode(photo: Photo, file_format: str, handle: IO[bytes], quality: int) -> 
     if alpha is not None and file_format not in _ALPHA_FORMATS:
         rgb = rgb * alpha.cpu() + (1 - alpha.cpu())
         alpha = None
-    channels = [luma(rgb) if meta.grey else rgb] + ([alpha.cpu().float().clamp(0, 1)] if alpha is not None else [])
+    # Pillow opens no 16 bit grey TIFF with alpha: such a picture is written as RGBA
+    grey = meta.grey and not (file_format == "TIFF" and meta.bits == 16 and alpha is not None)
+    channels = [luma(rgb) if grey else rgb] + ([alpha.cpu().float().clamp(0, 1)] if alpha is not None else [])
     values = torch.cat(channels).permute(1, 2, 0).numpy()
-    icc = meta.icc if _profile_fits(meta.icc, meta.grey) else None
+    icc = meta.icc if _profile_fits(meta.icc, grey) else None
     if meta.bits == 16 and file_format in _DEEP_FORMATS:
         deep = np.ascontiguousarray((values * 65535 + 0.5).astype(np.uint16))
         if file_format == "PNG":
@@ -488,7 +490,7 @@ def _encode(photo: Photo, file_format: str, handle: IO[bytes], quality: int) -> 
     image = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
     if file_format == "WEBP" and image.mode.startswith("L"):
         image = image.convert("RGBA" if image.mode == "LA" else "RGB")  # the format knows no grey
-        icc = None if meta.grey else icc
+        icc = None if grey else icc
     options: dict[str, Any] = {}
     if file_format == "JPEG":
         options = {"quality": quality, "subsampling": 0}  # 4:4:4
