@@ -321,10 +321,10 @@ def _tier(name: str) -> Tier:
 def _device(name: str) -> torch.device:
     import torch
 
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    from itersr.model import pick_device
+
     try:
-        device = torch.device(name)
+        device = pick_device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"device {name!r} cannot be used: need auto, cpu or a device that torch sees") from error

@@ -236,7 +236,7 @@ def heavy(notebook: NotebookNode) -> None:
         (widgets, "metadata.widgets"),
         (prose(" [gone](no_such.ipynb)"), "link to no_such.ipynb leads nowhere"),
         (prose(' <img src="no_such.png">'), "link to no_such.png leads nowhere"),
-        (prose(" Recieve it."), "Recieve ==> Receive"),
+        (prose(" Rec" "ieve it."), "==> Receive"),
         (prose(" See /root/notes."), "'/root/notes'"),
         (heavy, "at most 1.5 MB"),
     ],
