@@ -58,7 +58,8 @@ class Algorithm1(nn.Module):
 
     def forward(self, batch: dict[str, Tensor], step: int, part: str) -> tuple[Tensor, dict[str, Tensor]]:
         """The sum of the losses of the networks in training, and the scalars to log."""
-        net, scalars, losses = self.model, {}, []
+        net, losses = self.model, []
+        scalars: dict[str, Tensor] = {}
         with torch.no_grad(), torch.autocast(batch["hq"].device.type, enabled=False):
             s_h = net.vqgan.encode(batch["hq"])  # (B, h, w), in full precision: bf16 moves 2–3 % of the tokens
         everywhere = torch.ones_like(s_h, dtype=torch.bool)
@@ -144,7 +145,8 @@ def validate(model: ITER, pairs: dict[str, Tensor], look: nn.Module, networks: t
     }
 
     def noise(purpose: str) -> Tensor:
-        return torch.stack([torch.rand(s_h.shape[1:], generator=generator_for(seed, i, purpose)) for i in range(len(s_h))]).to(hq.device)
+        rows = [torch.rand(s_h.shape[1:], generator=generator_for(seed, i, purpose)) for i in range(len(s_h))]
+        return torch.stack(rows).to(hq.device)
 
     def distance(images: Tensor) -> float:
         return torch.cat([look(a, b) for a, b in zip(images.split(1), hq.split(1), strict=True)]).mean().item()

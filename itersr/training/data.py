@@ -125,7 +125,8 @@ class From(Sampler[int]):
         return self.stop - self.start
 
 
-def validation_pairs(photos: Photos, count: int, size: int, seed: int, *, degradation: Degradation, scale: int) -> dict[str, Tensor]:
+def validation_pairs(photos: Photos, count: int, size: int, seed: int, *, degradation: Degradation,
+                     scale: int) -> dict[str, Tensor]:
     """`count` fixed centre crops of held-out photos, each degraded with its own fixed seed: {"hq", "lq"}."""
     hq, lq = [], []
     for i in range(count):

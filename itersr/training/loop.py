@@ -144,7 +144,8 @@ def train(task: Any, crops: Crops, out: Path, *, validate: Validate, save_weight
         if step % 20 == 0 or last:
             values = {name: accelerator.reduce(v.detach().float(), "mean").item() for name, v in logged.items()}
             _write(out, writer, step, seconds, "train", {**values, "learning rate": learning_rate(step - 1, config)}, main)
-            bar.set_postfix_str(f"loss {values[task.active(step - 1)[0]]:.4f}, {(step - start) * config.batch / seconds:.1f} img/s")
+            rate = (step - start) * config.batch / seconds
+            bar.set_postfix_str(f"loss {values[task.active(step - 1)[0]]:.4f}, {rate:.1f} img/s")
         bar.update()
         if step % config.validate_every == 0 or step == config.steps or last:
             average.swap()
@@ -184,7 +185,8 @@ def _out_of_time(seconds: float, minutes: float | None, accelerator: Any) -> boo
     return bool(accelerator.reduce(over, "sum") > 0)
 
 
-def _check(value: float, history: list[float] | None, step: int, batch: dict[str, Tensor], crops: Crops, checkpoint: Path) -> None:
+def _check(value: float, history: list[float] | None, step: int, batch: dict[str, Tensor], crops: Crops,
+           checkpoint: Path) -> None:
     """TrainingError unless `value` is finite and no more than a hundred times what the loss has been lately."""
     bad = not math.isfinite(value)
     if history is not None and not bad:
@@ -196,7 +198,8 @@ def _check(value: float, history: list[float] | None, step: int, batch: dict[str
     if bad:
         names = sorted({crops.photos.names[i] for i in batch["photo"].tolist()})
         where = checkpoint if checkpoint.exists() else "none yet"
-        raise TrainingError(f"step {step}: loss or gradient is {value:g}; photos {', '.join(names)}; last good checkpoint: {where}")
+        photos = ", ".join(names)
+        raise TrainingError(f"step {step}: loss or gradient is {value:g}; photos {photos}; last good checkpoint: {where}")
 
 
 def _save(path: Path, step: int, task: Any, optimizers: dict[str, Any], average: Average) -> None:

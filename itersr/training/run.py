@@ -19,7 +19,7 @@ from torch import Tensor
 
 from itersr import weights
 from itersr.config import Tier, tier
-from itersr.model import ITER
+from itersr.model import ITER, pick_device
 from itersr.training import algorithm1, stage1
 from itersr.training.data import Crops, Photos, ranges, validation_pairs
 from itersr.training.loop import make_accelerator, train
@@ -71,6 +71,28 @@ def train_stage(stage: str, config: Tier, data: str | Path | None, out: Path, *,
     return validated
 
 
+def load_or_train(stage: str, config: Tier, data: str | Path | None, out: Path, **options: Any) -> ITER:
+    """The model with every network up to `stage`: from the tier's shipped weights, else from OUT/weights, else trained now.
+
+    What a notebook calls: `smoke` trains live in seconds, the other tiers load what ships.
+    """
+    if config.name in weights.shipped() and config.name != "smoke":
+        return ITER.from_pretrained(config.name, options.get("device", "auto"))
+    wanted = ("vqgan",) if stage == "vqgan" else config.train[stage].networks
+    if not all((out / "weights" / f"{name}.safetensors").exists() for name in wanted):
+        train_stage(stage, config, data, out, **{"resume": True, "progress": False, **options})
+    model = load_networks(out / "weights", config, wanted)
+    return model.to(pick_device(options.get("device", "auto"))).eval().requires_grad_(False)
+
+
+def learning_curve(config: Tier, stage: str, out: Path) -> Any:
+    """The log of a stage as a tidy pandas frame (step, seconds, split, name, value): this run's, else the shipped one."""
+    import pandas as pd
+
+    own, ships = out / stage / "log.csv", weights.SHIPPED / config.name / f"{stage}.csv"
+    return pd.read_csv(own if own.exists() else ships)
+
+
 def load_networks(folder: Path, config: Tier, trained: tuple[str, ...]) -> ITER:
     """An ITER with the VQGAN of `folder` and every network there that this stage will not train itself, or trains on."""
     model = ITER(config)
@@ -88,7 +110,8 @@ def run(args: argparse.Namespace) -> int:
     config = tier(args.tier)
     stages = {"vqgan": ["vqgan"], "iter": ["iter"]}.get(args.what, [args.what])
     for stage in stages:
-        settings = dataclasses.replace(config.train[stage], **{k: v for k, v in (("steps", args.steps), ("batch", args.batch)) if v})
+        given = {name: value for name, value in (("steps", args.steps), ("batch", args.batch)) if value}
+        settings = dataclasses.replace(config.train[stage], **given)
         changed = dataclasses.replace(config, train={**config.train, stage: settings})
         scalars = train_stage(stage, changed, args.data, Path(args.out), seed=args.seed, device=args.device,
                               precision=args.precision, minutes=args.minutes, resume=args.resume, workers=args.workers)

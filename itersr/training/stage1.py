@@ -31,6 +31,7 @@ class Stage1(nn.Module):
         self.perceptual = perceptual()
         self.register_buffer("used", torch.zeros(tier.vqgan.codes, dtype=torch.long))  # since the last restart
         self.used: Tensor
+        self.reconstruction: Tensor  # of the generator's pass, for the discriminator's
 
     @property
     def trained(self) -> dict[str, nn.Module]:
@@ -64,7 +65,7 @@ class Stage1(nn.Module):
         l1 = F.l1_loss(output, image)
         look = self.perceptual(output, image).mean()
         loss = l1 + self.config.perceptual_weight * look + codebook + self.config.commitment * commitment
-        scalars = {"l1": l1, self.perceptual.name: look, "codebook": codebook}
+        scalars: dict[str, Tensor] = {"l1": l1, str(self.perceptual.name): look, "codebook": codebook}
         if step >= self.config.gan_start:
             self.reconstruction = output.detach()
             adversarial = hinge_generator(self.discriminator(output))
@@ -121,9 +122,10 @@ def validate(vqgan: VQGAN, pairs: dict[str, Tensor], look: nn.Module) -> tuple[d
     output = torch.cat(outputs)
     p = torch.bincount(torch.cat(tokens), minlength=vqgan.config.codes).float()
     p = p / p.sum()
-    scalars = {
+    distances = [look(a, b) for a, b in zip(output.split(1), pairs["hq"].split(1), strict=True)]
+    scalars: dict[str, float] = {
         "psnr": psnr(output, pairs["hq"]).mean().item(),
-        look.name: torch.cat([look(a, b) for a, b in zip(output.split(1), pairs["hq"].split(1), strict=True)]).mean().item(),
+        str(look.name): torch.cat(distances).mean().item(),
         "codes used": (p > 0).float().mean().item(),
         "perplexity": torch.special.entr(p).sum().exp().item(),
     }
