@@ -1,0 +1,241 @@
+"""The four tiers: one set of dataclasses, four sets of numbers (nothing else in the package differs between tiers).
+
+`paper` is the published network (Sec. 4.1 and the released tensors' shapes); `smoke`, `tiny` and `small` are the same
+design at smaller sizes, without the two layers that mix the whole picture (GroupNorm and the gate of the released MLP),
+so that their tokens depend on a neighbourhood alone.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Norm = Literal["group", "layer", "none"]
+GammaKind = Literal["linear", "cosine", "square", "sqrt", "cubic"]
+
+
+@dataclass(frozen=True)
+class SwinConfig:
+    """Sizes of a stack of residual Swin groups (the "Swin layers" of Fig. 2)."""
+
+    width: int  # channels inside the attention
+    groups: int  # residual Swin groups
+    depth: int = 6  # Swin blocks a group; every second one shifts its windows
+    heads: int = 8
+    window: int = 8  # side of a window, in tokens
+    mlp_ratio: int = 4
+    gate: bool = False  # the released MLP's gate on the mean over all tokens
+
+
+@dataclass(frozen=True)
+class VQGANConfig:
+    """Stage I: encoder E_H, codebook, decoder D_H."""
+
+    width: int
+    multipliers: tuple[int, ...]
+    codes: int
+    code_dim: int
+    swin: SwinConfig
+    encoder_swin: bool = True  # False keeps E_H purely convolutional: a token is then the same at any crop offset
+    res_blocks: int = 2
+    norm: Norm = "none"
+
+    @property
+    def factor(self) -> int:
+        """Pixels a token covers along a side (f)."""
+        return 2 ** (len(self.multipliers) - 1)
+
+
+@dataclass(frozen=True)
+class LQEncoderConfig:
+    """Stage II: E_l from the LQ image to token logits."""
+
+    width: int  # channels of the first convolution; doubled by every stage
+    swin: SwinConfig
+    norm: Norm = "none"
+
+
+@dataclass(frozen=True)
+class TokenNetConfig:
+    """Stage III: φ_r or φ_e."""
+
+    width: int
+    swin: SwinConfig
+    norm: Norm = "layer"
+    posterior: bool = False  # beyond the paper: also see E_l's posterior, not only its argmax S_l
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """One training run (Stage I, or Stages II and III by Algorithm 1)."""
+
+    steps: int
+    batch: int
+    crop: int  # HQ pixels
+    lr: float = 1e-4
+    betas: tuple[float, float] = (0.9, 0.99)
+    warmup: int = 100
+    final_lr: float = 0.05  # share of `lr` left at the end of the cosine
+    clip: float = 1.0  # largest gradient norm
+    ema: float = 0.999
+    validate_every: int = 1000
+    checkpoint_every: int = 500
+    # Stage I
+    autoencoder_steps: int = 0  # plain autoencoder first; then the codebook starts from k-means of its latents
+    commitment: float = 0.25  # β, on the encoder's side (Eq. 1)
+    perceptual_weight: float = 1.0
+    gan_start: int = 0  # the step at which the adversarial loss joins; ≥ steps: never
+    gan_weight: float = 0.1
+    disc_width: int = 32
+    restart_until: float = 0.5  # dead codes are restarted in this share of the run only, so that ids then hold still
+    # Algorithm 1
+    gamma: GammaKind = "cosine"
+    networks: tuple[str, ...] = ("lq_encoder", "refiner", "evaluator")  # those trained by this run
+    corrupt: float = 0.0  # largest share of kept tokens replaced by samples of E_l's posterior
+    masked_loss: bool = False  # Eq. 4 over masked tokens alone (True) or over all (False, the paper)
+
+
+@dataclass(frozen=True)
+class Tier:
+    """Everything that one tier is: sizes of the four networks and how each is trained."""
+
+    name: str
+    vqgan: VQGANConfig
+    lq_encoder: LQEncoderConfig
+    refiner: TokenNetConfig
+    evaluator: TokenNetConfig
+    # "vqgan" (Stage I), "lq_encoder" (Stage II alone), "token_nets" (φ_r and φ_e), "iter" (Alg. 1: all three at once)
+    train: dict[str, TrainConfig]
+    scale: int = 4
+    steps: int = 8  # T at inference
+    degradation: Literal["paper", "mild"] = "paper"
+    notes: str = field(default="", compare=False)
+
+    @property
+    def halvings(self) -> int:
+        """Stride-2 convolutions in E_l: from LQ pixels to tokens."""
+        ratio = self.vqgan.factor / self.scale
+        if ratio < 1 or not math.log2(ratio).is_integer():
+            raise ValueError(f"scale {self.scale} with a VQGAN of factor {self.vqgan.factor}: their ratio must be 1, 2, 4, …")
+        return int(math.log2(ratio))
+
+
+def _paper() -> Tier:
+    swin = SwinConfig(width=256, groups=1, gate=True)
+    token_net = TokenNetConfig(width=256, swin=SwinConfig(width=256, groups=4, gate=True), norm="group")
+    schedule = TrainConfig(steps=400_000, batch=16, crop=256, lr=1e-4, warmup=0, final_lr=1.0, gan_start=0,
+                           disc_width=64, validate_every=5000, checkpoint_every=5000, restart_until=0.0)
+    return Tier(
+        name="paper",
+        vqgan=VQGANConfig(width=128, multipliers=(1, 2, 2, 4), codes=512, code_dim=128, swin=swin, norm="group"),
+        lq_encoder=LQEncoderConfig(width=64, swin=SwinConfig(width=128, groups=2, gate=True), norm="group"),
+        refiner=token_net,
+        evaluator=token_net,
+        train={"vqgan": schedule, "iter": schedule,
+               "lq_encoder": dataclasses.replace(schedule, networks=("lq_encoder",)),
+               "token_nets": dataclasses.replace(schedule, networks=("refiner", "evaluator"))},
+        notes="the published networks and schedule (Sec. 4.1)",
+    )
+
+
+def _smoke() -> Tier:
+    token_net = TokenNetConfig(width=64, swin=SwinConfig(width=64, groups=1, depth=2, heads=4, mlp_ratio=2), posterior=False)
+    base = TrainConfig(steps=120, batch=4, crop=64, lr=1e-3, warmup=10, ema=0.95, validate_every=60, checkpoint_every=60,
+                       disc_width=16)
+    return Tier(
+        name="smoke",
+        vqgan=VQGANConfig(width=16, multipliers=(1, 2, 4), codes=64, code_dim=16, encoder_swin=False,
+                          swin=SwinConfig(width=32, groups=1, depth=2, heads=4, mlp_ratio=2)),
+        lq_encoder=LQEncoderConfig(width=32, swin=SwinConfig(width=64, groups=1, depth=2, heads=4, mlp_ratio=2)),
+        refiner=token_net,
+        evaluator=token_net,
+        train={
+            "vqgan": dataclasses.replace(base, steps=200, batch=8, autoencoder_steps=60, gan_start=160, gan_weight=0.02,
+                                         lr=2e-3),
+            "lq_encoder": dataclasses.replace(base, networks=("lq_encoder",)),
+            "token_nets": dataclasses.replace(base, networks=("refiner", "evaluator"), masked_loss=True),
+            "iter": base,
+        },
+        steps=4,
+        degradation="mild",
+        notes="every stage from scratch in minutes on two cores: tests, CI, a first look",
+    )
+
+
+def _tiny() -> Tier:
+    base = TrainConfig(steps=40_000, batch=4, crop=128, lr=5e-4, warmup=200, ema=0.999, validate_every=2000,
+                       checkpoint_every=250)
+    return Tier(
+        name="tiny",
+        vqgan=VQGANConfig(width=32, multipliers=(1, 2, 3), codes=128, code_dim=32, encoder_swin=False,
+                          swin=SwinConfig(width=96, groups=1, depth=2, heads=4, mlp_ratio=2)),
+        lq_encoder=LQEncoderConfig(width=48, swin=SwinConfig(width=96, groups=2, depth=4, heads=4, mlp_ratio=2)),
+        refiner=TokenNetConfig(width=96, posterior=True, swin=SwinConfig(width=96, groups=2, depth=4, heads=4, mlp_ratio=2)),
+        evaluator=TokenNetConfig(width=64, posterior=True, swin=SwinConfig(width=64, groups=2, depth=4, heads=4, mlp_ratio=2)),
+        train={
+            "vqgan": dataclasses.replace(base, steps=12_000, batch=8, crop=96, lr=1e-3, autoencoder_steps=1000,
+                                         gan_start=10**9, perceptual_weight=0.5),
+            "lq_encoder": dataclasses.replace(base, networks=("lq_encoder",)),
+            "token_nets": dataclasses.replace(base, networks=("refiner", "evaluator"), corrupt=0.2, masked_loss=True),
+            "iter": base,
+        },
+        degradation="mild",
+        notes="trainable on a CPU in hours; its weights ship with the package",
+    )
+
+
+def _small() -> Tier:
+    base = TrainConfig(steps=30_000, batch=32, crop=256, lr=4e-4, warmup=500, ema=0.9995, validate_every=2500,
+                       checkpoint_every=1000)
+    return Tier(
+        name="small",
+        vqgan=VQGANConfig(width=64, multipliers=(1, 2, 4), codes=512, code_dim=32, encoder_swin=False,
+                          swin=SwinConfig(width=128, groups=1, depth=4, heads=4, mlp_ratio=2)),
+        lq_encoder=LQEncoderConfig(width=64, swin=SwinConfig(width=192, groups=2, depth=4, heads=6, mlp_ratio=2)),
+        refiner=TokenNetConfig(width=192, posterior=True, swin=SwinConfig(width=192, groups=2, depth=4, heads=6, mlp_ratio=2)),
+        evaluator=TokenNetConfig(width=128, posterior=True, swin=SwinConfig(width=128, groups=2, depth=4, heads=4, mlp_ratio=2)),
+        train={
+            "vqgan": dataclasses.replace(base, steps=20_000, crop=128, lr=6e-4, autoencoder_steps=1000, gan_start=12_000,
+                                         gan_weight=0.05, disc_width=64, perceptual_weight=0.5),
+            "lq_encoder": dataclasses.replace(base, networks=("lq_encoder",)),
+            "token_nets": dataclasses.replace(base, networks=("refiner", "evaluator"), corrupt=0.2, masked_loss=True),
+            "iter": base,
+        },
+        notes="one GPU, under an hour",
+    )
+
+
+TIERS: dict[str, Tier] = {t.name: t for t in (_smoke(), _tiny(), _small(), _paper())}
+
+
+def tier(name: str) -> Tier:
+    """The tier called `name`; ValueError names the tiers that exist."""
+    if name not in TIERS:
+        raise ValueError(f"tier {name!r}: there are {', '.join(TIERS)}")
+    return TIERS[name]
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """A tier, or a part of one, as plain values that JSON can hold."""
+    return dataclasses.asdict(config)
+
+
+def from_dict(values: dict[str, Any]) -> Tier:
+    """The tier that `to_dict` wrote; unknown or missing fields raise a TypeError that names them."""
+    def swin(part: dict[str, Any]) -> dict[str, Any]:
+        return {**part, "swin": SwinConfig(**part["swin"])}
+
+    def train(part: dict[str, Any]) -> TrainConfig:
+        return TrainConfig(**{**part, "betas": tuple(part["betas"]), "networks": tuple(part["networks"])})
+
+    vqgan = swin(values["vqgan"])
+    return Tier(**{
+        **values,
+        "vqgan": VQGANConfig(**{**vqgan, "multipliers": tuple(vqgan["multipliers"])}),
+        "lq_encoder": LQEncoderConfig(**swin(values["lq_encoder"])),
+        "refiner": TokenNetConfig(**swin(values["refiner"])),
+        "evaluator": TokenNetConfig(**swin(values["evaluator"])),
+        "train": {name: train(part) for name, part in values["train"].items()},
+    })

@@ -1,0 +1,40 @@
+"""Stage II: E_l reads the LQ image and predicts, for every place, which token the HQ image has there (Eq. 2)."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from itersr.config import LQEncoderConfig
+from itersr.swin import SwinLayers
+from itersr.vqgan import ResBlock
+
+
+class LQEncoder(nn.Module):
+    """E_l: LQ image (B, 3, H, W) in [0, 1] → logits (B, codes, H/2ⁿ, W/2ⁿ) for n halvings; S_l is their argmax.
+
+    Sides must be multiples of 2ⁿ × window (the Swin layers raise a ValueError).
+    """
+
+    def __init__(self, config: LQEncoderConfig, codes: int, halvings: int) -> None:
+        super().__init__()
+        width = config.width
+        self.conv_in = nn.Conv2d(3, width, 3, padding=1)
+        stages: list[nn.Module] = []
+        for i in range(max(halvings, 1)):  # one stage at least, without a stride when LQ pixels and tokens are as many
+            stride = 2 if i < halvings else 1
+            stages.append(nn.Sequential(
+                nn.Conv2d(width, 2 * width, 3, stride=stride, padding=1),
+                ResBlock(2 * width, 2 * width, config.norm, slope=0.2),
+                ResBlock(2 * width, 2 * width, config.norm, slope=0.2),
+            ))
+            width *= 2
+        self.stages = nn.ModuleList(stages)
+        self.project = nn.Conv2d(width, config.swin.width, 1)
+        self.swin = SwinLayers(config.swin.width, config.swin)
+        self.head = nn.Conv2d(config.swin.width, codes, 1)
+
+    def forward(self, lq: Tensor) -> Tensor:
+        x = self.conv_in(lq)
+        for stage in self.stages:
+            x = stage(x)
+        return self.head(self.swin(self.project(x)))

@@ -1,0 +1,170 @@
+"""ITER: the four networks together, and what one does with them: `restore` tokens, `upscale` a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from itersr import weights
+from itersr.config import Tier
+from itersr.lq_encoder import LQEncoder
+from itersr.sampling import EvaluatorFn, ProposeFn, Restored, Sampler, Step, proposer, restore
+from itersr.token_nets import Evaluator, Refiner
+from itersr.vqgan import VQGAN
+
+
+def pick_device(device: str | torch.device = "auto") -> torch.device:
+    """"auto" is CUDA where there is one, else the CPU."""
+    if str(device) == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(device)
+
+
+def one_by_one(network: Callable[..., Tensor], *inputs: Tensor | None) -> Tensor:
+    """Run a network on each image of a batch alone: a batch must give its singles to the bit, and the sums inside a
+    matrix product depend on how many rows it has."""
+    count = len(next(x for x in inputs if x is not None))
+    return torch.cat([network(*(None if x is None else x[i : i + 1] for x in inputs)) for i in range(count)])
+
+
+@dataclass(frozen=True)
+class Trace:
+    """One restoration: the picture, and everything that led to it. Pictures of single steps are decoded when asked for."""
+
+    image: Tensor  # the result, (B, 3, s·H, s·W) in [0, 1]
+    restored: Restored  # S_l, m_s, T_s, and S_t, m_t and scores of every step, on the padded token grid
+    sampler: Sampler
+    decode: Callable[[Tensor], Tensor]  # tokens (B, h, w) → images in [0, 1], cropped to the picture
+
+    @property
+    def start(self) -> Tensor:
+        """T_s of each image, (B,)."""
+        return self.restored.start
+
+    def at(self, index: int) -> Tensor:
+        """The picture after step `index` (0: S_l decoded, −1: the result), for images that took part in all steps."""
+        maps = [self.restored.condition, *(s.tokens for s in self.restored.steps)]
+        return self.decode(maps[index])
+
+
+class ITER(nn.Module):
+    """The model: E_H and D_H with their codebook (`vqgan`), E_l (`lq_encoder`), φ_r (`refiner`), φ_e (`evaluator`)."""
+
+    def __init__(self, tier: Tier) -> None:
+        super().__init__()
+        self.tier = tier
+        codes = tier.vqgan.codes
+        self.vqgan = VQGAN(tier.vqgan)
+        self.lq_encoder = LQEncoder(tier.lq_encoder, codes, tier.halvings)
+        self.refiner = Refiner(tier.refiner, codes)
+        self.evaluator = Evaluator(tier.evaluator, codes)
+        self.fingerprint = "untrained"
+        # added to φ_e's logit of "good", fitted on held-out training photos: the share of good tokens differs from that
+        # φ_e saw in training, and α is meant as a probability
+        self.calibration = 0.0
+
+    # ------------------------------------------------------------------ files
+
+    @classmethod
+    def from_pretrained(cls, name: str | Path | None = None, device: str | torch.device = "auto") -> ITER:
+        """The shipped weights of a tier, those in a folder, or (None) the best that ship; WeightsError says what is wrong."""
+        folder = weights.locate(name)
+        tier, extra = weights.read_config(folder)
+        model = cls(tier)
+        for network in weights.NETWORKS:
+            path = folder / f"{network}.safetensors"
+            weights.load_state(model.get_submodule(network), weights.read_tensors(path), str(path))
+        model.calibration = float(extra.get("calibration", 0.0))
+        model.fingerprint = weights.fingerprint(folder)
+        return model.to(pick_device(device)).eval().requires_grad_(False)
+
+    def save(self, folder: str | Path, **extra: Any) -> None:
+        """Write the four networks in half precision with their configuration; `extra` goes into config.json."""
+        networks = {name: self.get_submodule(name) for name in weights.NETWORKS}
+        weights.save(Path(folder), networks, self.tier, {"calibration": self.calibration, **extra})
+
+    # ------------------------------------------------------------ restoration
+
+    @property
+    def device(self) -> torch.device:
+        return self.vqgan.codebook.embedding.weight.device
+
+    def pad(self, lq: Tensor) -> Tensor:
+        """Mirror an LQ image (B, 3, H, W) at its right and bottom until its token grid is whole windows, and no further."""
+        unit = self.tier.lq_encoder.swin.window * 2**self.tier.halvings
+        for dim in (-1, -2):  # one axis at a time, in as many mirrors as a very small picture needs
+            while missing := -lq.shape[dim] % unit:
+                add = min(missing, lq.shape[dim])
+                mirrored = lq.narrow(dim, lq.shape[dim] - add, add).flip(dim)
+                lq = torch.cat([lq, mirrored], dim)
+        return lq
+
+    def log_posterior(self, lq: Tensor) -> Tensor:
+        """log p_l(token | LQ) of every place, (B, codes, h, w) in float32: E_l's answer before any argmax."""
+        return one_by_one(self.lq_encoder, lq).float().log_softmax(1)
+
+    def functions(self, evidence: Tensor) -> tuple[Callable[..., Tensor], EvaluatorFn]:
+        """φ_r and φ_e as Alg. 2 calls them, for images whose E_l log-posterior is `evidence` (batch of one)."""
+        def refine(tokens: Tensor, keep: Tensor, condition: Tensor, condition_keep: Tensor) -> Tensor:
+            return self.refiner(tokens, keep, condition, condition_keep,
+                                evidence if self.tier.refiner.posterior else None)
+
+        def judge(tokens: Tensor, condition: Tensor) -> Tensor:
+            logits = self.evaluator(tokens, condition, evidence if self.tier.evaluator.posterior else None).float()
+            return F.logsigmoid(logits[:, 1] - logits[:, 0] + self.calibration)
+
+        return refine, judge
+
+    @torch.no_grad()
+    def restore(self, lq: Tensor, sampler: Sampler | None = None, *, seed: int | Sequence[int] = 0,
+                evaluator: EvaluatorFn | None = None, propose: ProposeFn | None = None, **settings: Any) -> Trace:
+        """Algorithm 2 on LQ images (B, 3, H, W) in [0, 1]; gives a `Trace`.
+
+        settings: fields of `Sampler` (steps, alpha, policy, temperature, …), or a whole `sampler`.
+        seed: of the first image, the next has the next; or one for each. evaluator, propose: others in place of φ_e and φ_r
+        (an oracle, say), for a batch of one. Raises ValueError for a wrong setting or shape.
+        """
+        if lq.ndim != 4 or lq.shape[1] != 3:
+            raise ValueError(f"lq has shape {tuple(lq.shape)}, needed is (B, 3, H, W)")
+        sampler = sampler or Sampler(**{"steps": self.tier.steps, **settings})
+        seeds = [seed + i for i in range(len(lq))] if isinstance(seed, int) else list(seed)
+        h, w = lq.shape[-2:]
+        results: list[Restored] = []
+        for image, own in zip(self.pad(lq.to(self.device)), seeds, strict=True):  # each alone: see one_by_one
+            evidence = self.log_posterior(image[None])
+            refine, judge = self.functions(evidence)
+            generator = torch.Generator().manual_seed(own)
+            results.append(restore(evidence.argmax(1), sampler, propose=propose or proposer(refine),
+                                   evaluator=evaluator or judge, generators=[generator]))
+
+        def decode(tokens: Tensor) -> Tensor:
+            s = self.tier.scale
+            return one_by_one(self.vqgan.decode, tokens).float().clamp(0, 1)[..., : s * h, : s * w]
+
+        merged = _merge(results)
+        return Trace(decode(merged.tokens), merged, sampler, decode)
+
+    def upscale(self, image: Any, *, seed: int = 0, **settings: Any) -> Any:
+        """A picture, `tier.scale` times as large: PIL image, H×W×C array or tensor in, the same kind out (Alg. 2 in between)."""
+        from itersr.images import like, to_tensor
+
+        tensor = to_tensor(image)
+        return like(image, self.restore(tensor, seed=seed, **settings).image.cpu())
+
+
+def _merge(results: list[Restored]) -> Restored:
+    """The results of singles as that of a batch: step by step from the largest T_s down."""
+    steps: list[Step] = []
+    for t in sorted({s.t for r in results for s in r.steps}, reverse=True):
+        own = [(i, s) for i, r in enumerate(results) for s in r.steps if s.t == t]
+        scores = [s.score for _, s in own if s.score is not None]
+        steps.append(Step(t, torch.tensor([i for i, _ in own]), torch.cat([s.tokens for _, s in own]),
+                          torch.cat([s.keep for _, s in own]), torch.cat(scores) if scores else None))
+    return Restored(torch.cat([r.tokens for r in results]), torch.cat([r.start for r in results]),
+                    torch.cat([r.condition for r in results]), torch.cat([r.condition_keep for r in results]), tuple(steps))

@@ -1,0 +1,165 @@
+"""Algorithm 2: from S_l to the final tokens, by proposing, judging, masking and proposing again.
+
+`step` is one pure step; `restore` is the loop with its adaptive start. The networks arrive as functions, so that both can
+be read, and tested, with two lambdas in their place:
+
+    refiner(tokens, keep, condition, condition_keep) -> logits (B, codes, h, w)
+    evaluator(tokens, condition) -> log-probability that each token is good, (B, h, w)
+
+Every image of a batch has its own T_s, its own k and its own random numbers: a batch of n is n singles.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from itersr import masking
+from itersr.config import GammaKind
+from itersr.schedule import start_step, tokens_to_keep
+
+RefinerFn = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+EvaluatorFn = Callable[[Tensor, Tensor], Tensor]
+# (tokens, keep, condition, condition_keep, noise, temperature) -> sampled tokens and their log-probabilities
+ProposeFn = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, float], tuple[Tensor, Tensor]]
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """The settings of Alg. 2; the paper's are T = 8, evaluator masks and α = 0.5. ValueError names a wrong one."""
+
+    steps: int = 8  # T
+    alpha: float = 0.5  # α: a token of S_l is good when φ_e says so with at least this probability
+    policy: str = "evaluator"  # a name in masking.POLICIES
+    schedule: GammaKind = "cosine"
+    temperature: float = 1.0  # of φ_r's samples; 0 takes its argmax
+    adaptive: bool = True  # start at T_s from the good tokens of S_l; False: at T, from nothing
+    remask: bool = False  # True: kept tokens compete for their place again, Alg. 2 to the letter
+    resample: bool = False  # True: kept tokens get new values at every step, as in the released sampler
+    skip_last: bool = False  # True: one step fewer than T_s, as in the released sampler
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise ValueError(f"steps = {self.steps}: T must be at least 1")
+        if not 0 <= self.alpha <= 1:
+            raise ValueError(f"alpha = {self.alpha}: must be a probability, from 0 to 1")
+        if not self.temperature >= 0:
+            raise ValueError(f"temperature = {self.temperature}: must be 0 or more")
+        if self.policy not in masking.POLICIES:
+            raise ValueError(f"policy {self.policy!r}: there are {', '.join(masking.POLICIES)}")
+        tokens_to_keep(0, 1, 1, self.schedule)  # an unknown schedule names those that exist
+
+
+# What the released sampler does and Alg. 2 does not, under one name.
+RELEASED = Sampler(alpha=0.7, schedule="linear", resample=True, skip_last=True)
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one step did to the images that took part in it."""
+
+    t: int
+    active: Tensor  # (b,) places in the batch of the images that took part
+    tokens: Tensor  # the complete map: kept tokens and new proposals, (b, h, w)
+    keep: Tensor  # m_{t−1}: what goes on into the next step, (b, h, w)
+    score: Tensor | None  # log-score by which the policy chose, (b, h, w); None where nothing had to be chosen
+
+
+@dataclass(frozen=True)
+class Restored:
+    """The result of Alg. 2 and how it came about."""
+
+    tokens: Tensor  # S_0, (B, h, w)
+    start: Tensor  # T_s of each image, (B,)
+    condition: Tensor  # S_l
+    condition_keep: Tensor  # m_s: the tokens of S_l judged good; all False without an adaptive start
+    steps: tuple[Step, ...]
+
+
+def categorical(logits: Tensor, noise: Tensor, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
+    """One token per place from logits (B, codes, h, w): the cumulative distribution inverted at `noise` (B, h, w) in [0, 1).
+
+    One uniform number is all the randomness a place needs, so a place draws the same number in a whole picture and in a
+    tile of it. Returns ids (B, h, w) and their log-probabilities at temperature 1; temperature 0 takes the argmax.
+    """
+    log_p = logits.float().log_softmax(1)
+    if temperature == 0:
+        tokens = log_p.argmax(1)
+    else:
+        cumulative = (log_p / temperature).softmax(1).cumsum(1)
+        u = noise[:, None].to(cumulative) * cumulative[:, -1:]  # the sum can miss 1 by a rounding
+        tokens = (cumulative <= u).sum(1).clamp(max=logits.shape[1] - 1)
+    return tokens, log_p.gather(1, tokens[:, None]).squeeze(1)
+
+
+def proposer(refiner: RefinerFn) -> ProposeFn:
+    """φ_r as something that proposes tokens: its logits, sampled. (A tiled φ_r samples tile by tile instead.)"""
+    def propose(tokens: Tensor, keep: Tensor, condition: Tensor, condition_keep: Tensor, noise: Tensor,
+                temperature: float) -> tuple[Tensor, Tensor]:
+        return categorical(refiner(tokens, keep, condition, condition_keep), noise, temperature)
+
+    return propose
+
+
+def uniforms(generators: Sequence[torch.Generator], shape: tuple[int, int], device: torch.device) -> Tensor:
+    """(B, h, w) uniform numbers, one generator per image; drawn on the CPU so that every device sees the same ones."""
+    return torch.stack([torch.rand(shape, generator=g) for g in generators]).to(device)
+
+
+def step(tokens: Tensor, keep: Tensor, condition: Tensor, condition_keep: Tensor, t: int, sampler: Sampler, *,
+         propose: ProposeFn, evaluator: EvaluatorFn, noise: tuple[Tensor, Tensor]) -> Step:
+    """One step of Alg. 2: from S_t and m_t to S_{t−1} and m_{t−1}.
+
+    tokens, keep: S_t and m_t; condition, condition_keep: S_l and m_s; all (B, h, w).
+    noise: two maps (B, h, w) of uniform numbers, for φ_r's samples and for the mask.
+    """
+    proposal, confidence = propose(tokens, keep, condition, condition_keep, noise[0], sampler.temperature)
+    if not sampler.resample:
+        proposal = torch.where(keep, tokens, proposal)  # a kept token is known: it keeps its value
+
+    n = tokens[0].numel()
+    k = tokens_to_keep(t - 1, sampler.steps, n, sampler.schedule)
+    everyone = torch.arange(len(tokens))
+    if k == n:  # the last step keeps everything: nothing to judge
+        return Step(t, everyone, proposal, torch.ones_like(keep), None)
+
+    scored, policy = masking.POLICIES[sampler.policy]
+    score = evaluator(proposal, condition) if scored == "evaluator" else confidence
+    merit = policy(score, noise[1], (t - 1) / sampler.steps)
+    if not sampler.remask:
+        merit = merit.masked_fill(keep, math.inf)  # what is kept stays kept
+    return Step(t, everyone, proposal, masking.keep_best(merit, k), score)
+
+
+def restore(condition: Tensor, sampler: Sampler, *, propose: ProposeFn, evaluator: EvaluatorFn,
+            generators: Sequence[torch.Generator]) -> Restored:
+    """Algorithm 2: refine S_l = `condition` (B, h, w), with one random generator for each image.
+
+    S_l is judged, which gives T_s for each image (lines 1–6); then t runs from the largest T_s down to 1 and every image
+    joins in at its own T_s. An image whose tokens are all good is answered by S_l itself.
+    """
+    if len(generators) != len(condition):
+        raise ValueError(f"{len(generators)} generators for {len(condition)} images: each image needs its own")
+    shape = (condition.shape[1], condition.shape[2])
+    good = torch.zeros_like(condition, dtype=torch.bool)
+    if sampler.adaptive and sampler.alpha < 1:
+        good = evaluator(condition, condition) >= (math.log(sampler.alpha) if sampler.alpha > 0 else -math.inf)  # m_s
+    n = good[0].numel()
+    start = torch.tensor([start_step(int(m.sum()), n, sampler.steps, sampler.schedule) for m in good])
+
+    tokens, keep = condition.clone(), good.clone()
+    steps: list[Step] = []
+    for t in range(int(start.max()), 1 if sampler.skip_last else 0, -1):
+        active = torch.nonzero(start >= t).flatten()
+        own = [generators[i] for i in active.tolist()]
+        noise = (uniforms(own, shape, condition.device), uniforms(own, shape, condition.device))
+        at = active.to(condition.device)
+        done = step(tokens[at], keep[at], condition[at], good[at], t, sampler,
+                    propose=propose, evaluator=evaluator, noise=noise)
+        tokens[at], keep[at] = done.tokens, done.keep
+        steps.append(Step(t, active, done.tokens, done.keep, done.score))
+    return Restored(tokens, start, condition, good, tuple(steps))

@@ -1,0 +1,175 @@
+"""Swin layers: attention inside windows of tokens, every second block with the windows shifted by half a side.
+
+The layers follow the published networks: pre-norm blocks, a learned relative position bias, residual groups that end in
+a 3×3 convolution. Inside this file tokens are channels-last, (B, H, W, C); the modules take and give (B, C, H, W).
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from itersr.config import Norm, SwinConfig
+
+
+class ChannelLayerNorm(nn.LayerNorm):
+    """LayerNorm over the channels of each position of (B, C, H, W): unlike GroupNorm it mixes no positions."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+def normalization(kind: Norm, channels: int) -> nn.Module:
+    """The normalisation of a (B, C, H, W) map: "group" (published), "layer" (each position alone) or "none"."""
+    if kind == "group":
+        return nn.GroupNorm(32, channels, eps=1e-6)
+    return ChannelLayerNorm(channels) if kind == "layer" else nn.Identity()
+
+
+def windows(x: Tensor, side: int) -> Tensor:
+    """Cut (B, H, W, C) into windows: (B·H/side·W/side, side², C), row by row."""
+    b, h, w, c = x.shape
+    x = x.view(b, h // side, side, w // side, side, c).transpose(2, 3)  # (B, h, w, side, side, C)
+    return x.reshape(-1, side * side, c)
+
+
+def unwindows(x: Tensor, side: int, h: int, w: int) -> Tensor:
+    """The inverse of `windows`: back to (B, H, W, C)."""
+    c = x.shape[-1]
+    x = x.view(-1, h // side, w // side, side, side, c).transpose(2, 3)
+    return x.reshape(-1, h, w, c)
+
+
+@lru_cache(maxsize=8)
+def relative_index(side: int) -> Tensor:
+    """(side², side²): the row of the bias table for query (y, x) and key (y', x'), (y−y'+side−1)·(2·side−1) + (x−x'+side−1)."""
+    y, x = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
+    y, x = y.flatten(), x.flatten()
+    return (y[:, None] - y + side - 1) * (2 * side - 1) + (x[:, None] - x + side - 1)
+
+
+@lru_cache(maxsize=32)
+def shift_mask(h: int, w: int, side: int) -> Tensor:
+    """(windows, side², side²) additive mask for windows shifted by side/2: 0 within a region, −100 across regions.
+
+    Rolling the picture brings its far edge into the last row and column of windows; tokens that were not neighbours
+    must not see each other there. Each axis has three regions: whole windows, the rest of the edge, and what rolled in.
+    """
+    def region(n: int) -> Tensor:
+        at = torch.arange(n)
+        return (at >= n - side).long() + (at >= n - side // 2).long()
+
+    label = (3 * region(h)[:, None] + region(w))[None, :, :, None]  # (1, H, W, 1)
+    label = windows(label, side).squeeze(-1)  # (windows, side²)
+    return (label[:, :, None] != label[:, None, :]) * -100.0
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
+    """softmax(q·kᵀ/√d + bias)·v for q, k, v (B, heads, N, d) and an additive bias that broadcasts to (B, heads, N, N).
+
+    The fused kernel is the faster form, except where the bias itself is being trained: its gradient pushes PyTorch off
+    the fast path, and the three lines of the textbook form win.
+    """
+    if torch.is_grad_enabled() and bias.requires_grad:
+        scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1) + bias
+        return scores.softmax(-1).to(v.dtype) @ v
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype))
+
+
+class WindowAttention(nn.Module):
+    """Multi-head attention within windows, with a learned bias for each relative position and head."""
+
+    def __init__(self, config: SwinConfig, shifted: bool) -> None:
+        super().__init__()
+        if config.width % config.heads:
+            raise ValueError(f"Swin width {config.width} must be a multiple of its {config.heads} heads")
+        self.side, self.heads, self.shifted = config.window, config.heads, shifted
+        self.bias_table = nn.Parameter(torch.zeros((2 * self.side - 1) ** 2, self.heads))
+        nn.init.trunc_normal_(self.bias_table, std=0.02)
+        self.qkv = nn.Linear(config.width, 3 * config.width)
+        self.proj = nn.Linear(config.width, config.width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, h, w, c = x.shape
+        n, side, shift = self.side**2, self.side, self.side // 2
+        if self.shifted:
+            x = x.roll((-shift, -shift), (1, 2))
+        qkv = self.qkv(windows(x, side))  # (B·windows, N, 3C)
+        qkv = qkv.view(b, -1, n, 3, self.heads, c // self.heads).permute(3, 0, 1, 4, 2, 5)
+        q, k, v = qkv.reshape(3, b, -1, n, c // self.heads)  # (B, windows·heads, N, d): one 4-D call for all windows
+        bias = self.bias_table[relative_index(side).to(x.device)].permute(2, 0, 1)  # (heads, N, N)
+        if self.shifted:
+            mask = shift_mask(h, w, side).to(device=x.device, dtype=bias.dtype)
+            bias = (bias[None] + mask[:, None]).reshape(1, -1, n, n)  # (1, windows·heads, N, N)
+        else:
+            bias = bias.repeat(h * w // n, 1, 1)[None]
+        out = attend(q, k, v, bias)  # (B, windows·heads, N, d)
+        out = out.view(-1, self.heads, n, c // self.heads).transpose(1, 2).reshape(-1, n, c)
+        out = unwindows(self.proj(out), side, h, w)
+        return out.roll((shift, shift), (1, 2)) if self.shifted else out
+
+
+class Gate(nn.Module):
+    """The released MLP's gate: sigmoid of a small MLP on the mean over *all* tokens (the paper does not mention it)."""
+
+    def __init__(self, hidden: int) -> None:
+        super().__init__()
+        self.squeeze, self.excite = nn.Linear(hidden, hidden // 16), nn.Linear(hidden // 16, hidden)
+
+    def forward(self, x: Tensor) -> Tensor:
+        mean = x.mean((1, 2), keepdim=True)  # (B, 1, 1, hidden)
+        return x * torch.sigmoid(self.excite(F.silu(self.squeeze(mean))))
+
+
+class SwinBlock(nn.Module):
+    """x + attention(norm(x)), then x + MLP(norm(x)), on (B, H, W, C)."""
+
+    def __init__(self, config: SwinConfig, shifted: bool) -> None:
+        super().__init__()
+        hidden = config.mlp_ratio * config.width
+        self.norm1, self.norm2 = nn.LayerNorm(config.width), nn.LayerNorm(config.width)
+        self.attention = WindowAttention(config, shifted)
+        self.fc1, self.fc2 = nn.Linear(config.width, hidden), nn.Linear(hidden, config.width)
+        self.gate: nn.Module = Gate(hidden) if config.gate else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.attention(self.norm1(x))
+        return x + self.fc2(self.gate(F.gelu(self.fc1(self.norm2(x)))))
+
+
+class SwinGroup(nn.Module):
+    """`depth` Swin blocks, a 3×3 convolution, and the input added."""
+
+    def __init__(self, config: SwinConfig) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(SwinBlock(config, shifted=i % 2 == 1) for i in range(config.depth))
+        self.conv = nn.Conv2d(config.width, config.width, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = x.permute(0, 2, 3, 1)  # (B, H, W, C)
+        for block in self.blocks:
+            y = block(y)
+        return x + self.conv(y.permute(0, 3, 1, 2))
+
+
+class SwinLayers(nn.Module):
+    """x + conv(groups(conv(x))) on (B, channels, H, W); H and W must be multiples of the window (ValueError)."""
+
+    def __init__(self, channels: int, config: SwinConfig) -> None:
+        super().__init__()
+        self.window = config.window
+        self.conv_in = nn.Conv2d(channels, config.width, 3, padding=1)
+        self.groups = nn.ModuleList(SwinGroup(config) for _ in range(config.groups))
+        self.conv_out = nn.Conv2d(config.width, channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.shape[-2] % self.window or x.shape[-1] % self.window:
+            h, w = x.shape[-2:]
+            raise ValueError(f"token map {h}×{w}: both sides must be multiples of the window, {self.window}")
+        y = self.conv_in(x)
+        for group in self.groups:
+            y = group(y)
+        return x + self.conv_out(y)

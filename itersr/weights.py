@@ -1,0 +1,94 @@
+"""Weights on disk: one folder per model, four safetensors files in half precision, its configuration and a model card."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from itersr.config import Tier, from_dict, to_dict
+
+NETWORKS = ("vqgan", "lq_encoder", "refiner", "evaluator")
+SHIPPED = Path(__file__).parent / "shipped"
+BEST_FIRST = ("small", "tiny", "smoke")
+
+
+class WeightsError(Exception):
+    """A weights file or folder that is not what it should be; the message is one line that names it and the cure."""
+
+
+def shipped() -> tuple[str, ...]:
+    """The tiers whose weights ship with the package, best first."""
+    return tuple(name for name in BEST_FIRST if (SHIPPED / name / "config.json").is_file())
+
+
+def locate(name: str | Path | None) -> Path:
+    """The folder of a tier's shipped weights, of the best that ships (None), or a folder given as such."""
+    here = ", ".join(shipped()) or "none"
+    if name is None:
+        if not shipped():
+            raise WeightsError("no weights ship with this copy of itersr: train some (`itersr train`) and name their folder")
+        name = shipped()[0]
+    if str(name) in shipped():
+        return SHIPPED / str(name)
+    folder = Path(name)
+    if not (folder / "config.json").is_file():
+        raise WeightsError(f"{name}: neither a tier with shipped weights ({here}) nor a folder with a config.json")
+    return folder
+
+
+def load_state(module: nn.Module, state: dict[str, Tensor], source: str) -> None:
+    """Fill `module` from named tensors; WeightsError names the first tensor that is missing, unexpected or of another shape."""
+    own = module.state_dict()
+    for name, tensor in own.items():
+        if name not in state:
+            raise WeightsError(f"{source}: tensor {name} is missing")
+        if state[name].shape != tensor.shape:
+            shapes = f"{tuple(state[name].shape)}, needed is {tuple(tensor.shape)}"
+            raise WeightsError(f"{source}: tensor {name} has shape {shapes}")
+    for name in state:
+        if name not in own:
+            raise WeightsError(f"{source}: tensor {name} is unexpected")
+    module.load_state_dict({name: tensor.to(own[name].dtype) for name, tensor in state.items()})
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file; WeightsError where it is missing or not one."""
+    try:
+        return load_file(path)
+    except FileNotFoundError:
+        raise WeightsError(f"{path}: no such file") from None
+    except (SafetensorError, OSError, ValueError) as error:
+        raise WeightsError(f"{path}: not a readable safetensors file ({str(error).splitlines()[0]})") from None
+
+
+def save(folder: Path, networks: dict[str, nn.Module], tier: Tier, extra: dict[str, Any] | None = None) -> None:
+    """Write networks (keys of `NETWORKS`) in half precision, and `config.json` with the tier and `extra`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, module in networks.items():
+        state = {key: value.detach().to("cpu", torch.float16).contiguous() for key, value in module.state_dict().items()}
+        save_file(state, folder / f"{name}.safetensors")
+    (folder / "config.json").write_text(json.dumps({"tier": to_dict(tier), **(extra or {})}, indent=1) + "\n")
+
+
+def read_config(folder: Path) -> tuple[Tier, dict[str, Any]]:
+    """The tier and the extras of a weights folder."""
+    try:
+        values = json.loads((folder / "config.json").read_text())
+        return from_dict(values.pop("tier")), values
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise WeightsError(f"{folder / 'config.json'}: not a configuration of itersr ({error})") from None
+
+
+def fingerprint(folder: Path) -> str:
+    """A hash of all weights in a folder: 12 hexadecimal digits that name them in results and notebooks."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.glob("*.safetensors")):
+        digest.update(path.name.encode() + path.read_bytes())
+    return digest.hexdigest()[:12]
