@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import io
+import logging
 import os
 import struct
 import tempfile
@@ -27,6 +28,8 @@ import torch
 from PIL import Image, ImageCms
 from torch import Tensor
 from torch.nn import functional as F
+
+log = logging.getLogger(__name__)
 
 MAX_PIXELS = 100_000_000
 """Largest picture that `read` decodes unless told otherwise: a few kilobytes of PNG can claim gigabytes of pixels."""
@@ -431,12 +434,12 @@ def write(photo: Photo, path: str | os.PathLike[str], quality: int = 95) -> None
     """
     target = Path(path)
     file_format = check_output(target, photo.size)
-    with _whole_file(target) as handle:
+    with whole_file(target) as handle:
         _encode(photo, file_format, handle, quality)
 
 
 @contextlib.contextmanager
-def _whole_file(target: Path) -> Iterator[IO[bytes]]:
+def whole_file(target: Path) -> Iterator[IO[bytes]]:
     """A file that takes its name only when the block ends well; nothing is left of it otherwise, Ctrl-C included."""
     part: str | None = None
     try:
@@ -472,6 +475,7 @@ def _umask() -> int:
 def _encode(photo: Photo, file_format: str, handle: IO[bytes], quality: int) -> None:
     rgb, alpha, meta = photo.tensor.detach().cpu().float().clamp(0, 1), photo.alpha, photo.meta
     if alpha is not None and file_format not in _ALPHA_FORMATS:
+        log.warning("%s has no alpha: the picture is laid on white", file_format)
         rgb = rgb * alpha.cpu() + (1 - alpha.cpu())
         alpha = None
     # Pillow opens no 16 bit grey TIFF with alpha: such a picture is written as RGBA
