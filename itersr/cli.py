@@ -146,7 +146,8 @@ def _model(args: argparse.Namespace) -> Any:
     from itersr import ITER
 
     if args.published is not None:
-        return ITER.from_published(*_released(Path(args.published)), device=args.device)
+        vqgan, tokens = _released(Path(args.published))
+        return ITER.from_published(vqgan, tokens, device=args.device)
     return ITER.from_pretrained(args.weights or args.tier, device=args.device)
 
 
