@@ -186,12 +186,12 @@ def _how_to_get(metric: Metric) -> str:
     if importlib.util.find_spec("pyiqa") is None:
         return f"{metric.name} needs pyiqa, which is not installed: pip install pyiqa"
     gone = ", ".join(str(path) for path in missing_files(metric.name))
-    return f"{metric.name} needs weights that are not here: {gone}; itersr evaluate --download gets them (or set TORCH_HOME)"
+    return f"{metric.name} needs weights not found here: {gone}; itersr evaluate --download gets them, or set TORCH_HOME"
 
 
 @lru_cache(maxsize=16)
 def _load(name: str, device: str, hub: str) -> Any:
-    """pyiqa's object for a metric; `hub` belongs to the key because a notebook may set TORCH_HOME after the first call."""
+    """pyiqa's object for a metric; `hub` belongs to the key: a notebook may set TORCH_HOME after the first call."""
     metric = METRICS[name]
     with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():  # it prints and warns while it loads
         warnings.simplefilter("ignore")
