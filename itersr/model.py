@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from itersr import weights
+from itersr import published, weights
 from itersr.config import Tier
 from itersr.lq_encoder import LQEncoder
 from itersr.sampling import EvaluatorFn, ProposeFn, Restored, Sampler, Step, proposer, restore
@@ -82,6 +82,20 @@ class ITER(nn.Module):
             weights.load_state(model.get_submodule(network), weights.read_tensors(path), str(path))
         model.calibration = float(extra.get("calibration", 0.0))
         model.fingerprint = weights.fingerprint(folder)
+        return model.to(pick_device(device)).eval().requires_grad_(False)
+
+    @classmethod
+    def from_published(cls, vqgan_path: str | Path, iter_path: str | Path, device: str | torch.device = "auto") -> ITER:
+        """The authors' released networks: `ITER_swinvqgan.pth` with `ITER_x4.pth` or `ITER_x2.pth` (the scale is read off it).
+
+        Float32. Nothing but tensors is unpickled; WeightsError names what is wrong with a file. See `itersr.published`.
+        """
+        tier, networks = published.read(vqgan_path, iter_path)
+        with torch.device("meta"):  # a shell; its networks are replaced whole
+            model = cls(tier)
+        for name, network in networks.items():
+            setattr(model, name, network)
+        model.fingerprint = weights.fingerprint(Path(), [Path(vqgan_path), Path(iter_path)])
         return model.to(pick_device(device)).eval().requires_grad_(False)
 
     def save(self, folder: str | Path, **extra: Any) -> None:
