@@ -1,0 +1,96 @@
+# Every target sets up what it needs: `make reproduce` and `make test` work in a fresh clone with Python 3.11-3.13 and make.
+#
+#   make reproduce [TIER=smoke] [ONLY=07] [DEVICE=cpu] [DATA=folder]   run notebooks 00-09, results under runs/
+#   make test        ruff, mypy, and every test (the notebooks too)
+#   make lab         open JupyterLab on the notebooks
+#   make bench       the benchmarks
+#   make figures     rebuild the committed notebooks, figures/ and figures/results/ [ONLY=07]
+#   make exercises   write the learner's copies of the notebooks into learner/
+#   make lint | setup | clean
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help setup reproduce test quick lab bench figures exercises lint clean
+
+TIER ?= smoke
+ONLY ?=
+DEVICE ?= auto
+DATA ?=
+
+# Tools run as modules, so that the commands do not depend on the folder that the environment was made in.
+PY := .venv/bin/python
+# The notebooks' kernel comes from .venv, whatever the user has registered; the progress bars stay out of stored outputs.
+export JUPYTER_PREFER_ENV_PATH := 1
+export PYTHONNOUSERSITE := 1
+# Perceptual metrics need weights that torch.hub would download; a folder of them beside the clone is used where there is one.
+ifndef TORCH_HOME
+ifneq ($(wildcard ../shared/data/torch_home),)
+export TORCH_HOME := $(abspath ../shared/data/torch_home)
+endif
+endif
+
+help:
+	@sed -n 's/^# \{0,1\}//; /^SHELL/q; 2,$$p' Makefile
+
+setup: .venv/.ready
+
+.venv/.ready: requirements.lock pyproject.toml
+	@find_python() { \
+	  for python in "$${PYTHON:-}" python3 python3.13 python3.12 python3.11 python; do \
+	    [ -n "$$python" ] || continue; \
+	    "$$python" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' >/dev/null 2>&1 || continue; \
+	    echo "$$python"; return; \
+	  done; \
+	  echo "itersr needs Python 3.11, 3.12 or 3.13: none found as python3, python3.11, ...; set PYTHON=/path/to/python" >&2; \
+	  return 1; \
+	}; \
+	usable() { "$$1" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' && "$$1" -m pip --version; }; \
+	rm -f $@; \
+	if ! usable $(PY) >/dev/null 2>&1; then \
+	  python=$$(find_python); \
+	  echo "Making .venv with $$("$$python" --version)"; \
+	  if ! "$$python" -m venv --clear .venv >.venv-log 2>&1; then \
+	    echo "$$python -m venv failed: on Debian and Ubuntu, apt install python3-venv; its message was:" >&2; \
+	    tail -n 5 .venv-log >&2; rm -rf .venv .venv-log; exit 1; \
+	  fi; \
+	  rm -f .venv-log; \
+	fi
+	@echo "Installing requirements.lock"
+	@$(PY) -m pip install --quiet --disable-pip-version-check uv
+	@$(PY) -m uv pip install --quiet --python $(PY) -r requirements.lock
+	@$(PY) -m uv pip install --quiet --python $(PY) --no-deps --no-build-isolation --editable .
+	@touch $@
+
+reproduce: setup
+	$(PY) -m itersr.cli reproduce --tier $(TIER) --device $(DEVICE) $(if $(ONLY),--only "$(ONLY)") $(if $(DATA),--data "$(DATA)")
+
+lint: setup
+	$(PY) -m ruff check .
+	$(PY) -m mypy
+
+# One pytest run for all, so that its last line sums up everything: tests/ first (among them the papermill run of all
+# notebooks), then nbval over the committed notebooks, which finds the checkpoints of that run in ITERSR_OUT.
+NBVAL := --nbval-lax --nbval-current-env --nbval-sanitize-with tests/nbval_sanitize.cfg --nbval-cell-timeout 600
+test: lint
+	ITERSR_OUT=$(CURDIR)/runs/test/figures $(PY) -m pytest $(NBVAL) tests $(wildcard notebooks/*.ipynb)
+
+# The tests of the code alone, without running a notebook of the course.
+quick: lint
+	$(PY) -m pytest -m "not slow" tests
+
+lab: setup
+	$(PY) -m jupyterlab notebooks
+
+bench: setup
+	$(PY) -m tests.bench
+
+figures: setup
+	$(PY) -m tests.notebook_tools build $(ONLY)
+
+exercises: setup
+	$(PY) -m tests.notebook_tools exercises
+
+clean:
+	rm -rf .venv build dist runs learner *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,669 @@
+"""Images in and out: files, PIL pictures, NumPy arrays, and the photos that ship inside scikit-image.
+
+Inside the package an image is a float RGB tensor in [0, 1], (B, 3, H, W). This module is the border: it reads any usual
+file into a `Photo`, keeps what the picture carried (bit depth, alpha, grey, ICC profile, EXIF), and writes results
+so that a reader of the folder never meets half a file. Whatever is wrong with a file becomes one `ImageError` of one
+line.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import io
+import os
+import struct
+import tempfile
+import threading
+import warnings
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageCms
+from torch import Tensor
+from torch.nn import functional as F
+
+MAX_PIXELS = 100_000_000
+"""Largest picture that `read` decodes unless told otherwise: a few kilobytes of PNG can claim gigabytes of pixels."""
+
+READ_FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "PPM")
+SUFFIXES = {
+    ".png": "PNG",
+    ".jpg": "JPEG",
+    ".jpeg": "JPEG",
+    ".webp": "WEBP",
+    ".tif": "TIFF",
+    ".tiff": "TIFF",
+    ".bmp": "BMP",
+}
+"""What `write` can make, by file name suffix. `folder` lists these and what can only be read (GIF, PPM)."""
+READ_SUFFIXES = frozenset(SUFFIXES) | {".gif", ".ppm", ".pgm"}
+_LONGEST_SIDE = {"JPEG": 65_500, "WEBP": 16_383}
+_ALPHA_FORMATS = {"PNG", "WEBP", "TIFF"}
+_DEEP_FORMATS = {"PNG", "TIFF"}
+
+# EXIF fields that stay true of an enlarged picture: who, when, with what, where. Orientation is applied, sizes would
+# be wrong.
+_EXIF_KEPT = (270, 271, 272, 282, 283, 296, 305, 306, 315, 33432)
+_EXIF_FOLDERS = {0x8769: (0xA002, 0xA003, 0xA005), 0x8825: ()}  # Exif (without pixel sizes), GPS
+_ORIENTATION = 0x0112
+_LUMA = (0.299, 0.587, 0.114)
+
+
+class ImageError(Exception):
+    """An input that cannot be used: `path`, `what` is wrong with it, and the `cure`, told in one line."""
+
+    def __init__(self, path: str | os.PathLike[str], what: str, cure: str) -> None:
+        name = os.fspath(path)
+        self.path, self.what, self.cure = name, what, cure
+        shown = name if name.isprintable() else repr(name)
+        super().__init__(" ".join(f"{shown}: {what}; {cure}".split()))
+
+
+class WriteError(ImageError):
+    """An output that could not be written. Nothing is left at its path that was not there before."""
+
+
+@dataclass(frozen=True)
+class Meta:
+    """What a file said about its picture beside the pixels.
+
+    `bits` is 8 or 16 a channel. `icc` is the profile of the pixels as they are in `Photo.tensor`; `exif` has neither
+    orientation (it is applied) nor pixel sizes. `notes` tell what the file held and the photo does not (further
+    frames, a CMYK profile).
+    """
+
+    format: str = "PNG"
+    mode: str = "RGB"
+    bits: int = 8
+    grey: bool = False
+    icc: bytes | None = None
+    exif: bytes | None = None
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Photo:
+    """One picture: `tensor` (3, H, W) float32 in [0, 1], `alpha` (1, H, W) in [0, 1] or None, and its `meta`.
+
+    A grey picture has three equal channels and `meta.grey`; it is written as grey again.
+    """
+
+    tensor: Tensor
+    alpha: Tensor | None = None
+    meta: Meta = field(default_factory=Meta)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) in pixels."""
+        return self.tensor.shape[-2], self.tensor.shape[-1]
+
+    def upscaled(self, tensor: Tensor) -> Photo:
+        """This photo with the pixels of `tensor` (3, sH, sW): alpha resized bicubically with it, the rest kept."""
+        return replace(self, tensor=tensor, alpha=None if self.alpha is None else resize(self.alpha, tensor.shape[-2:]))
+
+
+def resize(x: Tensor, size: tuple[int, int] | torch.Size) -> Tensor:
+    """(C, h, w) in [0, 1] -> (C, *size) in [0, 1] by antialiased bicubic interpolation (what alpha is resized with)."""
+    big = F.interpolate(x[None].float(), size=tuple(size), mode="bicubic", align_corners=False, antialias=True)
+    return big[0].clamp(0, 1)
+
+
+# ---------------------------------------------------------------------------------------------------- photos at hand
+
+# scikit-image ships eight colour photographs in its wheel. Left out are a star field, a stained tissue and an eye
+# ground: not what the prior of a photo upscaler is about. The stereo pair shows one scene twice, so both halves lie
+# on one side of the split.
+TRAIN = ("astronaut", "motorcycle_left", "motorcycle_right")
+TEST = ("chelsea", "coffee", "rocket")
+
+
+def bundled(split: str = "test") -> dict[str, Tensor]:
+    """Photos inside the installed scikit-image (no download): name -> (3, H, W) float32 in [0, 1].
+
+    The split is fixed. `"train"` (astronaut and both halves of the motorcycle stereo pair: skin, cloth, metal, wood,
+    print; one megapixel) trains the `smoke` tier. `"test"` (chelsea, a cat's fur; coffee, smooth and strongly
+    coloured; rocket, fine lattice before a gradient) is never trained on by any tier.
+
+    Raises:
+        ValueError: `split` is neither "train" nor "test".
+    """
+    from skimage import data
+
+    if split == "train":
+        left, right, _ = data.stereo_motorcycle()
+        arrays = dict(zip(TRAIN, (data.astronaut(), left, right), strict=True))
+    elif split == "test":
+        arrays = dict(zip(TEST, (data.chelsea(), data.coffee(), data.rocket()), strict=True))
+    else:
+        raise ValueError(f'split is {split!r}, needed "train" or "test"')
+    return {name: to_tensor(array)[0] for name, array in arrays.items()}
+
+
+def folder(path: str | os.PathLike[str]) -> list[Path]:
+    """Every image file below a folder, subfolders included, sorted by path; hidden files and folders are left out.
+
+    Raises:
+        ImageError: not a folder, or no image file in it.
+    """
+    root = Path(path)
+    if not root.is_dir():
+        raise ImageError(root, "is not a folder" if root.exists() else "does not exist", "name a folder with images")
+    found = [
+        file
+        for file in root.rglob("*")
+        if file.suffix.lower() in READ_SUFFIXES
+        and not any(part.startswith(".") for part in file.relative_to(root).parts)
+        and file.is_file()
+    ]
+    if not found:
+        raise ImageError(root, "holds no image file", "put " + ", ".join(sorted(READ_SUFFIXES)) + " files into it")
+    return sorted(found, key=lambda file: file.relative_to(root).as_posix())
+
+
+# ------------------------------------------------------------------------------------------------------------- read
+
+
+def read(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> Photo:
+    """Read one image file as a `Photo`.
+
+    PNG, JPEG, WebP, TIFF, BMP, GIF (first frame) and PPM; 1, 8 and 16 bit, grey, RGB, palette, CMYK, Lab, each with
+    alpha where the format has it. EXIF orientation is applied. ICC profiles of RGB and grey pictures are kept,
+    pixels untouched; CMYK and Lab become sRGB through their profile.
+
+    Args:
+        path: the file.
+        max_pixels: refuse larger pictures (width × height) before they are decoded.
+
+    Raises:
+        ImageError: missing, a folder, unreadable, empty, not an image, truncated or damaged, or larger than
+        `max_pixels`.
+    """
+    data = _file_bytes(path)
+    with _no_pillow_limit(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow warns of odd metadata; what matters becomes an ImageError or a note
+        try:
+            image = Image.open(io.BytesIO(data), formats=READ_FORMATS)
+        except Exception as error:
+            unknown = isinstance(error, Image.UnidentifiedImageError)
+            what = "is not an image in a format known here" if unknown else "is damaged"
+            raise ImageError(path, what, "use a whole PNG, JPEG, WebP, TIFF, BMP, GIF or PPM file") from error
+        width, height = image.size
+        if width * height > max_pixels:
+            raise ImageError(
+                path,
+                f"has {width}×{height} = {width * height:,} pixels, more than the limit of {max_pixels:,}",
+                "if it is meant to be so large, raise the limit (--max-pixels)",
+            )
+        try:
+            return _decode(data, image)
+        except MemoryError as error:
+            what = f"needs more memory than there is ({width}×{height})"
+            raise ImageError(path, what, "cut it into parts") from error
+        except Exception as error:
+            # Decoders meet hostile bytes here; Pillow raises OSError, SyntaxError, ValueError, struct.error and more.
+            reason = str(error) or type(error).__name__
+            what, cure = f"cannot be decoded ({reason})", "the file is truncated or damaged: get it again"
+            raise ImageError(path, what, cure) from error
+
+
+def _file_bytes(path: str | os.PathLike[str]) -> bytes:
+    try:
+        data = Path(path).read_bytes()
+    except FileNotFoundError as error:
+        raise ImageError(path, "does not exist", "check the name") from error
+    except IsADirectoryError as error:
+        raise ImageError(path, "is a folder", "name an image file") from error
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ImageError(path, f"cannot be read ({reason})", "check the file and its permissions") from error
+    if not data:
+        raise ImageError(path, "is empty (0 bytes)", "get the file again")
+    return data
+
+
+_limit_lock = threading.Lock()
+
+
+@contextlib.contextmanager
+def _no_pillow_limit() -> Iterator[None]:
+    # Pillow's limit is one global number; ours is an argument and is checked between open (header only) and load.
+    with _limit_lock:
+        before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            yield
+        finally:
+            Image.MAX_IMAGE_PIXELS = before
+
+
+def _decode(data: bytes, image: Any) -> Photo:
+    """Pixels and meta of a freshly opened (not yet loaded) Pillow image."""
+    notes: list[str] = []
+    source_format = "JPEG" if image.format == "MPO" else image.format  # a phone's JPEG with a second picture behind it
+    source_mode = image.mode
+    stored_turn, exif = _exif(image, notes)
+    with contextlib.suppress(Exception):
+        if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:
+            notes.append(f"{image.n_frames} frames or pages: only the first is used")
+            image.seek(0)
+    deep = _is_deep(data, image)
+    image.load()  # a truncated file fails here, whichever decoder makes the pixels
+
+    profile = image.info.get("icc_profile")
+    pixels = _deep_pixels(data, image, notes) if deep else None
+    if pixels is not None:
+        turn = stored_turn
+    else:
+        # Pillow turns TIFFs while it loads them, and then says so in the EXIF data.
+        turn = 1 if source_format == "TIFF" and image.getexif().get(_ORIENTATION, 1) == 1 else stored_turn
+        image, profile = _plain_mode(image, profile, notes)
+        pixels = np.asarray(image)
+    pixels = pixels if pixels.ndim == 3 else pixels[..., None]
+    if pixels.dtype == np.float32:  # F: floating point TIFF
+        if not (np.isfinite(pixels).all() and pixels.min() >= 0 and pixels.max() <= 1):
+            raise ValueError("floating point values outside [0, 1]")
+    elif pixels.dtype == np.int32:  # I: how older Pillow versions give 16 bit grey
+        if pixels.min() < 0 or pixels.max() > 65535:
+            raise ValueError("32 bit values outside [0, 65535]")
+        pixels = pixels.astype(np.uint16)
+
+    channels = _turned(_chw(pixels), turn)
+    grey = channels.shape[0] < 3
+    alpha = channels[-1:].clone() if channels.shape[0] in (2, 4) else None
+    rgb = channels[:1].repeat(3, 1, 1) if grey else channels[:3].contiguous()
+    meta = Meta(
+        format=source_format,
+        mode=source_mode,
+        bits=8 if pixels.dtype == np.uint8 else 16,
+        grey=grey,
+        icc=profile if _profile_fits(profile, grey) else None,
+        exif=exif,
+        notes=tuple(notes),
+    )
+    return Photo(rgb, alpha, meta)
+
+
+def _is_deep(data: bytes, image: Any) -> bool:
+    """Whether a channel has 16 bits in the file; Pillow's mode does not tell (it reads 16 bit RGB as 8 bit)."""
+    if image.format == "PNG":
+        return data[24] == 16  # IHDR: length, name, width, height, bit depth
+    if image.format == "TIFF":
+        return max(image.tag_v2.get(258, (8,))) == 16
+    return False
+
+
+def _deep_pixels(data: bytes, image: Any, notes: list[str]) -> np.ndarray | None:
+    """(H, W, C) uint16 of a 16 bit colour PNG or TIFF; None where Pillow itself keeps 16 bits or nobody can."""
+    if image.mode not in ("RGB", "RGBA", "LA") or "transparency" in image.info:
+        return None
+    try:
+        if image.format == "PNG":
+            from torchvision.io import ImageReadMode, decode_image
+
+            raw = torch.frombuffer(bytearray(data), dtype=torch.uint8)
+            pixels = decode_image(raw, ImageReadMode.UNCHANGED).permute(1, 2, 0).numpy()
+        else:
+            import tifffile
+
+            pixels = tifffile.imread(io.BytesIO(data), key=0)
+            if pixels.ndim == 3 and pixels.shape[0] == len(image.getbands()):
+                pixels = pixels.transpose(1, 2, 0)  # planes one after another
+    except Exception as error:  # a compression that needs further libraries; the picture itself was decoded by Pillow
+        notes.append(f"16 bit {image.format} read with 8 bits ({error})")
+        return None
+    # Pillow has turned a TIFF by now, tifffile does not: compare sizes as sets.
+    usual = pixels.ndim == 3 and sorted(pixels.shape[:2]) == sorted(image.size) and pixels.shape[2] in (2, 3, 4)
+    if pixels.dtype != np.uint16 or not usual:
+        notes.append(f"16 bit {image.format} read with 8 bits (unusual layout)")
+        return None
+    return pixels
+
+
+def _plain_mode(image: Any, profile: bytes | None, notes: list[str]) -> tuple[Any, bytes | None]:
+    """The Pillow image in one of L, LA, RGB, RGBA, I, I;16, F, and the profile that is then true of it."""
+    mode = image.mode
+    if "transparency" in image.info and mode in ("1", "L", "I;16", "P", "RGB"):
+        return image.convert("LA" if mode in ("1", "L") else "RGBA"), profile
+    if mode in ("L", "LA", "RGB", "RGBA", "I", "F"):
+        return image, profile
+    if mode.startswith("I;16"):
+        return Image.fromarray(np.asarray(image).astype(np.uint16)), profile
+    if mode in ("CMYK", "LAB"):
+        notes.append(f"{mode} turned into sRGB" + (" through its ICC profile" if profile and mode == "CMYK" else ""))
+        return _to_srgb(image, profile), None
+    plain = {"1": "L", "La": "LA", "PA": "RGBA", "RGBa": "RGBA"}.get(mode, "RGB")
+    return image.convert(plain), profile
+
+
+def _to_srgb(image: Any, profile: bytes | None) -> Any:
+    srgb = ImageCms.createProfile("sRGB")
+    if image.mode == "LAB":
+        return ImageCms.profileToProfile(image, ImageCms.createProfile("LAB"), srgb, outputMode="RGB")
+    if profile:
+        with contextlib.suppress(ImageCms.PyCMSError):
+            return ImageCms.profileToProfile(image, io.BytesIO(profile), srgb, outputMode="RGB")
+    return image.convert("RGB")
+
+
+def _profile_fits(profile: bytes | None, grey: bool) -> bool:
+    # Bytes 16 to 20 of an ICC profile name the colour space of the pixels that it describes.
+    return profile is not None and len(profile) >= 128 and profile[16:20] == (b"GRAY" if grey else b"RGB ")
+
+
+def _exif(image: Any, notes: list[str]) -> tuple[int, bytes | None]:
+    """(orientation 1..8, the EXIF fields worth keeping as bytes or None)."""
+    try:
+        found = image.getexif()
+        turn = int(found.get(_ORIENTATION, 1))
+        kept = Image.Exif()
+        for tag in _EXIF_KEPT:
+            if tag in found:
+                kept[tag] = found[tag]
+        for tag, stale in _EXIF_FOLDERS.items():
+            inside = {key: value for key, value in found.get_ifd(tag).items() if key not in stale}
+            if inside:
+                kept[tag] = inside
+        return (turn if 1 <= turn <= 8 else 1), (kept.tobytes() if len(kept) else None)
+    except Exception:  # EXIF written by broken tools is common; the picture is still good
+        notes.append("damaged EXIF data left out")
+        return 1, None
+
+
+def _turned(x: Tensor, orientation: int) -> Tensor:
+    """(C, H, W) as EXIF orientation 1..8 asks for it to be shown."""
+    if orientation >= 5:
+        x = x.transpose(-2, -1)
+    flips = {2: (-1,), 3: (-2, -1), 4: (-2,), 6: (-1,), 7: (-2, -1), 8: (-2,)}.get(orientation, ())
+    return x.flip(flips).contiguous() if flips else x.contiguous()
+
+
+def _chw(pixels: np.ndarray) -> Tensor:
+    """(H, W, C) uint8, uint16 or float -> (C, H, W) float32 in [0, 1]."""
+    top = {"uint8": 255, "uint16": 65535}.get(pixels.dtype.name, 1)
+    return torch.from_numpy(pixels.astype(np.float32) / np.float32(top)).permute(2, 0, 1).contiguous()
+
+
+# ------------------------------------------------------------------------------------------------------------ write
+
+
+def check_output(path: str | os.PathLike[str], size: tuple[int, int] | None = None) -> str:
+    """The format that `write` will use for `path`; worth asking before a long computation.
+
+    Raises:
+        WriteError: unknown suffix, a folder where the file should go, no folder to write in, or `size` (height,
+        width) beyond what
+            the format holds.
+    """
+    target = Path(path)
+    name = SUFFIXES.get(target.suffix.lower())
+    if name is None:
+        raise WriteError(target, f"has the suffix {target.suffix!r}", "use one of " + ", ".join(SUFFIXES))
+    if target.is_dir():
+        raise WriteError(target, "is a folder", "name a file")
+    if not target.parent.is_dir():
+        raise WriteError(target, f"has no folder {str(target.parent)!r} to lie in", "make that folder first")
+    longest = _LONGEST_SIDE.get(name)
+    if size is not None and longest is not None and max(size) > longest:
+        what = f"would be {size[1]}×{size[0]}, {name} ends at {longest}"
+        raise WriteError(target, what, "write PNG or TIFF (--ext png)")
+    return name
+
+
+def write(photo: Photo, path: str | os.PathLike[str], quality: int = 95) -> None:
+    """Write a photo; the format follows the suffix (png, jpg, jpeg, webp, tif, tiff, bmp).
+
+    16 bit stays 16 bit in PNG and TIFF and becomes 8 bit elsewhere; grey stays grey; ICC and EXIF are kept where the
+    format has room. JPEG and BMP have no alpha: the picture is laid on white there. The file appears whole or not at
+    all: it is written beside its place under a hidden name, flushed to the disk and then renamed.
+
+    Args:
+        photo: what to write; values are clipped to [0, 1].
+        path: where; an existing file is replaced.
+        quality: of JPEG (4:4:4) and WebP, 1 to 100.
+
+    Raises:
+        WriteError: unknown suffix, unwritable folder, full disk, too large for the format.
+    """
+    target = Path(path)
+    file_format = check_output(target, photo.size)
+    with _whole_file(target) as handle:
+        _encode(photo, file_format, handle, quality)
+
+
+@contextlib.contextmanager
+def _whole_file(target: Path) -> Iterator[IO[bytes]]:
+    """A file that takes its name only when the block ends well; nothing is left of it otherwise, Ctrl-C included."""
+    part: str | None = None
+    try:
+        number, part = tempfile.mkstemp(dir=target.parent, prefix=f".{target.stem[:50]}.", suffix=".part")
+        with os.fdopen(number, "wb") as handle:
+            yield handle
+            handle.flush()
+            os.fsync(handle.fileno())
+        os.chmod(part, 0o666 & ~_umask())  # mkstemp makes files that only their owner may read
+        os.replace(part, target)
+        part = None
+    except OSError as error:
+        reason, cure = {
+            errno.ENOSPC: ("no space left on the disk", "free some or write elsewhere"),
+            errno.EDQUOT: ("the disk quota is used up", "free some or write elsewhere"),
+            errno.EACCES: ("the folder may not be written to", "choose another folder (-o)"),
+            errno.EPERM: ("the folder may not be written to", "choose another folder (-o)"),
+            errno.EROFS: ("the folder may not be written to", "choose another folder (-o)"),
+        }.get(error.errno or 0, (error.strerror or str(error), "write elsewhere (-o)"))
+        raise WriteError(target, f"cannot be written ({reason})", cure) from error
+    finally:
+        if part is not None:
+            with contextlib.suppress(OSError):
+                os.unlink(part)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _encode(photo: Photo, file_format: str, handle: IO[bytes], quality: int) -> None:
+    rgb, alpha, meta = photo.tensor.detach().cpu().float().clamp(0, 1), photo.alpha, photo.meta
+    if alpha is not None and file_format not in _ALPHA_FORMATS:
+        rgb = rgb * alpha.cpu() + (1 - alpha.cpu())
+        alpha = None
+    # Pillow opens no 16 bit grey TIFF with alpha: such a picture is written as RGBA
+    grey = meta.grey and not (file_format == "TIFF" and meta.bits == 16 and alpha is not None)
+    channels = [luma(rgb) if grey else rgb] + ([alpha.cpu().float().clamp(0, 1)] if alpha is not None else [])
+    values = torch.cat(channels).permute(1, 2, 0).numpy()
+    icc = meta.icc if _profile_fits(meta.icc, grey) else None
+    if meta.bits == 16 and file_format in _DEEP_FORMATS:
+        deep = np.ascontiguousarray((values * 65535 + 0.5).astype(np.uint16))
+        if file_format == "PNG":
+            _write_png16(handle, deep, icc, meta.exif)
+        else:
+            _write_tiff16(handle, deep, icc)
+        return
+    pixels = (values * 255 + 0.5).astype(np.uint8)
+    image = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
+    if file_format == "WEBP" and image.mode.startswith("L"):
+        image = image.convert("RGBA" if image.mode == "LA" else "RGB")  # the format knows no grey
+        icc = None if grey else icc
+    options: dict[str, Any] = {}
+    if file_format == "JPEG":
+        options = {"quality": quality, "subsampling": 0}  # 4:4:4
+    elif file_format == "WEBP":
+        options = {"quality": quality, "exact": True}
+    elif file_format == "TIFF":
+        options = {"compression": "tiff_adobe_deflate"}
+    if icc is not None and file_format != "BMP":
+        options["icc_profile"] = icc
+    if meta.exif is not None and file_format != "BMP":
+        options["exif"] = meta.exif
+    image.save(handle, format=file_format, **options)
+
+
+def _write_png16(handle: IO[bytes], pixels: np.ndarray, icc: bytes | None, exif: bytes | None) -> None:
+    """A 16 bit PNG from (H, W, C) uint16: neither Pillow nor torchvision writes colour with 16 bits."""
+
+    def chunk(name: bytes, body: bytes) -> None:
+        handle.write(struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body)))
+
+    height, width, channels = pixels.shape
+    colour = {1: 0, 2: 4, 3: 2, 4: 6}[channels]
+    rows = pixels.astype(">u2").view(np.uint8).reshape(height, -1)
+    # Each row begins with its filter: 2 = "Up", the difference to the row above (bytes, modulo 256), which deflates
+    # well.
+    lines = np.full((height, 1 + rows.shape[1]), 2, dtype=np.uint8)
+    lines[0, 1:] = rows[0]
+    np.subtract(rows[1:], rows[:-1], out=lines[1:, 1:])
+    handle.write(b"\x89PNG\r\n\x1a\n")
+    chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 16, colour, 0, 0, 0))
+    if icc is not None:
+        chunk(b"iCCP", b"ICC profile\0\0" + zlib.compress(icc))
+    if exif is not None:
+        chunk(b"eXIf", exif.removeprefix(b"Exif\0\0"))
+    chunk(b"IDAT", zlib.compress(lines.tobytes(), 6))
+    chunk(b"IEND", b"")
+
+
+def _write_tiff16(handle: IO[bytes], pixels: np.ndarray, icc: bytes | None) -> None:
+    import tifffile
+
+    channels = pixels.shape[2]
+    body = io.BytesIO()  # tifffile seeks about
+    tifffile.imwrite(
+        body,
+        pixels[..., 0] if channels == 1 else pixels,
+        photometric="minisblack" if channels < 3 else "rgb",
+        planarconfig="contig" if channels > 1 else None,
+        extrasamples=["unassalpha"] if channels in (2, 4) else None,
+        compression="zlib",
+        iccprofile=icc,
+        metadata=None,
+    )
+    handle.write(body.getvalue())
+
+
+# ------------------------------------------------------------------------------ pictures of other libraries, and back
+
+
+def to_tensor(x: Any) -> Tensor:
+    """A picture of another library as (B, 3, H, W) float32 in [0, 1].
+
+    Takes a PIL image of any mode, a NumPy array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4) of uint8, uint16 or float
+    in [0, 1], a tensor (1 or 3, H, W) or (B, 1 or 3, H, W) of uint8 or float in [0, 1], or a `Photo`. Alpha does not
+    enter; `like` carries it over. A float32 tensor (B, 3, H, W) comes back as it is, not copied.
+
+    Raises:
+        TypeError: none of these kinds.
+        ValueError: another dtype, shape or range, NaN or infinity, or no pixels; the message names what was met and
+        needed.
+    """
+    if isinstance(x, Photo):
+        return x.tensor[None]
+    if isinstance(x, Image.Image):
+        return _from_pil(x).tensor[None]
+    if isinstance(x, np.ndarray):
+        if x.ndim == 2:
+            x = x[..., None]
+        if x.ndim != 3 or x.shape[2] not in (1, 3, 4):
+            raise ValueError(f"array has the shape {x.shape}, needed (H, W), (H, W, 1), (H, W, 3) or (H, W, 4)")
+        _check_values(x.dtype.name, x.shape, x.dtype.kind == "f", ("uint8", "uint16"), x, "array")
+        y = _chw(x[..., :3])[None]
+    elif isinstance(x, Tensor):
+        if x.ndim not in (3, 4) or x.shape[-3] not in (1, 3):
+            raise ValueError(f"tensor has the shape {tuple(x.shape)}, needed (3, H, W) or (B, 3, H, W)")
+        _check_values(str(x.dtype).removeprefix("torch."), x.shape, x.is_floating_point(), ("uint8",), x, "tensor")
+        y = x.float() if x.is_floating_point() else x.float() / 255
+        y = y if y.ndim == 4 else y[None]
+    else:
+        raise TypeError(f"image is a {type(x).__name__}, needed a PIL image, a NumPy array, a tensor or a Photo")
+    return y if y.shape[1] == 3 else y.expand(-1, 3, -1, -1).contiguous()
+
+
+def _check_values(dtype: str, shape: Any, floating: bool, integers: tuple[str, ...], x: Any, kind: str) -> None:
+    if not floating and dtype not in integers:
+        raise ValueError(f"{kind} has the dtype {dtype}, needed {' or '.join(integers)}, or floating point in [0, 1]")
+    if 0 in shape:
+        raise ValueError(f"{kind} has the shape {tuple(shape)}, needed at least one pixel")
+    if floating:
+        low, high = float(x.min()), float(x.max())  # NaN spreads through min and max
+        if not (np.isfinite(low) and np.isfinite(high)):
+            raise ValueError(f"{kind} holds NaN or infinity, needed finite values in [0, 1]")
+        if low < -1e-4 or high > 1 + 1e-4:
+            hint = "; divide by 255" if low >= 0 and 1 < high <= 255 else ""
+            raise ValueError(f"{kind} holds values from {low:.4g} to {high:.4g}, needed [0, 1]{hint}")
+
+
+def _from_pil(image: Any) -> Photo:
+    if 0 in image.size:
+        raise ValueError(f"image has the size {image.size}, needed at least one pixel")
+    plain, _ = _plain_mode(image, image.info.get("icc_profile"), [])
+    pixels = np.asarray(plain)
+    if pixels.dtype == np.int32:
+        if pixels.min() < 0 or pixels.max() > 65535:
+            raise ValueError(f"image of mode I holds {pixels.min()} to {pixels.max()}, needed [0, 65535]")
+        pixels = pixels.astype(np.uint16)
+    elif pixels.dtype == np.float32:
+        _check_values("float32", pixels.shape, True, (), pixels, "image of mode F")
+    x = _chw(pixels if pixels.ndim == 3 else pixels[..., None])
+    grey = x.shape[0] < 3
+    alpha = x[-1:] if x.shape[0] in (2, 4) else None
+    bits = 8 if pixels.dtype == np.uint8 else 16
+    return Photo(x[:1].repeat(3, 1, 1) if grey else x[:3], alpha, Meta(mode=image.mode, bits=bits, grey=grey))
+
+
+def like(x: Any, tensor: Tensor) -> Any:
+    """`tensor` (B, 3, H, W) in [0, 1] as the kind of picture that `x` is: the way back from `to_tensor`.
+
+    The kind, dtype, number of channels and (for tensors) device are x's, the size is the tensor's. Grey comes back
+    as grey by luma; alpha of x is resized bicubically to the new size. PIL modes that hold no computed pixels come
+    back as the nearest that does: 1 -> L, P and CMYK -> RGB (RGBA with transparency).
+
+    Raises:
+        ValueError: `tensor` is not (B, 3, H, W), or holds several images and x can hold one.
+    """
+    if tensor.ndim != 4 or tensor.shape[1] != 3:
+        raise ValueError(f"tensor has the shape {tuple(tensor.shape)}, needed (B, 3, H, W)")
+    y = tensor.detach().clamp(0, 1)
+    if isinstance(x, Tensor):
+        y = (luma(y) if x.shape[-3] == 1 else y).to(x.device)
+        y = (y * 255).round().to(x.dtype) if not x.is_floating_point() else y.to(x.dtype)
+        return y if x.ndim == 4 else _single(y)
+    y = _single(y).float().cpu()
+    if isinstance(x, Photo):
+        return x.upscaled(y)
+    if isinstance(x, np.ndarray):
+        y = luma(y) if x.ndim == 2 or x.shape[2] == 1 else y
+        if x.ndim == 3 and x.shape[2] == 4:
+            y = torch.cat([y, resize(_chw(x[..., 3:]), y.shape[-2:])])
+        values = y.permute(1, 2, 0).numpy()
+        top = {"uint8": 255, "uint16": 65535}.get(x.dtype.name)
+        values = values.astype(x.dtype) if top is None else (values * top + 0.5).astype(x.dtype)
+        return values[..., 0] if x.ndim == 2 else np.ascontiguousarray(values)
+    photo = _from_pil(x).upscaled(y)
+    if photo.meta.bits == 16:  # I;16, I, F: grey, one channel
+        grey = luma(y)[0].numpy()
+        return Image.fromarray(grey) if x.mode == "F" else Image.fromarray((grey * 65535 + 0.5).astype(np.uint16))
+    channels = [luma(y) if photo.meta.grey else y] + ([photo.alpha] if photo.alpha is not None else [])
+    values = (torch.cat(channels).permute(1, 2, 0).numpy() * 255 + 0.5).astype(np.uint8)
+    image = Image.fromarray(values[..., 0] if values.shape[2] == 1 else values)
+    profile = x.info.get("icc_profile")
+    if profile is not None and _profile_fits(profile, photo.meta.grey):
+        image.info["icc_profile"] = profile
+    return image
+
+
+def _single(y: Tensor) -> Tensor:
+    if y.shape[0] != 1:
+        raise ValueError(f"tensor holds {y.shape[0]} images, needed 1 for the kind of picture that came in")
+    return y[0]
+
+
+def luma(x: Tensor) -> Tensor:
+    """(..., 3, H, W) -> (..., 1, H, W): 0.299 R + 0.587 G + 0.114 B (BT.601), what PIL's convert("L") computes."""
+    weights = x.new_tensor(_LUMA).view(3, 1, 1)
+    return (x * weights).sum(-3, keepdim=True)

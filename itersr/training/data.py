@@ -1,0 +1,146 @@
+"""Training crops and validation crops, where every random number is a function of (seed, index).
+
+A run has no hidden state in its data: sample number `index` is the same crop, flip and degradation whenever, wherever and
+in however many processes it is made. That is why a resumed run goes on to the bit, and why two processes equal one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.data import Dataset, Sampler
+
+from itersr import images
+from itersr.degradation import MILD, Degradation, degrade
+
+HOLD_OUT_EVERY = 20  # one photo in twenty is never trained on: validation and calibration use those
+
+
+def generator_for(seed: int, index: int, purpose: str = "") -> torch.Generator:
+    """The random generator of sample `index` for one purpose: a hash, so that neighbours have nothing in common."""
+    digest = hashlib.sha256(f"{seed}/{index}/{purpose}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+
+
+class Photos:
+    """A set of training photos, as files or as tensors, read when needed and kept as bytes while they fit into memory."""
+
+    def __init__(self, items: Sequence[Path] | dict[str, Tensor], cache_bytes: int = 2 << 30) -> None:
+        """items: picture files, or named tensors (3, H, W) in [0, 1]. ValueError where there are none."""
+        if not items:
+            raise ValueError("no photos to train on")
+        self.tensors = items if isinstance(items, dict) else {}
+        self.paths = [] if isinstance(items, dict) else list(items)
+        self.names = list(items) if isinstance(items, dict) else [str(p) for p in items]
+        self._cache: dict[int, Tensor] = {}
+        self._room = cache_bytes
+
+    @classmethod
+    def of(cls, data: str | Path | None) -> Photos:
+        """The photos below a folder, or (None) the scikit-image photos set aside for training."""
+        return cls(images.bundled("train") if data is None else images.folder(Path(data)))
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, i: int) -> Tensor:
+        """Photo i, (3, H, W) in [0, 1]."""
+        if self.names[i] in self.tensors:
+            return self.tensors[self.names[i]]
+        if i not in self._cache:
+            photo = (images.read(self.paths[i]).rgb * 255).round().to(torch.uint8)
+            if photo.numel() > self._room:
+                return photo.float() / 255
+            self._room -= photo.numel()
+            self._cache[i] = photo
+        return self._cache[i].float() / 255
+
+    def split(self) -> tuple[Photos, Photos]:
+        """(training, held out): every 20th photo by name is held out; with fewer than 20, the training set serves as both."""
+        items: list[str | Path] = list(self.tensors) if self.tensors else sorted(self.paths)
+        held = items[HOLD_OUT_EVERY // 2 :: HOLD_OUT_EVERY]
+        if not held:
+            return self, self
+        rest = [x for x in items if x not in set(held)]
+        return self._subset(rest), self._subset(held)
+
+    def _subset(self, items: Sequence[str | Path]) -> Photos:
+        if self.tensors:
+            return Photos({str(name): self.tensors[str(name)] for name in items})
+        return Photos([Path(p) for p in items])
+
+
+def random_crop(photo: Tensor, size: int, generator: torch.Generator) -> Tensor:
+    """A random crop (3, size, size), in half of the cases of the photo shrunk by up to 2, in one of its 8 orientations.
+
+    A photo smaller than the crop is mirrored at its edges first.
+    """
+    def draw(low: float, high: float) -> float:
+        return low + (high - low) * torch.rand((), generator=generator).item()
+
+    h, w = photo.shape[-2:]
+    zoom = draw(1, 2) if draw(0, 1) < 0.5 else 1.0
+    side = max(size, min(round(size * zoom), h, w))  # the side that becomes `size`
+    while min(photo.shape[-2:]) < side:
+        pad_h, pad_w = (min(max(side - n, 0), n - 1) for n in photo.shape[-2:])
+        photo = F.pad(photo[None], (0, pad_w, 0, pad_h), mode="reflect")[0]
+    y, x = (int(draw(0, n - side + 1)) for n in photo.shape[-2:])
+    crop = photo[:, y : y + side, x : x + side]
+    if side != size:
+        crop = F.interpolate(crop[None], (size, size), mode="bicubic", antialias=True)[0].clamp(0, 1)
+    orientation = int(draw(0, 8))
+    crop = crop.rot90(orientation % 4, (1, 2))
+    return (crop.flip(2) if orientation >= 4 else crop).contiguous()
+
+
+class Crops(Dataset):
+    """Endless HQ crops, and LQ ones where a degradation is given: sample `index` depends on the seed and the index alone."""
+
+    def __init__(self, photos: Photos, size: int, seed: int, *, degradation: Degradation | None = None, scale: int = 4) -> None:
+        self.photos, self.size, self.seed = photos, size, seed
+        self.degradation, self.scale = degradation, scale
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        generator = generator_for(self.seed, index, "crop")
+        which = int(torch.randint(len(self.photos), (), generator=generator))
+        hq = random_crop(self.photos[which], self.size, generator)
+        sample = {"hq": hq, "index": torch.tensor(index), "photo": torch.tensor(which)}
+        if self.degradation is not None:
+            sample["lq"] = degrade(hq[None], generator=generator, scale=self.scale, ranges=self.degradation)[0]
+        return sample
+
+
+class From(Sampler[int]):
+    """Indices start, start + 1, … stop − 1: a resumed run starts where it stopped."""
+
+    def __init__(self, start: int, stop: int) -> None:
+        self.start, self.stop = start, stop
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(self.start, self.stop))
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+
+def validation_pairs(photos: Photos, count: int, size: int, seed: int, *, degradation: Degradation, scale: int) -> dict[str, Tensor]:
+    """`count` fixed centre crops of held-out photos, each degraded with its own fixed seed: {"hq", "lq"}."""
+    hq, lq = [], []
+    for i in range(count):
+        photo = photos[i % len(photos)]
+        side = min(size, *(n - n % 32 for n in photo.shape[-2:]))
+        y, x = ((n - side) // 2 for n in photo.shape[-2:])
+        crop = photo[:, y : y + side, x : x + side][None]
+        hq.append(crop)
+        lq.append(degrade(crop, generator=generator_for(seed, i, "validation"), scale=scale, ranges=degradation))
+    return {"hq": torch.cat(hq), "lq": torch.cat(lq)}
+
+
+def ranges(name: str) -> Degradation:
+    """The degradation ranges that a tier names: "paper" (Real-ESRGAN's) or "mild"."""
+    return MILD if name == "mild" else Degradation()

@@ -1,0 +1,128 @@
+"""Stage I: train E_H, the codebook and D_H to reconstruct HQ images (Eq. 1).
+
+A plain autoencoder comes first. Then k-means on its latents gives the first codes, so that every code starts where latents
+are; codes that nobody uses are moved onto latents, but only in the first part of a run, so that ids hold still afterwards.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from itersr.config import Tier
+from itersr.training.data import generator_for
+from itersr.training.losses import hinge_discriminator, hinge_generator, perceptual
+from itersr.vqgan import VQGAN, PatchDiscriminator
+
+RESTART_EVERY = 100  # steps over which the use of codes is counted
+
+
+class Stage1(nn.Module):
+    """The losses of Stage I as one module, so that multi-process training can wrap it."""
+
+    def __init__(self, tier: Tier, seed: int = 0) -> None:
+        super().__init__()
+        self.config, self.seed = tier.train["vqgan"], seed
+        self.vqgan = VQGAN(tier.vqgan)
+        self.discriminator = PatchDiscriminator(self.config.disc_width)
+        self.perceptual = perceptual()
+        self.register_buffer("used", torch.zeros(tier.vqgan.codes, dtype=torch.long))  # since the last restart
+        self.used: Tensor
+
+    @property
+    def trained(self) -> dict[str, nn.Module]:
+        """The networks that ship (and are averaged): their names and modules."""
+        return {"vqgan": self.vqgan}
+
+    @property
+    def parts(self) -> dict[str, nn.Module]:
+        """What each optimizer trains, in the order of their updates."""
+        return {"vqgan": self.vqgan, "discriminator": self.discriminator}
+
+    def active(self, step: int) -> list[str]:
+        """The parts that are updated at `step`."""
+        return ["vqgan", "discriminator"] if step >= self.config.gan_start else ["vqgan"]
+
+    def forward(self, batch: dict[str, Tensor], step: int, part: str) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of a part and the scalars to log."""
+        image = batch["hq"].contiguous(memory_format=torch.channels_last)
+        if part == "discriminator":
+            loss = hinge_discriminator(self.discriminator(image), self.discriminator(self.reconstruction))
+            return loss, {"discriminator": loss}
+
+        if step < self.config.autoencoder_steps:
+            output = self.vqgan.decoder(self.vqgan.encoder(image))
+            codebook = commitment = torch.zeros((), device=image.device)
+        else:
+            output, quantized = self.vqgan(image)
+            codebook, commitment = quantized.codebook_loss, quantized.commitment_loss
+            self.used += torch.bincount(quantized.tokens.flatten(), minlength=len(self.used))
+        output = output.float()
+        l1 = F.l1_loss(output, image)
+        look = self.perceptual(output, image).mean()
+        loss = l1 + self.config.perceptual_weight * look + codebook + self.config.commitment * commitment
+        scalars = {"l1": l1, self.perceptual.name: look, "codebook": codebook}
+        if step >= self.config.gan_start:
+            self.reconstruction = output.detach()
+            adversarial = hinge_generator(self.discriminator(output))
+            loss = loss + self.config.gan_weight * adversarial
+            scalars["adversarial"] = adversarial
+        return loss, scalars
+
+    @torch.no_grad()
+    def after_step(self, step: int, batch: dict[str, Tensor], more: list[dict[str, Tensor]]) -> None:
+        """Start the codebook when the autoencoder is ready, and restart dead codes. `more`: batches to take latents from."""
+        if step + 1 == max(self.config.autoencoder_steps, 1):
+            images = [b["hq"] for b in (more or [batch])]
+            self.start_codebook(torch.cat([self.latents(image) for image in images]))
+        elif (step + 1) % RESTART_EVERY == 0 and step >= self.config.autoencoder_steps:
+            if step < self.config.restart_until * self.config.steps:
+                self.restart_dead_codes(self.latents(batch["hq"]), step)
+            self.used.zero_()
+
+    def latents(self, image: Tensor) -> Tensor:
+        """Encoder outputs as rows, (N, D)."""
+        return self.vqgan.encoder(image).float().permute(0, 2, 3, 1).flatten(0, 2)
+
+    def start_codebook(self, latents: Tensor) -> None:
+        """Codes ← k-means of latents."""
+        from scipy.cluster.vq import kmeans2
+
+        codes = self.vqgan.codebook.embedding.weight
+        rows = latents.cpu().double()
+        pick = torch.randperm(len(rows), generator=generator_for(self.seed, 0, "k-means"))[:20_000]
+        centres, _ = kmeans2(rows[pick].numpy(), len(codes), iter=25, minit="++", seed=self.seed)
+        codes.copy_(torch.from_numpy(centres))
+
+    def restart_dead_codes(self, latents: Tensor, step: int) -> None:
+        """Move every code that no latent chose since the last restart onto a random latent."""
+        dead = torch.nonzero(self.used == 0).flatten()
+        if len(dead):
+            pick = torch.randperm(len(latents), generator=generator_for(self.seed, step, "restart"))[: len(dead)]
+            self.vqgan.codebook.embedding.weight[dead[: len(pick)]] = latents[pick.to(latents.device)].to(latents.dtype)
+
+
+@torch.no_grad()
+def validate(vqgan: VQGAN, pairs: dict[str, Tensor], look: nn.Module) -> tuple[dict[str, float], dict[str, Tensor]]:
+    """PSNR, the perceptual distance, codebook usage and perplexity on held-out crops; and the pictures to show."""
+    outputs, tokens = [], []
+    for image in pairs["hq"].split(1):
+        ids = vqgan.encode(image)
+        tokens.append(ids.flatten())
+        outputs.append(vqgan.decode(ids).float().clamp(0, 1))
+    output = torch.cat(outputs)
+    p = torch.bincount(torch.cat(tokens), minlength=vqgan.config.codes).float()
+    p = p / p.sum()
+    scalars = {
+        "psnr": psnr(output, pairs["hq"]).mean().item(),
+        look.name: torch.cat([look(a, b) for a, b in zip(output.split(1), pairs["hq"].split(1), strict=True)]).mean().item(),
+        "codes used": (p > 0).float().mean().item(),
+        "perplexity": torch.special.entr(p).sum().exp().item(),
+    }
+    return scalars, {"hq": pairs["hq"][:4], "reconstruction": output[:4]}
+
+
+def psnr(image: Tensor, target: Tensor) -> Tensor:
+    """PSNR in dB over RGB in [0, 1], one value per image, (B,)."""
+    return -10 * torch.log10((image - target).square().mean((1, 2, 3)).clamp(min=1e-10))
