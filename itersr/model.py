@@ -90,18 +90,14 @@ class ITER(nn.Module):
 
         Float32. Nothing but tensors is unpickled; WeightsError names what is wrong with a file. See `itersr.published`.
         """
-        tier, networks = published.read(vqgan_path, iter_path)
-        with torch.device("meta"):  # a shell; its networks are replaced whole
-            model = cls(tier)
-        for name, network in networks.items():
-            setattr(model, name, network)
+        model = published.read(vqgan_path, iter_path, build=cls)
         model.fingerprint = weights.fingerprint(Path(), [Path(vqgan_path), Path(iter_path)])
         return model.to(pick_device(device)).eval().requires_grad_(False)
 
-    def save(self, folder: str | Path, **extra: Any) -> None:
-        """Write the four networks in half precision with their configuration; `extra` goes into config.json."""
+    def save(self, folder: str | Path, *, dtype: torch.dtype = torch.float16, **extra: Any) -> None:
+        """Write the four networks, in half precision unless told, with their configuration; `extra` goes into config.json."""
         networks = {name: self.get_submodule(name) for name in weights.NETWORKS}
-        weights.save(Path(folder), networks, self.tier, {"calibration": self.calibration, **extra})
+        weights.save(Path(folder), networks, self.tier, {"calibration": self.calibration, **extra}, dtype=dtype)
 
     # ------------------------------------------------------------ restoration
 

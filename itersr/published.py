@@ -12,22 +12,22 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import warnings
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from itersr import weights
 from itersr.config import Tier, tier
-from itersr.lq_encoder import LQEncoder
-from itersr.token_nets import Evaluator, Refiner
-from itersr.vqgan import VQGAN
 from itersr.weights import WeightsError
 
 if TYPE_CHECKING:
     from itersr.model import ITER
 
+Model = TypeVar("Model", bound=nn.Module)
 VQGAN_FILE = "ITER_swinvqgan.pth"
 ITER_FILES = {4: "ITER_x4.pth", 2: "ITER_x2.pth"}  # by scale
 
@@ -139,7 +139,8 @@ def read_pickle(path: str | Path) -> dict[str, Tensor]:
     if head.startswith((b"<", b"{")):
         raise WeightsError(f"{path}: a web page, not weights: the download went wrong, fetch the file itself")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings(action="ignore"):  # on a damaged file PyTorch warns before it raises
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a broken pickle can raise nearly anything
         raise WeightsError(f"{path}: not a readable file of tensors: truncated, damaged, or holding more than tensors "
                            f"({type(error).__name__})") from None
@@ -187,7 +188,7 @@ def fill(module: nn.Module, state: dict[str, Tensor], prefix: str, rows: Rows, s
         needed = tuple(tensor.shape) if own != "table.weight" else (*tensor.shape[::-1], 1, 1)
         if tuple(value.shape) != needed:
             raise WeightsError(f"{source}: tensor {name} has shape {tuple(value.shape)}, needed is {needed}")
-        if not value.is_floating_point() or value.is_meta or not bool(value.isfinite().all()):
+        if not value.is_floating_point() or value.is_meta or not bool(value.sum().isfinite()):
             raise WeightsError(f"{source}: tensor {name} ({value.dtype}) does not hold finite floating-point numbers")
         ours[own] = (value[:, :, 0, 0].T if own == "table.weight" else value).float().contiguous()
     for name in state:
@@ -202,29 +203,21 @@ def published_tier(halvings: int) -> Tier:
     return paper if halvings == paper.halvings else dataclasses.replace(paper, name="paper-x2", scale=2)
 
 
-def read(vqgan_path: str | Path, iter_path: str | Path) -> tuple[Tier, dict[str, nn.Module]]:
-    """The tier (its scale is read off the file) and the four networks of two released files, in float32 on the CPU."""
+def read(vqgan_path: str | Path, iter_path: str | Path, build: Callable[[Tier], Model]) -> Model:
+    """`build(tier)`, filled with two released files, in float32 on the CPU; the tier's scale is read off the second file."""
     stage1, rest = read_vqgan(vqgan_path), read_pickle(iter_path)
     halvings = halvings_of(rest)
     if halvings not in (1, 2):
-        first = next(iter(rest), "nothing")
-        raise WeightsError(f"{iter_path}: not an ITER file of scale 4 or 2: E_l (lq_encoder.model.…) has {halvings} stages "
-                           f"in it; its first tensor is {first}")
-    which = published_tier(halvings)
-    with torch.device("meta"):  # shapes only: the values come from the files
-        networks: dict[str, nn.Module] = {
-            "vqgan": VQGAN(which.vqgan),
-            "lq_encoder": LQEncoder(which.lq_encoder, which.vqgan.codes, which.halvings),
-            "refiner": Refiner(which.refiner, which.vqgan.codes),
-            "evaluator": Evaluator(which.evaluator, which.vqgan.codes),
-        }
+        raise WeightsError(f"{iter_path}: not an ITER file of scale 4 or 2: it has {halvings} stages of lq_encoder.model, needed "
+                           f"are 1 or 2 (its first tensor: {next(iter(rest), 'none')})")
+    model = build(published_tier(halvings))
     for network, (prefix, rows) in table(halvings).items():
-        first_stage = network == "vqgan"
-        fill(networks[network], stage1 if first_stage else rest, prefix, rows, vqgan_path if first_stage else iter_path)
+        state, source = (stage1, vqgan_path) if network == "vqgan" else (rest, iter_path)
+        fill(model.get_submodule(network), state, prefix, rows, source)
     for name in rest:
         if not name.endswith(RECOMPUTED):
             raise WeightsError(f"{iter_path}: tensor {name} is unexpected")
-    return which, networks
+    return model
 
 
 def load(folder: str | Path, scale: int | None = None, device: str | torch.device = "auto") -> ITER:
@@ -256,7 +249,7 @@ Converted by itersr from the authors' released files, names mapped, values untou
 - licence: CC BY-NC-SA 4.0 and S-Lab License 1.0, as released: **not for commercial use**
 - data, training and metrics: theirs, in the paper (Sec. 4); itersr trained nothing here
 - from: `{vqgan_file}` (sha256 {vqgan_hash}) and `{iter_file}` (sha256 {iter_hash})
-- tensors: {tensors:,} values in {networks}
+- holds: {values:,} values, in {networks}
 - released settings: `model.upscale(image, preset="released")`
 """
 
@@ -267,16 +260,17 @@ def convert(vqgan_path: str | Path, iter_path: str | Path, out_dir: str | Path, 
     The values stay in float32, about 510 MB, so that the folder computes exactly what the released files do; with
     torch.float16 it is half the size and no longer equal. WeightsError for what is wrong with the files or the folder.
     """
-    which, networks = read(vqgan_path, iter_path)
-    out = Path(out_dir)
+    from itersr.model import ITER
+
+    model = ITER.from_published(vqgan_path, iter_path, "cpu")
     card = CARD.format(
-        scale=which.scale, dtype=str(dtype).removeprefix("torch."),
+        scale=model.tier.scale, dtype=str(dtype).removeprefix("torch."),
         vqgan_file=Path(vqgan_path).name, vqgan_hash=weights.sha256(Path(vqgan_path)),
         iter_file=Path(iter_path).name, iter_hash=weights.sha256(Path(iter_path)),
-        tensors=sum(p.numel() for network in networks.values() for p in network.parameters()),
-        networks=", ".join(networks))
+        values=sum(p.numel() for p in model.parameters()), networks=", ".join(weights.NETWORKS))
+    out = Path(out_dir)
     try:
-        weights.save(out, networks, which, {"source": "published"}, dtype=dtype)
+        model.save(out, dtype=dtype, source="published")
         (out / "README.md").write_text(card, encoding="utf-8")
     except OSError as error:
         raise WeightsError(f"{out}: cannot be written ({error.strerror or error})") from None
