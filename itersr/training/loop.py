@@ -143,7 +143,8 @@ def train(task: Any, crops: Crops, out: Path, *, validate: Validate, save_weight
         last = step == stop or _out_of_time(seconds, minutes, accelerator)
         if step % 20 == 0 or last:
             values = {name: accelerator.reduce(v.detach().float(), "mean").item() for name, v in logged.items()}
-            _write(out, writer, step, before + seconds, "train", {**values, "learning rate": learning_rate(step - 1, config)}, main)
+            values["learning rate"] = learning_rate(step - 1, config)
+            _write(out, writer, step, before + seconds, "train", values, main)
             rate = (step - start) * config.batch / seconds
             bar.set_postfix_str(f"loss {values[task.active(step - 1)[0]]:.4f}, {rate:.1f} img/s")
         bar.update()
@@ -205,7 +206,8 @@ def _check(value: float, history: list[float] | None, step: int, batch: dict[str
 def _save(path: Path, step: int, seconds: float, task: Any, optimizers: dict[str, Any], average: Average) -> None:
     """Write a checkpoint beside the old one, then put it in its place: a kill leaves one of the two whole."""
     state = {
-        "step": step, "seconds": seconds, "seed": task.seed, "task": task.state_dict(), "average": average.weights, "updates": average.updates,
+        "step": step, "seconds": seconds, "seed": task.seed, "task": task.state_dict(),
+        "average": average.weights, "updates": average.updates,
         "optimizers": {name: optimizer.state_dict() for name, optimizer in optimizers.items()},
     }
     temporary = path.with_suffix(".part")

@@ -48,17 +48,18 @@ def card(config: Any, extra: dict[str, Any], logs: dict[str, Any], fingerprint: 
     """The model card: what these weights are, how they came about, and what they reached on held-out photos."""
     lines = [
         f"# itersr `{config.name}`: {config.notes}", "",
-        f"Weights of ITER (Chen et al., AAAI 2024) for ×{config.scale} super-resolution, trained by this project's own code.", "",
+        f"Weights of ITER (Chen et al., AAAI 2024) for ×{config.scale} super-resolution, trained by this project's code.", "",
         f"- fingerprint: `{fingerprint}`", f"- data: {data}",
         f"- degradation: `{config.degradation}` ranges (`itersr.degradation`)",
         f"- hardware: {hardware}; seed {seed}; commit {commit}",
         f"- VQGAN: f = {config.vqgan.factor}, {config.vqgan.codes} codes of {config.vqgan.code_dim} dimensions",
         f"- φ_e's logit is shifted by {extra.get('calibration', 0.0):.3f} (share of good tokens, held-out training photos)", "",
-        "For research and teaching. The numbers below are those of the last validation, on held-out photos of the training set.", "",
+        "For research and teaching. The numbers below are the last validation's, on held-out photos of the training set.", "",
         "| stage | steps | minutes | command |", "|---|---|---|---|",
     ]
     for stage, log in logs.items():
-        lines.append(f"| {stage} | {log.step.max()} | {log.seconds.max() / 60:.0f} | `itersr train {stage} --tier {config.name}` |")
+        command = f"itersr train {stage} --tier {config.name}"
+        lines.append(f"| {stage} | {log.step.max()} | {log.seconds.max() / 60:.0f} | `{command}` |")
     lines += ["", "| stage | what | value |", "|---|---|---|"]
     for stage, log in logs.items():
         last = log[log.split == "validation"]
