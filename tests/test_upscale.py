@@ -380,7 +380,7 @@ def test_mutated_files_give_a_picture_or_one_line(tmp_path: Path, model: Bicubic
     rng, kinds = random.Random(seed), seeds()
     suffixes = ["png", "jpg", "webp", "tif", "bmp", "gif"]
     good = bad = 0
-    slowest = 0.0
+    slowest: tuple[float, str, str] = (0.0, "", "")
     for i in range(count):
         folder = tmp_path / str(i)
         folder.mkdir()
@@ -388,7 +388,7 @@ def test_mutated_files_give_a_picture_or_one_line(tmp_path: Path, model: Bicubic
         path.write_bytes(mutated(kinds[i % len(kinds)], rng))
         started = time.perf_counter()
         failures = upscale_files(lambda: model, [path], folder / "out", Options(max_pixels=1_000_000))
-        slowest = max(slowest, time.perf_counter() - started)
+        slowest = max(slowest, (time.perf_counter() - started, path.name, failures[0].message if failures else ""))
         if failures:
             bad += 1
             assert "\n" not in failures[0].message and str(path) in failures[0].message
@@ -400,7 +400,17 @@ def test_mutated_files_give_a_picture_or_one_line(tmp_path: Path, model: Bicubic
             with Image.open(folder / "out" / made) as image:
                 image.load()
     assert good > count // 50 and bad > count // 4, (good, bad)
-    print(f"{count} files: {good} pictures, {bad} lines, slowest {slowest:.2f} s")
+    print(f"{count} files: {good} pictures, {bad} lines, slowest {slowest}")
+
+
+def test_damaged_tiff_says_one_line_and_libtiff_stays_silent(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    path = picture(tmp_path / "x.tif", size=(64, 64), compression="tiff_adobe_deflate")
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2 : len(data) // 2 + 200] = bytes(200)
+    path.write_bytes(data)
+    assert cli.main(["upscale", str(path), "-o", str(tmp_path / "out")]) == 2
+    err = capfd.readouterr().err
+    assert len(err.splitlines()) == 1 and "x.tif" in err, err
 
 
 # ------------------------------------------------------------------------------------------------------------------ CLI
