@@ -57,7 +57,7 @@ setup: .venv/.ready
 	  rm -f .venv-log; \
 	fi
 	@echo "Installing requirements.lock"
-	@$(PY) -m pip install --quiet --disable-pip-version-check uv
+	@$(PY) -m pip install --quiet --quiet --disable-pip-version-check uv
 	@$(PY) -m uv pip install --quiet --python $(PY) -r requirements.lock
 	@$(PY) -m uv pip install --quiet --python $(PY) --no-deps --no-build-isolation --editable .
 	@touch $@

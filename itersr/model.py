@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from itersr import weights
+from itersr import published, weights
 from itersr.config import Tier
 from itersr.lq_encoder import LQEncoder
 from itersr.sampling import EvaluatorFn, ProposeFn, Restored, Sampler, Step, proposer, restore
@@ -84,10 +84,20 @@ class ITER(nn.Module):
         model.fingerprint = weights.fingerprint(folder)
         return model.to(pick_device(device)).eval().requires_grad_(False)
 
-    def save(self, folder: str | Path, **extra: Any) -> None:
-        """Write the four networks in half precision with their configuration; `extra` goes into config.json."""
+    @classmethod
+    def from_published(cls, vqgan_path: str | Path, iter_path: str | Path, device: str | torch.device = "auto") -> ITER:
+        """The authors' released networks: `ITER_swinvqgan.pth` with `ITER_x4.pth` or `ITER_x2.pth` (the scale is read off it).
+
+        Float32. Nothing but tensors is unpickled; WeightsError names what is wrong with a file. See `itersr.published`.
+        """
+        model = published.read(vqgan_path, iter_path, build=cls)
+        model.fingerprint = weights.fingerprint(Path(), [Path(vqgan_path), Path(iter_path)])
+        return model.to(pick_device(device)).eval().requires_grad_(False)
+
+    def save(self, folder: str | Path, *, dtype: torch.dtype = torch.float16, **extra: Any) -> None:
+        """Write the four networks, in half precision unless told, with their configuration; `extra` goes into config.json."""
         networks = {name: self.get_submodule(name) for name in weights.NETWORKS}
-        weights.save(Path(folder), networks, self.tier, {"calibration": self.calibration, **extra})
+        weights.save(Path(folder), networks, self.tier, {"calibration": self.calibration, **extra}, dtype=dtype)
 
     # ------------------------------------------------------------ restoration
 
@@ -151,7 +161,7 @@ class ITER(nn.Module):
         return Trace(decode(merged.tokens), merged, sampler, decode)
 
     def upscale(self, image: Any, *, seed: int = 0, **settings: Any) -> Any:
-        """A picture, `tier.scale` times as large: PIL image, H×W×C array or tensor in, the same kind out (Alg. 2 in between)."""
+        """A picture, `tier.scale` times as large, by Alg. 2: PIL image, H×W×C array or tensor in, the same kind out."""
         from itersr.images import like, to_tensor
 
         tensor = to_tensor(image)

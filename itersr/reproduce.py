@@ -200,13 +200,12 @@ def run(
                 done = papermill.execute_notebook(
                     str(copy), str(copy), parameters=given, kernel_name="python3", language="python",
                     cwd=str(source.resolve()), progress_bar=False, execution_timeout=timeout,
+                    extra_arguments=["--log-level=ERROR"],
                 )
             measured = _outcome(done, result)
         except papermill.PapermillExecutionError as error:
-            _say(f"FAILED after {time.monotonic() - began:.0f} s")
-            return _failed(name, f"cell [{error.exec_count}]", f"{error.ename}: {error.evalue}", copy, "\n".join(error.traceback))
+            return _failed(name, f"cell [{error.exec_count}]", f"{error.ename}: {error.evalue}", copy, error.traceback)
         except (_NothingDone, TimeoutError, RuntimeError) as error:  # RuntimeError: the kernel died
-            _say(f"FAILED after {time.monotonic() - began:.0f} s")
             return _failed(name, _last_cell(copy), f"{type(error).__name__.lstrip('_')}: {error}", copy)
         rows.append((name, time.monotonic() - began, measured))
         _say(f"{rows[-1][1]:.0f} s: {measured}")
@@ -288,9 +287,10 @@ def _last_cell(copy: Path) -> str:
     return f"cell {started[-1] + 1} of {len(cells)}" if started else "before its first cell"
 
 
-def _failed(name: str, where: str, what: str, copy: Path, traceback: str = "") -> int:
-    plain = re.sub(r"\x1b\[[0-9;]*m", "", traceback)
-    print(f"\n{plain}\n" if plain else "", end="", file=sys.stderr)
+def _failed(name: str, where: str, what: str, copy: Path, traceback: Iterable[str] = ()) -> int:
+    _say("FAILED")
+    for line in traceback:
+        print(re.sub(r"\x1b\[[0-9;]*m", "", line), file=sys.stderr)
     print(f"notebook {name} failed in {where}: {what}\nsee {_short(copy)}", file=sys.stderr, flush=True)
     return 1
 
@@ -321,10 +321,10 @@ def _tier(name: str) -> Tier:
 def _device(name: str) -> torch.device:
     import torch
 
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    from itersr.model import pick_device
+
     try:
-        device = torch.device(name)
+        device = pick_device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"device {name!r} cannot be used: need auto, cpu or a device that torch sees") from error

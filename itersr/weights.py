@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -68,11 +69,12 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         raise WeightsError(f"{path}: not a readable safetensors file ({str(error).splitlines()[0]})") from None
 
 
-def save(folder: Path, networks: dict[str, nn.Module], tier: Tier, extra: dict[str, Any] | None = None) -> None:
-    """Write networks (keys of `NETWORKS`) in half precision, and `config.json` with the tier and `extra`."""
+def save(folder: Path, networks: dict[str, nn.Module], tier: Tier, extra: dict[str, Any] | None = None, *,
+         dtype: torch.dtype = torch.float16) -> None:
+    """Write networks (keys of `NETWORKS`), in half precision unless told, and `config.json` with the tier and `extra`."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, module in networks.items():
-        state = {key: value.detach().to("cpu", torch.float16).contiguous() for key, value in module.state_dict().items()}
+        state = {key: value.detach().to("cpu", dtype).contiguous() for key, value in module.state_dict().items()}
         save_file(state, folder / f"{name}.safetensors")
     (folder / "config.json").write_text(json.dumps({"tier": to_dict(tier), **(extra or {})}, indent=1) + "\n")
 
@@ -86,9 +88,13 @@ def read_config(folder: Path) -> tuple[Tier, dict[str, Any]]:
         raise WeightsError(f"{folder / 'config.json'}: not a configuration of itersr ({error})") from None
 
 
-def fingerprint(folder: Path) -> str:
-    """A hash of all weights in a folder: 12 hexadecimal digits that name them in results and notebooks."""
-    digest = hashlib.sha256()
-    for path in sorted(folder.glob("*.safetensors")):
-        digest.update(path.name.encode() + path.read_bytes())
-    return digest.hexdigest()[:12]
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file, as `sha256sum` prints it."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def fingerprint(folder: Path, files: Sequence[Path] = ()) -> str:
+    """A hash of all weights in a folder (or of these files): 12 hexadecimal digits that name them in results and notebooks."""
+    paths = files or sorted(folder.glob("*.safetensors"))
+    return hashlib.sha256("".join(path.name + sha256(path) for path in paths).encode()).hexdigest()[:12]
