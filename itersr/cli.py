@@ -1,7 +1,8 @@
 """The command line. Handlers import what they need, so that `itersr --help` and a mistyped name answer at once.
 
 Exit codes: 0 done · 1 something failed (disk, memory, weights of a metric, a notebook) · 2 wrong call or unusable input ·
-130 stopped by Ctrl-C. Every failure is one line on stderr; what was done goes to stdout. `-v` adds the traceback behind a failure.
+130 stopped by Ctrl-C. Every failure is one line on stderr, what was done goes to stdout; `-v` adds the traceback behind a
+failure.
 """
 
 from __future__ import annotations
