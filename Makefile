@@ -57,13 +57,13 @@ setup: .venv/.ready
 	  rm -f .venv-log; \
 	fi
 	@echo "Installing requirements.lock"
-	@$(PY) -m pip install --quiet --disable-pip-version-check uv
+	@$(PY) -m pip install --quiet --quiet --disable-pip-version-check uv
 	@$(PY) -m uv pip install --quiet --python $(PY) -r requirements.lock
 	@$(PY) -m uv pip install --quiet --python $(PY) --no-deps --no-build-isolation --editable .
 	@touch $@
 
 reproduce: setup
-	$(PY) -m itersr.cli reproduce --tier $(TIER) --device $(DEVICE) $(if $(ONLY),--only "$(ONLY)") $(if $(DATA),--data "$(DATA)")
+	$(PY) -m itersr reproduce --tier $(TIER) --device $(DEVICE) $(if $(ONLY),--only "$(ONLY)") $(if $(DATA),--data "$(DATA)")
 
 lint: setup
 	$(PY) -m ruff check .

@@ -152,7 +152,7 @@ def _smoke() -> Tier:
         refiner=token_net,
         evaluator=token_net,
         train={
-            "vqgan": dataclasses.replace(base, steps=200, batch=8, autoencoder_steps=60, gan_start=160, gan_weight=0.02,
+            "vqgan": dataclasses.replace(base, steps=200, autoencoder_steps=60, gan_start=160, gan_weight=0.02,
                                          lr=2e-3),
             "lq_encoder": dataclasses.replace(base, networks=("lq_encoder",)),
             "token_nets": dataclasses.replace(base, networks=("refiner", "evaluator"), masked_loss=True),
@@ -169,14 +169,14 @@ def _tiny() -> Tier:
                        checkpoint_every=250)
     return Tier(
         name="tiny",
-        vqgan=VQGANConfig(width=32, multipliers=(1, 2, 3), codes=128, code_dim=32, encoder_swin=False,
+        vqgan=VQGANConfig(width=32, multipliers=(1, 2, 3), codes=128, code_dim=32, encoder_swin=False, res_blocks=1,
                           swin=SwinConfig(width=96, groups=1, depth=2, heads=4, mlp_ratio=2)),
         lq_encoder=LQEncoderConfig(width=48, swin=SwinConfig(width=96, groups=2, depth=4, heads=4, mlp_ratio=2)),
         refiner=TokenNetConfig(width=96, posterior=True, swin=SwinConfig(width=96, groups=2, depth=4, heads=4, mlp_ratio=2)),
         evaluator=TokenNetConfig(width=64, posterior=True, swin=SwinConfig(width=64, groups=2, depth=4, heads=4, mlp_ratio=2)),
         train={
-            "vqgan": dataclasses.replace(base, steps=12_000, batch=8, crop=96, lr=1e-3, autoencoder_steps=1000,
-                                         gan_start=10**9, perceptual_weight=0.5),
+            "vqgan": dataclasses.replace(base, steps=7_000, batch=8, crop=96, lr=1e-3, autoencoder_steps=600,
+                                         gan_start=10**9, perceptual_weight=0.5, validate_every=500),
             "lq_encoder": dataclasses.replace(base, networks=("lq_encoder",)),
             "token_nets": dataclasses.replace(base, networks=("refiner", "evaluator"), corrupt=0.2, masked_loss=True),
             "iter": base,
@@ -194,8 +194,10 @@ def _small() -> Tier:
         vqgan=VQGANConfig(width=64, multipliers=(1, 2, 4), codes=512, code_dim=32, encoder_swin=False,
                           swin=SwinConfig(width=128, groups=1, depth=4, heads=4, mlp_ratio=2)),
         lq_encoder=LQEncoderConfig(width=64, swin=SwinConfig(width=192, groups=2, depth=4, heads=6, mlp_ratio=2)),
-        refiner=TokenNetConfig(width=192, posterior=True, swin=SwinConfig(width=192, groups=2, depth=4, heads=6, mlp_ratio=2)),
-        evaluator=TokenNetConfig(width=128, posterior=True, swin=SwinConfig(width=128, groups=2, depth=4, heads=4, mlp_ratio=2)),
+        refiner=TokenNetConfig(width=192, posterior=True,
+                               swin=SwinConfig(width=192, groups=2, depth=4, heads=6, mlp_ratio=2)),
+        evaluator=TokenNetConfig(width=128, posterior=True,
+                                 swin=SwinConfig(width=128, groups=2, depth=4, heads=4, mlp_ratio=2)),
         train={
             "vqgan": dataclasses.replace(base, steps=20_000, crop=128, lr=6e-4, autoencoder_steps=1000, gan_start=12_000,
                                          gan_weight=0.05, disc_width=64, perceptual_weight=0.5),

@@ -6,26 +6,30 @@
        ┌────────────────────────┘
        └ (resize to H/s, sinc, JPEG) or (JPEG, resize to H/s, sinc) ─ LQ
 
-The model and its default ranges are Real-ESRGAN's (Wang et al. 2021, section 3 and the published training options for x4), which ITER's
-section 4.1 follows. There, size, interpolation and noise type are drawn once a batch; here every image has its own draw.
+The model and its default ranges are Real-ESRGAN's (Wang et al. 2021, section 3 and the published training options for
+x4), which ITER's section 4.1 follows. There, size, interpolation and noise type are drawn once a batch; here every
+image has its own draw.
 
-The file reads in three parts: what may happen (`Degradation`), what was drawn (`Draw`, plain numbers that can be stored and replayed), and the
-operators, each a pure function of tensors. `degrade` is `draw` followed by `apply`. All randomness comes from a CPU generator, noise included,
-so that one seed means one picture on every device, up to float rounding.
+The file reads in three parts: what may happen (`Degradation`), what was drawn (`Draw`, plain numbers that can be
+stored and replayed), and the operators, each a pure function of tensors. `degrade` is `draw` followed by `apply`. All
+randomness comes from a CPU generator, noise included, so that one seed means one picture on every device, up to float
+rounding.
 """
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
-from torchvision.io import ImageReadMode, decode_jpeg, encode_jpeg
 
 # ---------------------------------------------------------------------------------------------------- what may happen
 
@@ -39,12 +43,12 @@ NUMBERS_PER_DRAW = 64  # uniform numbers that one image takes from the generator
 class Degradation:
     """Every probability and range of the degradation; the defaults are Real-ESRGAN's published values.
 
-    A field that holds a pair of entries has one for the first order and one for the second. The steps that the published options do not
-    switch (`second_order`) are always taken by default.
+    A field that holds a pair of entries has one for the first order and one for the second. The steps that the
+    published options do not switch (`second_order`) are always taken by default.
     """
 
-    # Probability that the second order happens at all. Without it the first JPEG is left out too: the last one takes its place, and what
-    # remains is the classical chain blur, resize, noise, JPEG.
+    # Probability that the second order happens at all. Without it the first JPEG is left out too: the last one takes
+    # its place, and what remains is the classical chain blur, resize, noise, JPEG.
     second_order: float = 1.0
 
     # Blur: probability that an order blurs; odd kernel sizes, both ends included, equally likely.
@@ -61,23 +65,27 @@ class Degradation:
         (0.45, 0.25, 0.12, 0.03, 0.12, 0.03),
         (0.45, 0.25, 0.12, 0.03, 0.12, 0.03),
     )
-    # Width σ in pixels (one draw for an isotropic kernel, one for each axis of an anisotropic one) and the angle of the first axis.
+    # Width σ in pixels (one draw for an isotropic kernel, one for each axis of an anisotropic one) and the angle of
+    # the first axis.
     sigma: tuple[Range, Range] = ((0.2, 3.0), (0.2, 1.5))
     angle: tuple[Range, Range] = ((-math.pi, math.pi), (-math.pi, math.pi))
-    # Shape β of the generalized and the plateau families; β = 1 is the Gaussian for the former. With probability `beta_below_one` it is
-    # drawn from [low, 1], else from [1, high]; a range that starts at 1 so gives β = 1 that often.
+    # Shape β of the generalized and the plateau families; β = 1 is the Gaussian for the former. With probability
+    # `beta_below_one` it is drawn from [low, 1], else from [1, high]; a range that starts at 1 so gives β = 1 that
+    # often.
     beta_generalized: tuple[Range, Range] = ((0.5, 4.0), (0.5, 4.0))
     beta_plateau: tuple[Range, Range] = ((1.0, 2.0), (1.0, 2.0))
     beta_below_one: float = 0.5
 
-    # Resize: probabilities of up, down and keep, and the factors. The first order's factor is relative to the HQ size, the second order's
-    # to the final LQ size. Interpolation is one of INTERPOLATIONS with these probabilities, never with an anti-aliasing filter.
+    # Resize: probabilities of up, down and keep, and the factors. The first order's factor is relative to the HQ
+    # size, the second order's to the final LQ size. Interpolation is one of INTERPOLATIONS with these probabilities,
+    # never with an anti-aliasing filter.
     resize: tuple[tuple[float, float, float], tuple[float, float, float]] = ((0.2, 0.7, 0.1), (0.3, 0.4, 0.3))
     resize_up: tuple[Range, Range] = ((1.0, 1.5), (1.0, 1.2))
     resize_down: tuple[Range, Range] = ((0.15, 1.0), (0.3, 1.0))
     interpolation: tuple[float, float, float] = (1 / 3, 1 / 3, 1 / 3)
 
-    # Noise: probability of Gaussian (else Poisson), its σ in 1/255, the Poisson noise's scale, probability of the same noise in R, G and B.
+    # Noise: probability of Gaussian (else Poisson), its σ in 1/255, the Poisson noise's scale, probability of the
+    # same noise in R, G and B.
     gaussian: tuple[float, float] = (0.5, 0.5)
     gaussian_sigma: tuple[Range, Range] = ((1.0, 30.0), (1.0, 25.0))
     poisson_scale: tuple[Range, Range] = ((0.05, 3.0), (0.05, 2.5))
@@ -86,16 +94,17 @@ class Degradation:
     # JPEG quality, both ends included: after the first order, and in the last step.
     jpeg_quality: tuple[tuple[int, int], tuple[int, int]] = ((30, 95), (30, 95))
 
-    # Last step: probability of (resize, sinc, JPEG) against (JPEG, resize, sinc); probability that its sinc filter is not the identity;
-    # kernel size and cut-off of that filter.
+    # Last step: probability of (resize, sinc, JPEG) against (JPEG, resize, sinc); probability that its sinc filter is
+    # not the identity; kernel size and cut-off of that filter.
     last_jpeg_after: float = 0.5
     last_sinc: float = 0.8
     last_kernel_size: tuple[int, int] = (7, 21)
     last_sinc_cutoff: Range = (math.pi / 3, math.pi)
 
     def __post_init__(self) -> None:
-        """Raises ValueError for a probability outside [0, 1], choices that do not add up to 1, an even kernel size or a reversed range."""
-        for name in ("second_order", "blur", "sinc", "beta_below_one", "gaussian", "grey", "last_jpeg_after", "last_sinc"):
+        """Raises ValueError, naming the field, for what is no probability, no range, or an even kernel size."""
+        single = ("second_order", "beta_below_one", "last_jpeg_after", "last_sinc")
+        for name in (*single, "blur", "sinc", "gaussian", "grey"):
             value = getattr(self, name)
             for p in value if isinstance(value, tuple) else (value,):
                 if not 0 <= p <= 1:
@@ -134,8 +143,8 @@ class Degradation:
 
 PUBLISHED = Degradation()
 
-# For the networks that are too small for the full range: one order, and each step of it gentler. Half of the pictures get Poisson noise,
-# whose scale ends where its σ at mid-grey is that of the Gaussian's end (10/255).
+# For the networks that are too small for the full range: one order, and each step of it gentler. Half of the pictures
+# get Poisson noise, whose scale ends where its σ at mid-grey is that of the Gaussian's end (10/255).
 MILD = Degradation(
     second_order=0.0,
     sigma=((0.2, 2.0), (0.2, 1.5)),
@@ -147,12 +156,12 @@ MILD = Degradation(
 )
 
 
-# -------------------------------------------------------------------------------------------------------- what was drawn
+# ---------------------------------------------------------------------------------------------- what was drawn
 
 
 @dataclass(frozen=True)
 class Kernel:
-    """A blur kernel by its numbers: one of FAMILIES with σ (pixels), angle (radians) and β, or "sinc" with its cut-off ω."""
+    """A blur kernel by its numbers: one of FAMILIES with σ (pixels), angle (radians), β, or "sinc" with cut-off ω."""
 
     family: str
     size: int
@@ -175,7 +184,10 @@ class Noise:
 
 @dataclass(frozen=True)
 class Order:
-    """One order: blur (None: none), resize by `factor`, noise. The factor is relative to the HQ size in the first order, to the LQ size in the second."""
+    """One order: blur (None: none), resize, noise.
+
+    `factor` is relative to the HQ size in the first order and to the LQ size in the second.
+    """
 
     kernel: Kernel | None
     factor: float
@@ -207,7 +219,7 @@ class Draw:
             wanted = {f.name for f in fields(kind)}
             if set(part) != wanted:
                 odd = sorted(wanted ^ set(part))
-                raise ValueError(f"{kind.__name__} record: fields {odd} are missing or unknown, need exactly {sorted(wanted)}")
+                raise ValueError(f"{kind.__name__} record: {odd} missing or unknown, need exactly {sorted(wanted)}")
             return kind(**{**part, **made})
 
         def order(part: dict[str, Any]) -> Order:
@@ -253,11 +265,12 @@ class _Numbers:
 def draw(batch: int, *, generator: torch.Generator, ranges: Degradation = PUBLISHED) -> list[Draw]:
     """Draw the degradation of `batch` images.
 
-    Every image takes the same count of numbers from the generator, whatever comes up and whatever the ranges: a batch of n is the same as
-    n batches of one, and two ranges under one seed differ only by what they say. Raises ValueError for a generator that is not on the CPU.
+    Every image takes the same count of numbers from the generator, whatever comes up and whatever the ranges: a batch
+    of n is the same as n batches of one, and two ranges under one seed differ only by what they say. Raises
+    ValueError for a generator that is not on the CPU.
     """
     if generator.device.type != "cpu":
-        raise ValueError(f"generator is on {generator.device}, need a CPU generator: one seed must mean one draw on every device")
+        raise ValueError(f"generator is on {generator.device}, need a CPU generator, whatever the images' device")
     return [_draw_one(ranges, generator) for _ in range(batch)]
 
 
@@ -321,11 +334,11 @@ def _draw_kernel(ranges: Degradation, i: int, numbers: _Numbers) -> Kernel:
     )
 
 
-# ---------------------------------------------------------------------------------------------------------------- kernels
+# ------------------------------------------------------------------------------------------------------ kernels
 
 
 def _squared_distance(size: int, sigma_x: float, sigma_y: float, angle: float) -> Tensor:
-    """xᵀ Σ⁻¹ x over the pixels of a kernel, x from its middle; Σ has standard deviations σ_x and σ_y along axes turned by `angle`."""
+    """xᵀ Σ⁻¹ x for each pixel x of a kernel, from its middle; Σ has σ_x and σ_y along axes turned by `angle`."""
     axis = torch.arange(size, dtype=torch.float64) - (size - 1) / 2
     y, x = axis[:, None], axis[None, :]
     along, across = math.cos(angle) * x + math.sin(angle) * y, math.cos(angle) * y - math.sin(angle) * x
@@ -355,8 +368,8 @@ def sinc_kernel(size: int, cutoff: float) -> Tensor:
     (size, size) float64 of sum 1. It is the ideal filter cut to the kernel's window.
     """
     r = _squared_distance(size, 1.0, 1.0, 0.0).sqrt()
-    safe = r.clamp(min=1e-9)  # the limit at r = 0 is ω² / 4π
-    kernel = torch.where(r > 0, cutoff * torch.special.bessel_j1(cutoff * safe) / (2 * math.pi * safe), cutoff**2 / (4 * math.pi))
+    ring = cutoff * torch.special.bessel_j1(cutoff * r) / (2 * math.pi * r)
+    kernel = torch.where(r > 0, ring, cutoff**2 / (4 * math.pi))  # its limit in the middle
     return kernel / kernel.sum()
 
 
@@ -370,38 +383,45 @@ def kernel_weights(kernel: Kernel) -> Tensor:
     return make(kernel.size, kernel.sigma_x, kernel.sigma_y, kernel.angle, kernel.beta)
 
 
-# -------------------------------------------------------------------------------------------------------------- operators
+# ---------------------------------------------------------------------------------------------------- operators
 
 
 def mirror_pad(images: Tensor, width: int) -> Tensor:
-    """Pad (B,C,H,W) by `width` on all sides, mirrored about the edge pixel, again and again where it is wider than the image."""
-    while width:
-        step = min(width, images.shape[-2] - 1, images.shape[-1] - 1)
-        if step == 0:  # one pixel wide: its only value goes on for ever
-            return F.pad(images, [width] * 4, mode="replicate")
-        images = F.pad(images, [step] * 4, mode="reflect")
-        width -= step
+    """Pad (B,C,H,W) by `width` on all sides, mirrored about the edge pixel, to and fro if the image is smaller."""
+    if width < min(images.shape[-2:]):
+        return F.pad(images, [width] * 4, mode="reflect")
+    for dim in (-2, -1):
+        n = images.shape[dim]
+        period = max(2 * n - 2, 1)
+        index = torch.arange(-width, n + width, device=images.device).remainder(period)
+        images = images.index_select(dim, torch.where(index < n, index, period - index))
     return images
 
 
 def blur(images: Tensor, kernel: Tensor) -> Tensor:
     """Correlate (B,3,H,W) with one odd (k,k) kernel, borders mirrored.
 
-    The picture is cut into five overlapping strips that go through one grouped convolution as 15 channels: the same sums, bit for bit, but
-    the CPU works on 16 channels at a time, and three alone would leave most of it idle (3 to 4 times the speed).
+    Three exact savings. A kernel that is the product of its margins (an isotropic Gaussian) runs as a column and a
+    row, 2k products instead of k². The picture is cut into five overlapping strips that go through one grouped
+    convolution as 15 channels: the CPU works on 16 channels at a time, and three alone would leave most of it idle.
+    And their size is rounded up, because the library prepares a convolution anew for every size that it meets.
     """
     b, c, h, w = images.shape
     k, strips = kernel.shape[-1], 5
-    height = -(-h // strips)
-    padded = F.pad(mirror_pad(images, k // 2), [0, 0, 0, strips * height - h])
-    cut = padded.unfold(2, height + k - 1, height).transpose(3, 4)  # (B, 3, strips, height+k-1, W+k-1)
-    weights = kernel.to(images).expand(c * strips, 1, k, k)
-    filtered = F.conv2d(cut.reshape(b, c * strips, height + k - 1, w + k - 1), weights, groups=c * strips)
-    return filtered.reshape(b, c, strips * height, w)[:, :, :h]
+    height, width = 4 * -(-h // (4 * strips)), 16 * -(-w // 16)  # of a strip, rounded up
+    padded = F.pad(mirror_pad(images, k // 2), [0, width - w, 0, strips * height - h])
+    cut = padded.unfold(2, height + k - 1, height).transpose(3, 4)  # (B, 3, strips, height+k-1, width+k-1)
+    filtered = cut.reshape(b, c * strips, height + k - 1, width + k - 1)
+    column, row = kernel.sum(1, keepdim=True), kernel.sum(0, keepdim=True)
+    separable = torch.allclose(column * row, kernel * kernel.sum(), rtol=0, atol=1e-9)
+    for part in (column, row / kernel.sum()) if separable else (kernel,):
+        weights = part.to(images).expand(c * strips, 1, *part.shape)
+        filtered = F.conv2d(filtered, weights, groups=c * strips)
+    return filtered.reshape(b, c, strips * height, width)[..., :h, :w]
 
 
 def resize(images: Tensor, size: tuple[int, int], interpolation: str) -> Tensor:
-    """Resize (B,3,H,W) to `size` (height, width) by "area", "bilinear" or "bicubic" (a = −0.75), with no anti-aliasing filter."""
+    """Resize (B,3,H,W) to (height, width) by "area", "bilinear" or "bicubic" (a = −0.75), with no smoothing first."""
     if interpolation not in INTERPOLATIONS:
         raise ValueError(f"interpolation is {interpolation!r}, need one of {INTERPOLATIONS}")
     if tuple(images.shape[-2:]) == size:
@@ -417,10 +437,10 @@ def add_gaussian_noise(images: Tensor, sigma: float, *, grey: bool, generator: t
 
 
 def add_poisson_noise(images: Tensor, scale: float, *, grey: bool, generator: torch.Generator) -> Tensor:
-    """Add `scale` times Poisson (photon) noise to (B,3,H,W), the noise of the grey picture in R, G and B if `grey`; not clamped.
+    """Add `scale` times Poisson (photon) noise to (B,3,H,W), that of the grey picture if `grey`; not clamped.
 
-    As published: the picture, rounded to 1/255, is read as photon counts out of v, the power of two at or above the count of values that
-    occur in it, so that the noise's variance is scale² · image / v.
+    As published: the picture, rounded to 1/255, is read as photon counts out of v, the power of two at or above the
+    count of values that occur in it, so that the noise's variance is scale² · image / v.
     """
     levels = (luma(images) if grey else images).mul(255).round_().clamp_(0, 255)  # integers as floats
     noise = torch.empty(levels.shape)
@@ -439,7 +459,7 @@ def luma(images: Tensor) -> Tensor:
 
 
 def add_noise(images: Tensor, noise: Noise) -> Tensor:
-    """Add the drawn noise to (B,3,H,W) and clamp to [0, 1]; the field depends on `noise.seed` alone. Raises ValueError for an unknown kind."""
+    """Add the drawn noise to (B,3,H,W) and clamp to [0, 1]. Raises ValueError for an unknown kind."""
     generator = torch.Generator().manual_seed(noise.seed)
     if noise.kind == "gaussian":
         noisy = add_gaussian_noise(images, noise.strength, grey=noise.grey, generator=generator)
@@ -451,18 +471,23 @@ def add_noise(images: Tensor, noise: Noise) -> Tensor:
 
 
 def jpeg(images: Tensor, quality: int) -> Tensor:
-    """Write (B,3,H,W) as JPEG and read it again: libjpeg itself with its default 4:2:0 chroma. Clamps to [0, 1] first, as a file would."""
-    pixels = images.clamp(0, 1).mul(255).round_().to(torch.uint8).cpu()
-    coded = [decode_jpeg(encode_jpeg(one, quality=quality), mode=ImageReadMode.RGB) for one in pixels]
-    return torch.stack(coded).to(images).div_(255)
+    """Write (B,3,H,W) as JPEG and read it again: libjpeg itself, 4:2:0 chroma. Clamped and rounded as a file is."""
+    pixels = images.mul(255).round_().clamp_(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous().cpu()
+    coded = np.empty(pixels.shape, np.uint8)
+    for i, one in enumerate(pixels.numpy()):
+        file = io.BytesIO()
+        Image.fromarray(one).save(file, "JPEG", quality=quality)
+        coded[i] = np.asarray(Image.open(file))
+    planes = torch.from_numpy(coded).to(images.device).permute(0, 3, 1, 2).contiguous()
+    return planes.to(images.dtype).div_(255)
 
 
 def round_to_bytes(images: Tensor) -> Tensor:
     """Clamp to [0, 1] and round to multiples of 1/255, the values that an 8-bit file can hold."""
-    return images.clamp(0, 1).mul(255).round_().div_(255)
+    return images.mul(255).round_().clamp_(0, 255).div_(255)
 
 
-# -------------------------------------------------------------------------------------------------------------- the chain
+# ---------------------------------------------------------------------------------------------------- the chain
 
 
 def degrade(hq: Tensor, *, generator: torch.Generator, scale: int = 4, ranges: Degradation = PUBLISHED) -> Tensor:
@@ -476,7 +501,10 @@ def degrade(hq: Tensor, *, generator: torch.Generator, scale: int = 4, ranges: D
 
 
 def apply(hq: Tensor, draws: Sequence[Draw], *, scale: int = 4) -> Tensor:
-    """Degrade each image of (B,3,H,W) as its draw says; shapes, range and errors as for `degrade`. The same draw gives the same image."""
+    """Degrade each image of (B,3,H,W) as its draw says; shapes, range and errors as for `degrade`.
+
+    The same draw gives the same image, alone or in a batch.
+    """
     _check(hq, scale)
     if len(draws) != len(hq):
         raise ValueError(f"{len(draws)} draws for {len(hq)} images, need one each")

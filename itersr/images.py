@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import io
+import logging
 import os
 import struct
 import tempfile
@@ -27,6 +28,8 @@ import torch
 from PIL import Image, ImageCms
 from torch import Tensor
 from torch.nn import functional as F
+
+log = logging.getLogger(__name__)
 
 MAX_PIXELS = 100_000_000
 """Largest picture that `read` decodes unless told otherwise: a few kilobytes of PNG can claim gigabytes of pixels."""
@@ -305,7 +308,7 @@ def _deep_pixels(data: bytes, image: Any, notes: list[str]) -> np.ndarray | None
         if image.format == "PNG":
             from torchvision.io import ImageReadMode, decode_image
 
-            raw = torch.frombuffer(bytearray(data), dtype=torch.uint8)
+            raw = torch.frombuffer(bytearray(_plain_png16(data)), dtype=torch.uint8)
             pixels = decode_image(raw, ImageReadMode.UNCHANGED).permute(1, 2, 0).numpy()
         else:
             import tifffile
@@ -322,6 +325,45 @@ def _deep_pixels(data: bytes, image: Any, notes: list[str]) -> np.ndarray | None
         notes.append(f"16 bit {image.format} read with 8 bits (unusual layout)")
         return None
     return pixels
+
+
+def _plain_png16(data: bytes) -> bytes:
+    """A 16 bit PNG with nothing but its header and its proven pixel data: torchvision's decoder can crash on damaged files.
+
+    ValueError where the pixel data is not exactly what the header promises, or interlaced.
+    """
+    at, header, body = 8, b"", []
+    while at + 8 <= len(data):
+        length, name = struct.unpack(">I4s", data[at : at + 8])
+        part = data[at + 8 : at + 8 + length]
+        if name == b"IHDR":
+            header = part
+        elif name == b"IDAT":
+            body.append(part)
+        elif name == b"IEND":
+            break
+        at += 12 + length
+    width, height, _, colour, _, _, interlaced = struct.unpack(">IIBBBBB", header)
+    row = 1 + width * {0: 1, 2: 3, 4: 2, 6: 4}[colour] * 2
+    inflate = zlib.decompressobj()
+    rows = inflate.decompress(b"".join(body), height * row + 1)
+    if interlaced or len(rows) != height * row or max(rows[::row]) > 4:  # each row begins with its filter, 0 to 4
+        raise ValueError("interlaced" if interlaced else "pixel data does not fit the header")
+    out = io.BytesIO()
+    _write_png(out, header, zlib.compress(rows, 1))
+    return out.getvalue()
+
+
+def _write_png(handle: IO[bytes], header: bytes, body: bytes, **chunks: bytes) -> None:
+    def chunk(name: bytes, content: bytes) -> None:
+        handle.write(struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content)))
+
+    handle.write(b"\x89PNG\r\n\x1a\n")
+    chunk(b"IHDR", header)
+    for name, content in chunks.items():
+        chunk(name.encode(), content)
+    chunk(b"IDAT", body)
+    chunk(b"IEND", b"")
 
 
 def _plain_mode(image: Any, profile: bytes | None, notes: list[str]) -> tuple[Any, bytes | None]:
@@ -431,12 +473,12 @@ def write(photo: Photo, path: str | os.PathLike[str], quality: int = 95) -> None
     """
     target = Path(path)
     file_format = check_output(target, photo.size)
-    with _whole_file(target) as handle:
+    with whole_file(target) as handle:
         _encode(photo, file_format, handle, quality)
 
 
 @contextlib.contextmanager
-def _whole_file(target: Path) -> Iterator[IO[bytes]]:
+def whole_file(target: Path) -> Iterator[IO[bytes]]:
     """A file that takes its name only when the block ends well; nothing is left of it otherwise, Ctrl-C included."""
     part: str | None = None
     try:
@@ -472,6 +514,7 @@ def _umask() -> int:
 def _encode(photo: Photo, file_format: str, handle: IO[bytes], quality: int) -> None:
     rgb, alpha, meta = photo.tensor.detach().cpu().float().clamp(0, 1), photo.alpha, photo.meta
     if alpha is not None and file_format not in _ALPHA_FORMATS:
+        log.warning("%s has no alpha: the picture is laid on white", file_format)
         rgb = rgb * alpha.cpu() + (1 - alpha.cpu())
         alpha = None
     # Pillow opens no 16 bit grey TIFF with alpha: such a picture is written as RGBA
@@ -507,10 +550,6 @@ def _encode(photo: Photo, file_format: str, handle: IO[bytes], quality: int) -> 
 
 def _write_png16(handle: IO[bytes], pixels: np.ndarray, icc: bytes | None, exif: bytes | None) -> None:
     """A 16 bit PNG from (H, W, C) uint16: neither Pillow nor torchvision writes colour with 16 bits."""
-
-    def chunk(name: bytes, body: bytes) -> None:
-        handle.write(struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body)))
-
     height, width, channels = pixels.shape
     colour = {1: 0, 2: 4, 3: 2, 4: 6}[channels]
     rows = pixels.astype(">u2").view(np.uint8).reshape(height, -1)
@@ -519,14 +558,11 @@ def _write_png16(handle: IO[bytes], pixels: np.ndarray, icc: bytes | None, exif:
     lines = np.full((height, 1 + rows.shape[1]), 2, dtype=np.uint8)
     lines[0, 1:] = rows[0]
     np.subtract(rows[1:], rows[:-1], out=lines[1:, 1:])
-    handle.write(b"\x89PNG\r\n\x1a\n")
-    chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 16, colour, 0, 0, 0))
-    if icc is not None:
-        chunk(b"iCCP", b"ICC profile\0\0" + zlib.compress(icc))
+    chunks = {} if icc is None else {"iCCP": b"ICC profile\0\0" + zlib.compress(icc)}
     if exif is not None:
-        chunk(b"eXIf", exif.removeprefix(b"Exif\0\0"))
-    chunk(b"IDAT", zlib.compress(lines.tobytes(), 6))
-    chunk(b"IEND", b"")
+        chunks["eXIf"] = exif.removeprefix(b"Exif\0\0")
+    header = struct.pack(">IIBBBBB", width, height, 16, colour, 0, 0, 0)
+    _write_png(handle, header, zlib.compress(lines.tobytes(), 6), **chunks)
 
 
 def _write_tiff16(handle: IO[bytes], pixels: np.ndarray, icc: bytes | None) -> None:

@@ -161,7 +161,7 @@ class ITER(nn.Module):
         return Trace(decode(merged.tokens), merged, sampler, decode)
 
     def upscale(self, image: Any, *, seed: int = 0, **settings: Any) -> Any:
-        """A picture, `tier.scale` times as large: PIL image, H×W×C array or tensor in, the same kind out (Alg. 2 in between)."""
+        """A picture, `tier.scale` times as large, by Alg. 2: PIL image, H×W×C array or tensor in, the same kind out."""
         from itersr.images import like, to_tensor
 
         tensor = to_tensor(image)

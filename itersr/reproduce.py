@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from itersr.config import Tier
 
 ROOT = Path(__file__).resolve().parents[1]
+SMOKE_TIMEOUT = 1800  # seconds for one cell; papermill itself would wait for ever
 DPI = 100  # with figures of 8 × 5 inches a notebook stays well inside its 1.5 MB
 
 
@@ -150,13 +151,14 @@ class Run:
 
 def run(
     tier: str = "smoke", only: str | Iterable[str] | None = None, device: str = "auto", data: str | Path | None = None,
-    out: str | Path | None = None, parameters: dict[str, Any] | None = None, timeout: int | None = 3600,
+    out: str | Path | None = None, parameters: dict[str, Any] | None = None, timeout: int | None = None,
     notebooks: str | Path | None = None,
 ) -> int:
     """Run the notebooks in order through papermill; print a line for each and a table at the end.
 
     only: "07", "02,07" or a list of such numbers; None is all. out: the run folder (default runs/<date-time>-<tier>).
-    parameters: further notebook parameters, such as {"seed": 1}. timeout: seconds for one cell, None for no limit.
+    parameters: further notebook parameters, such as {"seed": 1}.
+    timeout: seconds for one cell; None is SMOKE_TIMEOUT at `smoke`, and no limit at tiers that train for hours.
     notebooks: their folder; each runs with it as working folder, as in JupyterLab and under nbval.
     Returns 0, or 1 at the first notebook that fails (its name, cell and traceback are printed).
     Raises ValueError or FileNotFoundError before anything runs: unknown tier, device, notebook or parameter, a notebook
@@ -170,6 +172,8 @@ def run(
         raise FileNotFoundError(f"data: {data} is not a folder")
     folder = Path(out) if out is not None else ROOT / "runs" / f"{datetime.now():%Y%m%d-%H%M%S}-{tier}"
     folder = folder.resolve()
+    if timeout is None and tier == "smoke":
+        timeout = SMOKE_TIMEOUT
     given = {
         "tier": tier, "device": device, "data": None if data is None else str(Path(data).resolve()),
         "out": str(folder / "figures"), **(parameters or {}),
@@ -200,13 +204,12 @@ def run(
                 done = papermill.execute_notebook(
                     str(copy), str(copy), parameters=given, kernel_name="python3", language="python",
                     cwd=str(source.resolve()), progress_bar=False, execution_timeout=timeout,
+                    extra_arguments=["--log-level=ERROR"],
                 )
             measured = _outcome(done, result)
         except papermill.PapermillExecutionError as error:
-            _say(f"FAILED after {time.monotonic() - began:.0f} s")
-            return _failed(name, f"cell [{error.exec_count}]", f"{error.ename}: {error.evalue}", copy, "\n".join(error.traceback))
+            return _failed(name, f"cell [{error.exec_count}]", f"{error.ename}: {error.evalue}", copy, error.traceback)
         except (_NothingDone, TimeoutError, RuntimeError) as error:  # RuntimeError: the kernel died
-            _say(f"FAILED after {time.monotonic() - began:.0f} s")
             return _failed(name, _last_cell(copy), f"{type(error).__name__.lstrip('_')}: {error}", copy)
         rows.append((name, time.monotonic() - began, measured))
         _say(f"{rows[-1][1]:.0f} s: {measured}")
@@ -288,9 +291,10 @@ def _last_cell(copy: Path) -> str:
     return f"cell {started[-1] + 1} of {len(cells)}" if started else "before its first cell"
 
 
-def _failed(name: str, where: str, what: str, copy: Path, traceback: str = "") -> int:
-    plain = re.sub(r"\x1b\[[0-9;]*m", "", traceback)
-    print(f"\n{plain}\n" if plain else "", end="", file=sys.stderr)
+def _failed(name: str, where: str, what: str, copy: Path, traceback: Iterable[str] = ()) -> int:
+    _say("FAILED")
+    for line in traceback:
+        print(re.sub(r"\x1b\[[0-9;]*m", "", line), file=sys.stderr)
     print(f"notebook {name} failed in {where}: {what}\nsee {_short(copy)}", file=sys.stderr, flush=True)
     return 1
 
@@ -321,10 +325,10 @@ def _tier(name: str) -> Tier:
 def _device(name: str) -> torch.device:
     import torch
 
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    from itersr.model import pick_device
+
     try:
-        device = torch.device(name)
+        device = pick_device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"device {name!r} cannot be used: need auto, cpu or a device that torch sees") from error

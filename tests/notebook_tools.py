@@ -38,7 +38,7 @@ HEADER = {
     "kernelspec": {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"},
 }
 WIDGET = "application/vnd.jupyter.widget-view+json"
-MACHINE_PATH = re.compile(r"(?<![\w.:/])/(?:root|home|Users|work|tmp|usr|opt|var|mnt|private)/[\w.-]+|[A-Z]:\\\\?Users")
+MACHINE_PATH = re.compile(r"(?<![\w.:/])/(?:root|home|Users|work|tmp|usr|opt|var|mnt|private)/[\w.-]*\w|[A-Z]:\\\\?Users")
 ADDRESS = re.compile(r"0x[0-9a-f]{8,}")
 LINK = re.compile(r"\]\(\s*<?([^)\s>]+)>?[^)]*\)|(?:src|href)=[\"']([^\"']+)[\"']")
 
@@ -70,9 +70,11 @@ def texts(output: NotebookNode) -> Iterator[str]:
 
 
 def py_text(notebook: NotebookNode) -> str:
-    """The percent text of a notebook, under the fixed header."""
+    """The percent text of a notebook, under the fixed header and with one way to lay out cells."""
     plain = copy.deepcopy(notebook)
     plain.metadata = nbformat.from_dict(HEADER)
+    for cell in plain.cells:  # sorted as in the .ipynb; blank lines between cells as jupytext sets them
+        cell.metadata = nbformat.from_dict(dict(sorted((k, v) for k, v in cell.metadata.items() if k != "lines_to_next_cell")))
     return str(jupytext.writes(plain, fmt="py:percent"))
 
 
@@ -147,7 +149,7 @@ def build(source: Path, root: Path = ROOT, timeout: int = 3600) -> Path:
     with kernel_environment(ITERSR_OUT=str(root / "figures")):
         NotebookClient(
             notebook, timeout=timeout, kernel_name="python3", record_timing=False, store_widget_state=False,
-            coalesce_streams=True, resources={"metadata": {"path": str(source.parent)}},
+            coalesce_streams=True, extra_arguments=["--log-level=ERROR"], resources={"metadata": {"path": str(source.parent)}},
         ).execute()
     clean(notebook)
     notebook.metadata = nbformat.from_dict(
@@ -169,6 +171,8 @@ def pair(source: Path) -> Path:
 
 def write(notebook: NotebookNode, source: Path) -> Path:
     path = source.with_suffix(".ipynb")
+    for cell in notebook.cells:
+        cell.metadata.pop("lines_to_next_cell", None)
     nbformat.validate(notebook)
     nbformat.write(notebook, path)
     text = py_text(notebook)
@@ -307,7 +311,7 @@ def exercises(notebook: NotebookNode) -> list[tuple[NotebookNode, NotebookNode, 
     for i, kind in enumerate(kinds):
         if kind == "exercise":
             if kinds[i : i + 3] != ["exercise", "solution", "check"]:
-                raise ValueError(f"code cell {i + 1} is an exercise: its solution and check must follow, got {kinds[i + 1 : i + 3]}")
+                raise ValueError(f"code cell {i + 1} is an exercise: need solution and check next, got {kinds[i + 1 : i + 3]}")
             stub, solution, test = code[i : i + 3]
             if missing := defined(stub) - defined(solution):
                 raise ValueError(f"the solution in code cell {i + 2} does not define {', '.join(sorted(missing))}")

@@ -53,7 +53,7 @@ class Photos:
         if self.names[i] in self.tensors:
             return self.tensors[self.names[i]]
         if i not in self._cache:
-            photo = (images.read(self.paths[i]).rgb * 255).round().to(torch.uint8)
+            photo = (images.read(self.paths[i]).tensor * 255).round().to(torch.uint8)
             if photo.numel() > self._room:
                 return photo.float() / 255
             self._room -= photo.numel()
@@ -61,18 +61,15 @@ class Photos:
         return self._cache[i].float() / 255
 
     def split(self) -> tuple[Photos, Photos]:
-        """(training, held out): every 20th photo by name is held out; with fewer than 20, the training set serves as both."""
-        items: list[str | Path] = list(self.tensors) if self.tensors else sorted(self.paths)
-        held = items[HOLD_OUT_EVERY // 2 :: HOLD_OUT_EVERY]
-        if not held:
-            return self, self
-        rest = [x for x in items if x not in set(held)]
-        return self._subset(rest), self._subset(held)
+        """(training, held out): every 20th photo by name is held out.
 
-    def _subset(self, items: Sequence[str | Path]) -> Photos:
+        The three bundled photos are all trained on; what is held out for them is the bundled test split.
+        """
         if self.tensors:
-            return Photos({str(name): self.tensors[str(name)] for name in items})
-        return Photos([Path(p) for p in items])
+            return self, Photos(images.bundled("test"))
+        held = sorted(self.paths)[min(HOLD_OUT_EVERY // 2, len(self) - 1) :: HOLD_OUT_EVERY]
+        rest = [path for path in self.paths if path not in set(held)]
+        return Photos(rest or held), Photos(held)
 
 
 def random_crop(photo: Tensor, size: int, generator: torch.Generator) -> Tensor:
@@ -128,7 +125,8 @@ class From(Sampler[int]):
         return self.stop - self.start
 
 
-def validation_pairs(photos: Photos, count: int, size: int, seed: int, *, degradation: Degradation, scale: int) -> dict[str, Tensor]:
+def validation_pairs(photos: Photos, count: int, size: int, seed: int, *, degradation: Degradation,
+                     scale: int) -> dict[str, Tensor]:
     """`count` fixed centre crops of held-out photos, each degraded with its own fixed seed: {"hq", "lq"}."""
     hq, lq = [], []
     for i in range(count):

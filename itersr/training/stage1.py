@@ -6,12 +6,14 @@ are; codes that nobody uses are moved onto latents, but only in the first part o
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from itersr.config import Tier
-from itersr.training.data import generator_for
+from itersr.training.data import Crops, generator_for
 from itersr.training.losses import hinge_discriminator, hinge_generator, perceptual
 from itersr.vqgan import VQGAN, PatchDiscriminator
 
@@ -29,6 +31,7 @@ class Stage1(nn.Module):
         self.perceptual = perceptual()
         self.register_buffer("used", torch.zeros(tier.vqgan.codes, dtype=torch.long))  # since the last restart
         self.used: Tensor
+        self.reconstruction: Tensor  # of the generator's pass, for the discriminator's
 
     @property
     def trained(self) -> dict[str, nn.Module]:
@@ -62,7 +65,7 @@ class Stage1(nn.Module):
         l1 = F.l1_loss(output, image)
         look = self.perceptual(output, image).mean()
         loss = l1 + self.config.perceptual_weight * look + codebook + self.config.commitment * commitment
-        scalars = {"l1": l1, self.perceptual.name: look, "codebook": codebook}
+        scalars: dict[str, Tensor] = {"l1": l1, str(self.perceptual.name): look, "codebook": codebook}
         if step >= self.config.gan_start:
             self.reconstruction = output.detach()
             adversarial = hinge_generator(self.discriminator(output))
@@ -71,19 +74,24 @@ class Stage1(nn.Module):
         return loss, scalars
 
     @torch.no_grad()
-    def after_step(self, step: int, batch: dict[str, Tensor], more: list[dict[str, Tensor]]) -> None:
-        """Start the codebook when the autoencoder is ready, and restart dead codes. `more`: batches to take latents from."""
+    def after_step(self, step: int, crops: Crops, accelerator: Any) -> None:
+        """Start the codebook when the autoencoder is ready; then restart dead codes from time to time.
+
+        The latents come from crops with indices that training never reaches, the same ones in every process.
+        """
         if step + 1 == max(self.config.autoencoder_steps, 1):
-            images = [b["hq"] for b in (more or [batch])]
-            self.start_codebook(torch.cat([self.latents(image) for image in images]))
+            self.start_codebook(self.latents(crops, 64, 0))
         elif (step + 1) % RESTART_EVERY == 0 and step >= self.config.autoencoder_steps:
+            self.used = accelerator.reduce(self.used, "sum")
             if step < self.config.restart_until * self.config.steps:
-                self.restart_dead_codes(self.latents(batch["hq"]), step)
+                self.restart_dead_codes(self.latents(crops, 4, step), step)
             self.used.zero_()
 
-    def latents(self, image: Tensor) -> Tensor:
-        """Encoder outputs as rows, (N, D)."""
-        return self.vqgan.encoder(image).float().permute(0, 2, 3, 1).flatten(0, 2)
+    def latents(self, crops: Crops, count: int, step: int) -> Tensor:
+        """Encoder outputs of `count` crops as rows, (N, D)."""
+        device = self.used.device
+        rows = [self.vqgan.encoder(crops[-1 - step * count - i]["hq"][None].to(device)) for i in range(count)]
+        return torch.cat([row.float().permute(0, 2, 3, 1).flatten(0, 2) for row in rows])
 
     def start_codebook(self, latents: Tensor) -> None:
         """Codes ← k-means of latents."""
@@ -114,9 +122,10 @@ def validate(vqgan: VQGAN, pairs: dict[str, Tensor], look: nn.Module) -> tuple[d
     output = torch.cat(outputs)
     p = torch.bincount(torch.cat(tokens), minlength=vqgan.config.codes).float()
     p = p / p.sum()
-    scalars = {
+    distances = [look(a, b) for a, b in zip(output.split(1), pairs["hq"].split(1), strict=True)]
+    scalars: dict[str, float] = {
         "psnr": psnr(output, pairs["hq"]).mean().item(),
-        look.name: torch.cat([look(a, b) for a, b in zip(output.split(1), pairs["hq"].split(1), strict=True)]).mean().item(),
+        str(look.name): torch.cat(distances).mean().item(),
         "codes used": (p > 0).float().mean().item(),
         "perplexity": torch.special.entr(p).sum().exp().item(),
     }

@@ -1,0 +1,319 @@
+"""The command line. Handlers import what they need, so that `itersr --help` and a mistyped name answer at once.
+
+Exit codes: 0 done · 1 something failed (disk, memory, weights of a metric, a notebook) · 2 wrong call or unusable input ·
+130 stopped by Ctrl-C. Every failure is one line on stderr; `-v` adds progress lines, `-vv` the traceback behind a failure.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from itersr import __version__
+
+log = logging.getLogger("itersr")
+
+# Repeated here because importing them would load torch for --help; a test holds them equal to where they are defined.
+TIERS = ("smoke", "tiny", "small", "paper")
+POLICIES = ("evaluator", "evaluator_greedy", "topk", "topk_annealed", "confidence_sampled", "random", "halton")
+SCHEDULES = ("linear", "cosine", "square", "sqrt", "cubic")
+
+
+def parser() -> argparse.ArgumentParser:
+    """All subcommands with their options."""
+    top = argparse.ArgumentParser(
+        prog="itersr",
+        description="ITER: iterative token evaluation and refinement for real-world super-resolution.",
+    )
+    top.add_argument("--version", action="version", version=f"itersr {__version__}")
+    commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("-v", "--verbose", action="count", default=0, help="say more (-vv: tracebacks of failures too)")
+    for add in (_add_upscale, _add_train, _add_evaluate, _add_degrade, _add_convert, _add_reproduce):
+        add(commands, common)
+    return top
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; gives the exit code. argparse itself exits with 2 (and 0 for --help)."""
+    args = parser().parse_args(argv)
+    level = (logging.WARNING, logging.INFO, logging.DEBUG)[min(args.verbose, 2)]
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("itersr: %(message)s"))
+    log.handlers[:] = [handler]
+    log.setLevel(level)
+    log.propagate = False
+    try:
+        return int(args.handler(args))
+    except KeyboardInterrupt:
+        print("itersr: stopped", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # itersr … | head
+        sys.stderr.close()
+        return 1
+    except Exception as error:
+        log.debug("traceback", exc_info=error)
+        print(f"itersr: {_one_line(error)}", file=sys.stderr)
+        return 2 if _is_usage(error) else 1
+
+
+def _one_line(error: BaseException) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if not isinstance(error, (KeyError, TypeError, AttributeError)) else f"{type(error).__name__}: {text}"
+
+
+def _is_usage(error: BaseException) -> bool:
+    """Whether the call or its input is at fault, rather than the machine: exit code 2."""
+    from itersr.images import ImageError, WriteError
+    from itersr.weights import WeightsError
+
+    if isinstance(error, WriteError):
+        return False
+    return isinstance(error, (ImageError, WeightsError, ValueError, FileNotFoundError, NotADirectoryError, IsADirectoryError))
+
+
+# ------------------------------------------------------------------------------------------------------------ upscale
+
+
+def _add_upscale(commands: Any, common: argparse.ArgumentParser) -> None:
+    p = commands.add_parser("upscale", parents=[common], help="enlarge photos", description="Enlarge photos, ×4 by default.")
+    p.add_argument("inputs", nargs="+", metavar="IN", help="image files and folders")
+    p.add_argument("-o", "--output", default="results", metavar="OUT", help="a file, or a folder (default: %(default)s)")
+    p.add_argument("-s", "--scale", type=float, help="size of the result; other than the model's by resizing its result")
+    p.add_argument("--suffix", default="out", help="photo.png becomes photo_SUFFIX.png (default: %(default)s; '' for none)")
+    p.add_argument("--ext", default="auto", help="auto (that of the input), png, jpg, webp, tif, bmp (default: auto)")
+    p.add_argument("--force", action="store_true", help="overwrite existing outputs")
+    p.add_argument("--quality", type=int, default=95, help="of JPEG and WebP outputs (default: %(default)s)")
+    p.add_argument("--save-trace", action="store_true", help="also write masks and pictures of every step")
+    p.add_argument("--max-pixels", type=int, default=None, metavar="N", help="largest input (default: 100 million)")
+    w = p.add_argument_group("model").add_mutually_exclusive_group()
+    w.add_argument("--tier", choices=TIERS, help="shipped weights to use (default: the best that ship)")
+    w.add_argument("--weights", metavar="DIR", help="a folder of weights, as `itersr train` writes it")
+    w.add_argument("--published", metavar="DIR", help="the folder with the authors' ITER_swinvqgan.pth and ITER_x4.pth")
+    a = p.add_argument_group("algorithm (paper, Alg. 2)")
+    a.add_argument("--steps", type=int, metavar="T", help="refinement steps (default: the tier's)")
+    a.add_argument("--alpha", type=float, help="threshold for good tokens, 0 to 1: more means more refinement (default: 0.5)")
+    a.add_argument("--policy", choices=POLICIES, help="how tokens to keep are chosen (default: evaluator)")
+    a.add_argument("--schedule", choices=SCHEDULES, help="γ, the masked fraction over the steps (default: cosine)")
+    a.add_argument("--temperature", type=float, help="of the sampled tokens (default: 1)")
+    a.add_argument("--seed", type=int, default=0, help="the same for every file (default: %(default)s)")
+    d = p.add_argument_group("device and memory")
+    d.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 … (default: auto)")
+    d.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="(default: %(default)s)")
+    d.add_argument("-t", "--tile", type=int, metavar="N", help="work in tiles of N input pixels (default: the model's choice)")
+    p.set_defaults(handler=_upscale)
+
+
+def _upscale(args: argparse.Namespace) -> int:
+    from itersr import batch, images
+    from itersr.sampling import Sampler
+
+    wanted = ("steps", "alpha", "policy", "schedule", "temperature")
+    settings = {name: getattr(args, name) for name in wanted if getattr(args, name) is not None}
+    Sampler(**settings)  # a wrong setting is told before any weights are loaded
+    if args.scale is not None and not 0 < args.scale <= 16:
+        raise ValueError(f"--scale {args.scale:g}: must be above 0 and at most 16")
+    if args.tile is not None and args.tile < 1:
+        raise ValueError(f"--tile {args.tile}: must be a positive number of input pixels")
+    if not 1 <= args.quality <= 100:
+        raise ValueError(f"--quality {args.quality}: must be from 1 to 100")
+    options = batch.Options(
+        suffix=args.suffix,
+        ext=args.ext,
+        force=args.force,
+        scale=args.scale,
+        seed=args.seed,
+        tile=args.tile,
+        precision=args.precision,
+        save_trace=args.save_trace,
+        max_pixels=args.max_pixels or images.MAX_PIXELS,
+        quality=args.quality,
+        settings=settings,
+    )
+    show = len(args.inputs) > 1 or Path(args.inputs[0]).is_dir()
+    failures = batch.upscale_files(
+        lambda: _model(args), args.inputs, args.output, options, progress=show and sys.stderr.isatty()
+    )
+    return _code(failures)
+
+
+def _model(args: argparse.Namespace) -> Any:
+    from itersr import ITER
+
+    if args.published is not None:
+        vqgan, tokens = _released(Path(args.published))
+        return ITER.from_published(vqgan, tokens, device=args.device)
+    return ITER.from_pretrained(args.weights or args.tier, device=args.device)
+
+
+def _released(folder: Path) -> tuple[Path, Path]:
+    """The two released files in a folder; ×4 when both scales are there."""
+    vqgan = folder / "ITER_swinvqgan.pth"
+    tokens = next((path for path in (folder / "ITER_x4.pth", folder / "ITER_x2.pth") if path.exists()), folder / "ITER_x4.pth")
+    for path in (vqgan, tokens):
+        if not path.is_file():
+            raise FileNotFoundError(f"{path}: no such file; needed are ITER_swinvqgan.pth and ITER_x4.pth (or ITER_x2.pth)")
+    return vqgan, tokens
+
+
+def _code(failures: Sequence[Any]) -> int:
+    if not failures:
+        return 0
+    return 2 if all(failure.usage for failure in failures) else 1
+
+
+# --------------------------------------------------------------------------------------------------- the other commands
+
+
+def _add_train(commands: Any, common: argparse.ArgumentParser) -> None:
+    p = commands.add_parser(
+        "train", parents=[common], help="train a stage",
+        description="Train Stage I (vqgan), then II and III: iter (Alg. 1, all at once), or lq_encoder and then token_nets.",
+    )  # fmt: skip
+    p.add_argument("what", choices=("vqgan", "lq_encoder", "token_nets", "iter"), help="the stage")
+    p.add_argument("--tier", choices=TIERS, default="smoke", help="sizes and schedule (default: %(default)s)")
+    p.add_argument("--data", metavar="DIR", help="a folder of photos (default: photos inside scikit-image)")
+    p.add_argument("--out", default="checkpoints", metavar="DIR", help="where runs and weights go (default: %(default)s)")
+    p.add_argument("--minutes", type=float, help="stop after so long; --resume goes on")
+    p.add_argument("--resume", action="store_true", help="go on from the last checkpoint in --out")
+    p.add_argument("--steps", type=int, help="instead of the tier's")
+    p.add_argument("--batch", type=int, help="instead of the tier's")
+    p.add_argument("--seed", type=int, default=0)
+    p.add_argument("--device", default="auto")
+    p.add_argument("--precision", choices=("no", "bf16", "fp16"), default="no", help="mixed precision (default: %(default)s)")
+    p.add_argument("--workers", type=int, default=0, help="processes that load photos (default: %(default)s)")
+    p.set_defaults(handler=_train)
+
+
+def _train(args: argparse.Namespace) -> int:
+    from itersr.training.run import run
+
+    if args.data is not None and not Path(args.data).is_dir():
+        raise NotADirectoryError(f"--data {args.data}: is not a folder")
+    return run(args)
+
+
+def _add_evaluate(commands: Any, common: argparse.ArgumentParser) -> None:
+    p = commands.add_parser(
+        "evaluate", parents=[common], help="measure folders of results",
+        description="Measure folders of results, any method's, the same way: a table with 95 %% intervals over the images.",
+    )  # fmt: skip
+    p.add_argument("--outputs", nargs="+", required=True, metavar="NAME=DIR", help="a method's name and its results")
+    p.add_argument("--reference", metavar="DIR", help="the originals, for metrics that compare (matched by file name)")
+    p.add_argument("--metrics", help="comma-separated (default: niqe, and with --reference psnr, ssim, lpips; those at hand)")
+    p.add_argument("--json", metavar="FILE", help="also write every value and the conventions there")
+    p.add_argument("--download", action="store_true", help="fetch missing weights of metrics")
+    p.add_argument("--device", default="cpu")
+    p.set_defaults(handler=_evaluate)
+
+
+def _evaluate(args: argparse.Namespace) -> int:
+    from itersr import evaluation, metrics
+
+    folders: dict[str, Path] = {}
+    for entry in args.outputs:
+        name, equals, folder = entry.partition("=")
+        if not (name and equals and folder):
+            raise ValueError(f"--outputs {entry}: must be NAME=DIR")
+        if name in folders:
+            raise ValueError(f"--outputs {entry}: the name {name} is there twice")
+        folders[name] = Path(folder)
+    if args.metrics:
+        names = [name.strip() for name in args.metrics.split(",") if name.strip()]
+    else:
+        names = ["psnr", "ssim", "lpips", "niqe"] if args.reference else ["niqe"]
+    for name in list(names):
+        if metrics.find(name).needs_reference and not args.reference:
+            raise ValueError(f"--metrics {name}: compares with originals; add --reference DIR")
+        if args.download:
+            metrics.fetch(name)
+        elif not args.metrics and not metrics.available(name):
+            log.warning("%s is left out: its weights are not here (--download fetches them)", name)
+            names.remove(name)
+    if not names:
+        raise metrics.MetricUnavailable("no metric can be computed here: use --download, or set TORCH_HOME")
+
+    rows = {
+        name: evaluation.measure(folder, names, args.reference, args.device, progress=sys.stderr.isatty())
+        for name, folder in folders.items()
+    }
+    summaries = {name: evaluation.summarise(of_one) for name, of_one in rows.items()}
+    print(evaluation.table(summaries))
+    for name in names:
+        print(f"{name}: {metrics.describe(name)}")
+    if args.json:
+        from itersr.images import whole_file
+
+        record = {
+            "conventions": {name: metrics.describe(name) for name in names},
+            "summary": summaries,
+            "rows": [{"method": name, **row} for name, of_one in rows.items() for row in of_one],
+        }
+        with whole_file(Path(args.json)) as handle:
+            handle.write((json.dumps(record, indent=1) + "\n").encode())
+    return 0
+
+
+def _add_degrade(commands: Any, common: argparse.ArgumentParser) -> None:
+    p = commands.add_parser(
+        "degrade", parents=[common], help="make low-quality test pairs",
+        description="Make fixed test pairs by the second-order degradation: OUT/hq, OUT/lq and the draws in OUT/draws.jsonl.",
+    )  # fmt: skip
+    p.add_argument("inputs", nargs="+", metavar="IN", help="image files and folders")
+    p.add_argument("-o", "--output", required=True, metavar="OUT", help="a folder")
+    p.add_argument("--seed", type=int, default=0, help="(default: %(default)s)")
+    p.add_argument("-s", "--scale", type=int, default=4, help="how much smaller (default: %(default)s)")
+    p.add_argument("--force", action="store_true", help="overwrite existing pairs")
+    p.set_defaults(handler=_degrade)
+
+
+def _degrade(args: argparse.Namespace) -> int:
+    from itersr import batch
+
+    if args.scale < 1:
+        raise ValueError(f"--scale {args.scale}: must be 1 or more")
+    progress = sys.stderr.isatty()
+    return _code(batch.degrade_files(args.inputs, args.output, args.seed, args.scale, args.force, progress=progress))
+
+
+def _add_convert(commands: Any, common: argparse.ArgumentParser) -> None:
+    p = commands.add_parser(
+        "convert", parents=[common], help="turn the authors' released files into safetensors",
+        description="Turn the authors' released files into a folder for --weights: safetensors, configuration, model card.",
+    )  # fmt: skip
+    p.add_argument("published", metavar="DIR", help="the folder with ITER_swinvqgan.pth and ITER_x4.pth (or ITER_x2.pth)")
+    p.add_argument("-o", "--output", required=True, metavar="OUT", help="a folder")
+    p.set_defaults(handler=_convert)
+
+
+def _convert(args: argparse.Namespace) -> int:
+    from itersr import published
+
+    vqgan, tokens = _released(Path(args.published))
+    print(published.convert(vqgan, tokens, args.output))
+    return 0
+
+
+def _add_reproduce(commands: Any, common: argparse.ArgumentParser) -> None:
+    p = commands.add_parser("reproduce", parents=[common], help="run the notebooks as experiments")
+    p.add_argument("--tier", choices=TIERS, default="smoke", help="(default: %(default)s)")
+    p.add_argument("--only", metavar="NN", help="notebooks by number, for example 07 or 02,07 (default: all)")
+    p.add_argument("--device", default="auto")
+    p.add_argument("--data", metavar="DIR", help="a folder of photos (default: photos inside scikit-image)")
+    p.add_argument("--out", metavar="DIR", help="the run folder (default: a new one below runs)")
+    p.set_defaults(handler=_reproduce)
+
+
+def _reproduce(args: argparse.Namespace) -> int:
+    from itersr.reproduce import run
+
+    return run(tier=args.tier, only=args.only, device=args.device, data=args.data, out=args.out)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,190 @@
+"""Algorithm 1: train E_l (Eq. 2), φ_r (Eq. 4) and φ_e (Eq. 5) on pairs of HQ and LQ images, all at once or in stages.
+
+The VQGAN is frozen: it only says which tokens S_h each HQ image has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from itersr.config import TrainConfig
+from itersr.masking import random_mask
+from itersr.model import ITER
+from itersr.sampling import categorical
+from itersr.schedule import tokens_to_mask
+from itersr.training.data import Crops, generator_for
+from itersr.training.stage1 import psnr
+
+
+def per_image(values: Tensor, where: Tensor) -> Tensor:
+    """Mean over the True places of each image, then over images: the same however a batch is cut among processes."""
+    counts = where.flatten(1).sum(1).clamp(min=1)
+    return ((values * where).flatten(1).sum(1) / counts).mean()
+
+
+class Algorithm1(nn.Module):
+    """The losses of Algorithm 1 as one module, so that multi-process training can wrap it."""
+
+    def __init__(self, model: ITER, config: TrainConfig, seed: int = 0) -> None:
+        super().__init__()
+        self.model, self.config, self.seed = model, config, seed
+        self.model.requires_grad_(False)
+        for name in self.config.networks:
+            self.model.get_submodule(name).requires_grad_(True)
+
+    @property
+    def trained(self) -> dict[str, nn.Module]:
+        return {name: self.model.get_submodule(name) for name in self.config.networks}
+
+    @property
+    def parts(self) -> dict[str, nn.Module]:
+        return {"iter": nn.ModuleList(self.trained.values())}
+
+    def active(self, step: int) -> list[str]:
+        return ["iter"]
+
+    def after_step(self, step: int, crops: Crops, accelerator: Any) -> None:
+        pass
+
+    def noise(self, batch: dict[str, Tensor], purpose: str, shape: torch.Size) -> Tensor:
+        """Uniform numbers, (B, *shape), each image's from its own index: the same in every process and after every resume."""
+        rows = [torch.rand(shape, generator=generator_for(self.seed, int(i), purpose)) for i in batch["index"]]
+        return torch.stack(rows).to(batch["hq"].device)
+
+    def forward(self, batch: dict[str, Tensor], step: int, part: str) -> tuple[Tensor, dict[str, Tensor]]:
+        """The sum of the losses of the networks in training, and the scalars to log."""
+        net, losses = self.model, []
+        scalars: dict[str, Tensor] = {}
+        with torch.no_grad(), torch.autocast(batch["hq"].device.type, enabled=False):
+            s_h = net.vqgan.encode(batch["hq"])  # (B, h, w), in full precision: bf16 moves 2–3 % of the tokens
+        everywhere = torch.ones_like(s_h, dtype=torch.bool)
+
+        # Stage II, Eq. 2
+        logits_l = net.lq_encoder(batch["lq"]).float()
+        if "lq_encoder" in self.config.networks:
+            loss = F.cross_entropy(logits_l, s_h)
+            losses.append(loss)
+            scalars |= {"lq_encoder": loss, "lq_encoder accuracy": (logits_l.argmax(1) == s_h).float().mean()}
+        if not {"refiner", "evaluator"} & set(self.config.networks):
+            return losses[0], scalars
+        evidence = logits_l.detach().log_softmax(1)
+        s_l = evidence.argmax(1)
+
+        # φ_e on S_l, Eq. 5; its judgement, at a random α, is also the condition m_l that φ_r will meet
+        seen = evidence if self.model.tier.evaluator.posterior else None
+        judged_l = net.evaluator(s_l, s_l, seen).float()
+        scalars_e = per_image(F.cross_entropy(judged_l, (s_l == s_h).long(), reduction="none"), everywhere)
+        one = torch.Size([3])
+        r, alpha, rate = self.noise(batch, "per image", one).unbind(1)  # r ~ U(0, 1], α, and the share of wrong kept tokens
+        known = self.noise(batch, "start", torch.Size([]))  # in half of the cases no good token of S_l is known
+        m_l = judged_l.detach().softmax(1)[:, 1] >= alpha[:, None, None]
+        m_l = m_l & (known > 0.5)[:, None, None]
+
+        # RandomMask: ⌈γ(r)·N⌉ tokens of S_h are masked
+        n = s_h[0].numel()
+        masked = torch.tensor([tokens_to_mask(1 - x, n, self.config.gamma) for x in r.tolist()], device=s_h.device)
+        m_t = random_mask(masked, self.noise(batch, "mask", s_h.shape[1:]))
+        s_t = s_h
+        if self.config.corrupt:  # at inference some kept tokens are wrong; φ_r must have met such ones
+            wrong = self.noise(batch, "corrupt", s_h.shape[1:]) < self.config.corrupt * rate[:, None, None]
+            s_t = torch.where(wrong, categorical(evidence, self.noise(batch, "wrong", s_h.shape[1:]))[0], s_h)
+
+        # φ_r, Eq. 4
+        logits_r = net.refiner(s_t, m_t, s_l, m_l, evidence if self.model.tier.refiner.posterior else None).float()
+        if "refiner" in self.config.networks:
+            nats = F.cross_entropy(logits_r, s_h, reduction="none")
+            on_masked = per_image(nats, ~m_t)
+            losses.append(on_masked if self.config.masked_loss else per_image(nats, everywhere))
+            hits = (logits_r.argmax(1) == s_h).float()
+            scalars |= {"refiner": losses[-1], "refiner masked": on_masked, "refiner masked accuracy": per_image(hits, ~m_t)}
+
+        # φ_e on φ_r's sampled, complete map, Eq. 5
+        if "evaluator" in self.config.networks:
+            drawn, _ = categorical(logits_r.detach(), self.noise(batch, "sample", s_h.shape[1:]))
+            complete = torch.where(m_t, s_t, drawn)
+            judged = net.evaluator(complete, s_l, seen).float()
+            loss = per_image(F.cross_entropy(judged, (complete == s_h).long(), reduction="none"), everywhere)
+            losses.append((scalars_e + loss) / 2)
+            scalars |= {"evaluator on S_l": scalars_e, "evaluator on samples": loss}
+        return torch.stack(losses).sum(), scalars
+
+
+def auc(score: Tensor, good: Tensor) -> float:
+    """Area under the ROC curve: how often a good token scores above a bad one (ties count half). NaN without both kinds."""
+    from scipy.stats import rankdata
+
+    ranks = torch.from_numpy(rankdata(score.flatten().double().cpu().numpy()))
+    positive = good.flatten().cpu()
+    p, n = int(positive.sum()), int((~positive).sum())
+    return float("nan") if not p or not n else ((ranks[positive].sum() - p * (p + 1) / 2) / (p * n)).item()
+
+
+@torch.no_grad()
+def validate(model: ITER, pairs: dict[str, Tensor], look: nn.Module, networks: tuple[str, ...], seed: int = 0
+             ) -> tuple[dict[str, float], dict[str, Tensor]]:
+    """Everything that Algorithm 1 should improve, on held-out crops with fixed seeds; and the pictures to show."""
+    hq, lq = pairs["hq"], pairs["lq"]
+    s_h = torch.cat([model.vqgan.encode(x) for x in hq.split(1)])
+    evidence = model.log_posterior(lq)
+    s_l = evidence.argmax(1)
+    entropy = torch.bincount(s_h.flatten(), minlength=model.tier.vqgan.codes).float()
+    entropy = torch.special.entr(entropy / entropy.sum()).sum().item()
+    nats = F.nll_loss(evidence, s_h).item()
+    scalars = {
+        "E_l cross-entropy": nats,
+        "E_l explained": 1 - nats / entropy,  # share of the codes' entropy that E_l explains
+        "E_l top-1": (s_l == s_h).float().mean().item(),
+        "E_l top-5": (evidence.topk(5, 1).indices == s_h[:, None]).any(1).float().mean().item(),
+        "best constant": torch.bincount(s_h.flatten()).max().item() / s_h.numel(),
+        "AUC of E_l's confidence on S_l": auc(evidence.amax(1), s_l == s_h),
+    }
+
+    def noise(purpose: str) -> Tensor:
+        rows = [torch.rand(s_h.shape[1:], generator=generator_for(seed, i, purpose)) for i in range(len(s_h))]
+        return torch.stack(rows).to(hq.device)
+
+    def distance(images: Tensor) -> float:
+        return torch.cat([look(a, b) for a, b in zip(images.split(1), hq.split(1), strict=True)]).mean().item()
+
+    def decode(tokens: Tensor) -> Tensor:
+        return torch.cat([model.vqgan.decode(x).float().clamp(0, 1) for x in tokens.split(1)])
+
+    pictures = {"lq": F.interpolate(lq, scale_factor=model.tier.scale, mode="bicubic").clamp(0, 1), "S_l": decode(s_l)}
+    single = decode(categorical(evidence, noise("single"), 0.7)[0])
+    scalars |= {f"{look.name} bicubic": distance(pictures["lq"]), f"{look.name} S_l": distance(pictures["S_l"]),
+                "psnr S_l": psnr(pictures["S_l"], hq).mean().item(), f"{look.name} one sample of E_l": distance(single)}
+
+    if {"refiner", "evaluator"} & set(networks):
+        none = torch.zeros_like(s_h, dtype=torch.bool)
+        n, fixed = s_h[0].numel(), noise("masks")
+
+        def each(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+            return torch.cat([function(*(x[i : i + 1] for x in inputs)) for i in range(len(s_h))])
+
+        def refine(tokens: Tensor, keep: Tensor, s_l: Tensor, m_l: Tensor, seen: Tensor) -> Tensor:
+            return model.functions(seen)[0](tokens, keep, s_l, m_l)
+
+        def judge(tokens: Tensor, s_l: Tensor, seen: Tensor) -> Tensor:
+            return model.functions(seen)[1](tokens, s_l)
+
+        scalars["AUC of φ_e on S_l"] = auc(each(judge, s_l, s_l, evidence), s_l == s_h)
+        for ratio in (0.25, 0.5, 0.75, 1.0):
+            keep = random_mask(round(ratio * n), fixed)
+            logits = each(refine, s_h, keep, s_l, none, evidence).float()
+            scalars[f"φ_r masked accuracy at {ratio}"] = ((logits.argmax(1) == s_h) & ~keep).sum().item() / (~keep).sum().item()
+            drawn, confidence = categorical(logits, noise("sample"))
+            complete = torch.where(keep, s_h, drawn)
+            right = complete == s_h
+            scalars[f"AUC of φ_e on samples at {ratio}"] = auc(each(judge, complete, s_l, evidence)[~keep], right[~keep])
+            scalars[f"AUC of φ_r's confidence at {ratio}"] = auc(confidence[~keep], right[~keep])
+        trace = model.restore(lq, seed=seed, temperature=0.7)
+        pictures["ITER"] = trace.image
+        scalars |= {f"{look.name} ITER": distance(trace.image), "psnr ITER": psnr(trace.image, hq).mean().item(),
+                    "mean T_s": trace.start.float().mean().item()}
+    pictures["hq"] = hq
+    return scalars, {name: picture[:4] for name, picture in pictures.items()}

@@ -1,0 +1,120 @@
+"""What `itersr train` runs: Stage I, then Algorithm 1, in one folder.
+
+    OUT/vqgan, OUT/lq_encoder, OUT/token_nets, OUT/iter   a run each: checkpoint, log.csv, TensorBoard, samples.png
+    OUT/weights                                           averaged weights in half precision, for ITER.from_pretrained
+
+The token networks are trained on the VQGAN as it ships, rounded to half precision.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from itersr import weights
+from itersr.config import Tier, tier
+from itersr.model import ITER, pick_device
+from itersr.training import algorithm1, stage1
+from itersr.training.data import Crops, Photos, ranges, validation_pairs
+from itersr.training.loop import make_accelerator, train
+from itersr.training.losses import perceptual
+
+log = logging.getLogger(__name__)
+STAGES = ("vqgan", "lq_encoder", "token_nets", "iter")
+
+
+def train_stage(stage: str, config: Tier, data: str | Path | None, out: Path, *, seed: int = 0, device: str = "auto",
+                precision: str = "no", validation: tuple[int, int] | None = None, **options: Any) -> dict[str, float]:
+    """Train one stage of a tier; gives the last validation's scalars. `options` go to `loop.train`.
+
+    stage: "vqgan"; or, from OUT/weights' VQGAN, "lq_encoder" and then "token_nets", or "iter" for all three at once.
+    validation: how many held-out crops, and their side in HQ pixels.
+    """
+    if stage not in STAGES:
+        raise ValueError(f"stage {stage!r}: there are {', '.join(STAGES)}")
+    accelerator = make_accelerator(device, precision)
+    photos, held_out = Photos.of(data).split()
+    settings = config.train[stage]
+    count, side = validation or ((4, 96) if config.name == "smoke" else (16, 192))
+    pairs = validation_pairs(held_out, count, side, seed, degradation=ranges(config.degradation), scale=config.scale)
+    pairs = {name: value.to(accelerator.device) for name, value in pairs.items()}
+    folder = out / "weights"
+    look = perceptual().to(accelerator.device)
+    validated: dict[str, float] = {}
+
+    task: Any
+    torch.manual_seed(seed)  # the initial weights of this run
+    if stage == "vqgan":
+        crops = Crops(photos, settings.crop, seed)
+        task = stage1.Stage1(config, seed)
+
+        def validate() -> tuple[dict[str, float], dict[str, Tensor]]:
+            return stage1.validate(task.vqgan, pairs, look)
+    else:
+        crops = Crops(photos, settings.crop, seed, degradation=ranges(config.degradation), scale=config.scale)
+        task = algorithm1.Algorithm1(load_networks(folder, config, settings.networks), settings, seed)
+
+        def validate() -> tuple[dict[str, float], dict[str, Tensor]]:
+            return algorithm1.validate(task.model, pairs, look, settings.networks, seed)
+
+    def save() -> None:
+        weights.save(folder, task.trained, config)
+
+    with torch.random.fork_rng(devices=[]):
+        validated = train(task, crops, out / stage, validate=validate, save_weights=save, accelerator=accelerator, **options)
+    return validated
+
+
+def load_or_train(stage: str, config: Tier, data: str | Path | None, out: Path, **options: Any) -> ITER:
+    """The model with every network up to `stage`: from the tier's shipped weights, else from OUT/weights, else trained now.
+
+    What a notebook calls: `smoke` trains live in seconds, the other tiers load what ships.
+    """
+    if config.name in weights.shipped() and config.name != "smoke":
+        return ITER.from_pretrained(config.name, options.get("device", "auto"))
+    wanted = ("vqgan",) if stage == "vqgan" else config.train[stage].networks
+    if not all((out / "weights" / f"{name}.safetensors").exists() for name in wanted):
+        train_stage(stage, config, data, out, **{"resume": True, "progress": False, **options})
+    model = load_networks(out / "weights", config, wanted)
+    return model.to(pick_device(options.get("device", "auto"))).eval().requires_grad_(False)
+
+
+def learning_curve(config: Tier, stage: str, out: Path) -> Any:
+    """The log of a stage as a tidy pandas frame (step, seconds, split, name, value): this run's, else the shipped one."""
+    import pandas as pd
+
+    own, ships = out / stage / "log.csv", weights.SHIPPED / config.name / f"{stage}.csv"
+    return pd.read_csv(own if own.exists() else ships)
+
+
+def load_networks(folder: Path, config: Tier, trained: tuple[str, ...]) -> ITER:
+    """An ITER with the VQGAN of `folder` and every network there that this stage will not train itself, or trains on."""
+    model = ITER(config)
+    for name in weights.NETWORKS:
+        path = folder / f"{name}.safetensors"
+        if path.exists():
+            weights.load_state(model.get_submodule(name), weights.read_tensors(path), str(path))
+        elif name == "vqgan" or (name == "lq_encoder" and name not in trained):
+            raise weights.WeightsError(f"{path}: no such file; train the stage before this one first")
+    return model
+
+
+def run(args: argparse.Namespace) -> int:
+    """`itersr train {vqgan,iter} …`: see `itersr train --help`."""
+    config = tier(args.tier)
+    stages = {"vqgan": ["vqgan"], "iter": ["iter"]}.get(args.what, [args.what])
+    for stage in stages:
+        given = {name: value for name, value in (("steps", args.steps), ("batch", args.batch)) if value}
+        settings = dataclasses.replace(config.train[stage], **given)
+        changed = dataclasses.replace(config, train={**config.train, stage: settings})
+        scalars = train_stage(stage, changed, args.data, Path(args.out), seed=args.seed, device=args.device,
+                              precision=args.precision, minutes=args.minutes, resume=args.resume, workers=args.workers)
+        for name, value in scalars.items():
+            print(f"{stage}: {name} {value:.4g}")
+    return 0

@@ -1,0 +1,343 @@
+"""The notebooks of the course, checked by notebook_tools; and notebook_tools, proven on small notebooks first."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import jupytext
+import nbformat
+import pytest
+from nbformat import NotebookNode
+from nbformat.v4 import new_code_cell, new_output
+
+from itersr.reproduce import ROOT, run
+from tests import notebook_tools as tools
+from tests import small_notebooks as small
+
+NAMES = [
+    "00_start_here", "01_degradation", "02_vqgan", "03_lq_encoder", "04_refiner", "05_evaluator", "06_adaptive_inference",
+    "07_topk_vs_evaluator", "08_alpha_curves", "09_benchmark",
+]
+SOURCES = tools.sources()
+
+
+# The course ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_course_is_complete() -> None:
+    assert [source.stem for source in SOURCES] == NAMES
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.stem)
+def test_notebook(source: Path) -> None:
+    assert tools.check(source) == []
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.stem)
+def test_notebook_has_exercises_and_compared_cells(source: Path) -> None:
+    notebook = jupytext.read(source)
+    assert len(tools.exercises(notebook)) >= 2
+    assert sum("nbval-check-output" in tools.tags(cell) for cell in notebook.cells) >= 3
+
+
+def test_links_and_words_of_the_readme() -> None:
+    readme = ROOT / "README.md"
+    assert list(tools.broken_links(readme.read_text(encoding="utf-8"), ROOT)) == []
+    assert tools.misspelled(readme) == []
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(2700)
+@pytest.mark.skipif(not SOURCES, reason="there are no notebooks")
+def test_all_notebooks_run_and_every_exercise_is_proven_both_ways(tmp_path: Path) -> None:
+    """What `make reproduce` does, plus a cell after each exercise that fails if its empty stub passes the check.
+
+    The run folder is left for nbval, which `make test` runs next: it finds the checkpoints there.
+    """
+    folder = Path(os.environ.get("ITERSR_OUT", tmp_path / "run" / "figures")).parent
+    if folder.exists():
+        shutil.rmtree(folder)
+    (tmp_path / "notebooks").mkdir()
+    for source in SOURCES:
+        nbformat.write(tools.with_proofs(nbformat.read(source.with_suffix(".ipynb"), as_version=4)),
+                       tmp_path / "notebooks" / f"{source.stem}.ipynb")
+    assert run(tier="smoke", notebooks=tmp_path / "notebooks", out=folder) == 0
+
+
+# The tools -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = small.project(tmp_path_factory.mktemp("built") / "p", nb00_small=small.good())
+    tools.build(root / "notebooks/00_small.py", root)
+    return root
+
+
+@pytest.fixture
+def project(built: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(built, tmp_path / "p"))
+
+
+def problems(root: Path) -> str:
+    return "\n".join(tools.check(root / "notebooks/00_small.py", root))
+
+
+def change(root: Path, edit: Callable[[NotebookNode], None]) -> None:
+    """Edit both sides of the pair alike, so that nothing but the edit can be complained of."""
+    path = root / "notebooks/00_small.ipynb"
+    notebook = nbformat.read(path, as_version=4)
+    edit(notebook)
+    nbformat.write(notebook, path)
+    path.with_suffix(".py").write_text(tools.py_text(notebook), encoding="utf-8")
+
+
+def test_a_built_notebook_is_good(project: Path) -> None:
+    assert problems(project) == ""
+    result = json.loads((project / "figures/results/00.json").read_text())
+    assert result["measured"] == f"seed 0, {result['results']['kept']} kept"
+
+
+def test_a_clone_is_good_whatever_its_time_stamps(project: Path) -> None:
+    os.utime(project / "notebooks/00_small.py", (0, 0))
+    assert problems(project) == ""
+    os.utime(project / "notebooks/00_small.ipynb", (-1, -1))
+    assert problems(project) == ""
+
+
+def test_building_again_changes_nothing(project: Path) -> None:
+    path = project / "notebooks/00_small.ipynb"
+    before = path.read_text()
+    tools.build(path.with_suffix(".py"), project)
+    assert path.read_text() == before  # cell ids included
+
+
+def test_changed_prose_is_carried_over_and_changed_code_is_not(project: Path) -> None:
+    source = project / "notebooks/00_small.py"
+    text = source.read_text()
+    source.write_text(text.replace("# # How many tokens", "# # So many tokens"))
+    assert "the .py and the .ipynb differ" in problems(project) and "stale" not in problems(project)
+    tools.pair(source)
+    assert problems(project) == "" and "So many tokens" in source.with_suffix(".ipynb").read_text()
+    source.write_text(text.replace("tokens_to_keep(t, 8", "tokens_to_keep(t, 9"))
+    with pytest.raises(ValueError, match="code cells changed"):
+        tools.pair(source)
+
+
+def edited_code(notebook: NotebookNode) -> None:
+    notebook.cells[-1].source += "\nkept = 0"
+
+
+def edited_parameters(notebook: NotebookNode) -> None:
+    cell = next(cell for cell in notebook.cells if "parameters" in tools.tags(cell))
+    cell.source = cell.source.replace('"smoke"', '"tiny"')
+
+
+def fewer_parameters(notebook: NotebookNode) -> None:
+    cell = next(cell for cell in notebook.cells if "parameters" in tools.tags(cell))
+    cell.source = cell.source.replace("data = None\n", "")
+
+
+def other_torch(notebook: NotebookNode) -> None:
+    notebook.metadata.itersr.versions["torch"] = "1.0"
+
+
+def other_weights(notebook: NotebookNode) -> None:
+    notebook.metadata.itersr.weights["tiny"] = "of another training"
+
+
+def output(**data: object) -> Callable[[NotebookNode], None]:
+    def edit(notebook: NotebookNode) -> None:
+        kinds = {name.replace("__", "/"): value for name, value in data.items()}
+        notebook.cells[-1].outputs = [new_output("display_data", data=kinds)]
+
+    return edit
+
+
+def stream(name: str, text: str) -> Callable[[NotebookNode], None]:
+    def edit(notebook: NotebookNode) -> None:
+        notebook.cells[-1].outputs = [new_output("stream", name=name, text=text)]
+
+    return edit
+
+
+def stored_error(notebook: NotebookNode) -> None:
+    notebook.cells[-1].outputs = [new_output("error", ename="KeyError", evalue="", traceback=[])]
+
+
+def no_checked_output(notebook: NotebookNode) -> None:
+    for cell in notebook.cells:
+        if "nbval-check-output" in tools.tags(cell):
+            cell.outputs = []
+
+
+def retag(old: str, new: str) -> Callable[[NotebookNode], None]:
+    def edit(notebook: NotebookNode) -> None:
+        for cell in notebook.cells:
+            if old in tools.tags(cell):
+                cell.metadata.tags = [new] if new else []
+
+    return edit
+
+
+def prose(text: str) -> Callable[[NotebookNode], None]:
+    def edit(notebook: NotebookNode) -> None:
+        next(cell for cell in notebook.cells if cell.cell_type == "markdown").source += text
+
+    return edit
+
+
+def open_solution(notebook: NotebookNode) -> None:
+    next(cell for cell in notebook.cells if "solution" in tools.tags(cell)).metadata.pop("jupyter")
+
+
+def out_of_order(notebook: NotebookNode) -> None:
+    notebook.cells[-1].execution_count = 77
+
+
+def widgets(notebook: NotebookNode) -> None:
+    notebook.metadata["widgets"] = {}
+
+
+def heavy(notebook: NotebookNode) -> None:
+    prose("x" * tools.SIZE_LIMIT)(notebook)
+
+
+@pytest.mark.parametrize(
+    ("edit", "complaint"),
+    [
+        (edited_code, "stale: code"),
+        (edited_parameters, "stale: tier"),
+        (fewer_parameters, "the parameters cell lacks data"),
+        (other_torch, "stale: versions"),
+        (other_weights, "stale: the shipped weights of tiny"),
+        (output(**{"image__svg+xml": "<svg/>"}), "image/svg+xml: PNG only"),
+        (output(**{"text__html": "<b>x</b>"}), "HTML alone"),
+        (output(**{tools.WIDGET: {"model_id": "1"}}), "only a running kernel can show"),
+        (stream("stderr", "UserWarning: old"), "stderr"),
+        (stream("stdout", "saved to /home/me/x.png"), "'/home/me'"),
+        (stream("stdout", "<f at 0x7f0012345678>"), "'0x7f0012345678'"),
+        (stored_error, "stores an error: KeyError"),
+        (no_checked_output, "nothing would be compared"),
+        (retag("nbval-check-output", ""), "no cell is tagged nbval-check-output"),
+        (retag("nbval-check-output", "nbval-chek"), "unknown tag nbval-chek"),
+        (retag("parameters", ""), "0 cells tagged `parameters`"),
+        (retag("solution", ""), "need solution and check next"),
+        (retag("exercise", ""), "stands without its exercise"),
+        (open_solution, "is open to see"),
+        (out_of_order, "not executed once each and in order"),
+        (widgets, "metadata.widgets"),
+        (prose(" [gone](no_such.ipynb)"), "link to no_such.ipynb leads nowhere"),
+        (prose(' <img src="no_such.png">'), "link to no_such.png leads nowhere"),
+        (prose(" Rec" "ieve it."), "==> Receive"),
+        (prose(" See /root/notes."), "'/root/notes'"),
+        (heavy, "at most 1.5 MB"),
+    ],
+)  # fmt: skip
+def test_the_check_finds(project: Path, edit: Callable[[NotebookNode], None], complaint: str) -> None:
+    change(project, edit)
+    found = problems(project)
+    assert complaint in found, found
+    assert "differ" not in found
+
+
+def test_the_build_drops_widget_views() -> None:
+    notebook = nbformat.v4.new_notebook(cells=[new_code_cell("x", outputs=[
+        new_output("display_data", data={tools.WIDGET: {"model_id": "1"}, "text/plain": "VBox()"}),
+        new_output("display_data", data={"image/png": "iVBO"}, metadata={"needs_background": "light"}),
+    ])])  # fmt: skip
+    tools.clean(notebook)
+    assert [set(output.data) for output in notebook.cells[0].outputs] == [{"image/png"}]
+
+
+def test_learners_get_no_solution() -> None:
+    notebook = jupytext.reads(small.good(), fmt="py:percent")
+    learner = tools.learner_copy(notebook)
+    text = nbformat.writes(learner)
+    assert "r**3" not in text and "raise NotImplementedError" in text and "gamma_cubic(0.5) == 0.125" in text
+    nbformat.validate(learner)
+    assert "r**3" in nbformat.writes(notebook)
+
+
+def exercise_run(root: Path, content: str) -> int:
+    small.project(root)
+    notebook = jupytext.reads(small.PARAMETERS + content + "\n# %%\nprint('after')\n", fmt="py:percent")
+    folder = root / "proven"
+    folder.mkdir()
+    nbformat.write(tools.with_proofs(notebook), folder / "00_small.ipynb")
+    return run(notebooks=folder, out=root / "run", device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "complaint"),
+    [
+        ("", "", "it ended without a result"),  # good: it fails for nothing but the missing record
+        ("    return r**3", "    return r**2", "AssertionError"),  # the solution is wrong
+        ("    raise NotImplementedError", "    return r**3", "the empty stub passes the check"),
+        ("assert gamma_cubic(1) == 1\nassert gamma_cubic(0.5) == 0.125", "gamma_cubic", "the empty stub passes the check"),
+    ],
+)
+def test_exercises_are_proven_both_ways(tmp_path: Path, capsys: pytest.CaptureFixture[str], old: str, new: str,
+                                        complaint: str) -> None:
+    assert old in small.EXERCISE
+    assert exercise_run(tmp_path / "p", small.EXERCISE.replace(old, new) if old else small.EXERCISE) == 1
+    error = capsys.readouterr().err
+    assert complaint in error
+    assert ("cell [" in error) == bool(old)
+
+
+# nbval ---------------------------------------------------------------------------------------------------------------
+
+
+def nbval(notebook: Path, package: Path, out: Path) -> subprocess.CompletedProcess[str]:
+    """`make test`'s nbval on one notebook, with the itersr that lies in `package`."""
+    environment = {**os.environ, "PYTHONPATH": str(package), "ITERSR_OUT": str(out)}
+    return subprocess.run(
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-c", os.devnull, "--rootdir", str(notebook.parent),
+         "--nbval-lax", "--nbval-current-env", "--nbval-sanitize-with", str(ROOT / "tests/nbval_sanitize.cfg"), str(notebook)],
+        env=environment, capture_output=True, text=True, timeout=600, stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+
+
+def changed_package(folder: Path) -> Path:
+    """A copy of itersr whose schedules keep one token less."""
+    shutil.copytree(ROOT / "itersr", folder / "itersr", ignore=shutil.ignore_patterns("shipped", "__pycache__"))
+    path = folder / "itersr/schedule.py"
+    with path.open("a") as file:
+        file.write("\n\n_right = tokens_to_keep\n\n\ndef tokens_to_keep(*args, **kwargs):\n"
+                   "    return max(0, _right(*args, **kwargs) - 1)\n")
+    return folder
+
+
+def test_nbval_passes_and_bites(project: Path, tmp_path: Path) -> None:
+    notebook = project / "notebooks/00_small.ipynb"
+    good = nbval(notebook, ROOT, tmp_path / "out")
+    assert good.returncode == 0, good.stdout
+    bad = nbval(notebook, changed_package(tmp_path), tmp_path / "out")
+    assert bad.returncode == 1 and "mismatch" in bad.stdout, bad.stdout
+
+
+def test_nbval_bites_on_the_course(tmp_path: Path) -> None:
+    """A real notebook, up to its first compared cell that shows how many tokens a step keeps, under a changed schedule."""
+    for source in SOURCES:
+        notebook = nbformat.read(source.with_suffix(".ipynb"), as_version=4)
+        for place, cell in enumerate(notebook.cells):
+            if "nbval-check-output" in tools.tags(cell) and "tokens_to_keep(" in cell.source:
+                start = copy.deepcopy(notebook)
+                start.cells = start.cells[: place + 1]
+                nbformat.write(start, tmp_path / "start.ipynb")
+                bad = nbval(tmp_path / "start.ipynb", changed_package(tmp_path), tmp_path / "out")
+                assert bad.returncode == 1 and "mismatch" in bad.stdout, bad.stdout
+                good = nbval(tmp_path / "start.ipynb", ROOT, tmp_path / "out")
+                assert good.returncode == 0, good.stdout
+                return
+    if SOURCES:
+        pytest.fail("no notebook compares the output of tokens_to_keep")
+    pytest.skip("there are no notebooks")

@@ -1,0 +1,549 @@
+"""`itersr upscale` around the model: names, kinds of pictures, and bad luck of every sort. The model is a bicubic stand-in."""
+
+from __future__ import annotations
+
+import io
+import os
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+from itersr import batch, cli, images
+from itersr.batch import Options, UsageError, upscale_files
+from itersr.images import ImageError
+
+ROOT = Path(__file__).parents[1]
+
+
+class Bicubic:
+    """Stands in for ITER: the same call, no weights."""
+
+    def __init__(self) -> None:
+        self.calls: list[dict[str, Any]] = []
+
+    def upscale(self, image: Tensor, *, seed: int = 0, **settings: Any) -> Tensor:
+        self.calls.append({"seed": seed, **settings})
+        return F.interpolate(image, scale_factor=4, mode="bicubic", align_corners=False).clamp(0, 1)
+
+
+class OutOfMemory(Bicubic):
+    """Fits tiles of at most `fits` pixels."""
+
+    def __init__(self, fits: int) -> None:
+        super().__init__()
+        self.fits = fits
+
+    def upscale(self, image: Tensor, *, seed: int = 0, tile: int | None = None, **settings: Any) -> Tensor:
+        result = super().upscale(image, seed=seed, tile=tile, **settings)
+        if tile is None or tile > self.fits:
+            raise RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory: you tried …")
+        return result
+
+
+@pytest.fixture
+def model() -> Bicubic:
+    return Bicubic()
+
+
+def picture(path: Path, mode: str = "RGB", size: tuple[int, int] = (20, 16), **save: Any) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 4), dtype=np.uint8)
+    image = Image.fromarray(pixels)
+    (image.convert("RGB").convert(mode) if mode in ("P", "CMYK") else image.convert(mode)).save(path, **save)
+    return path
+
+
+def files(folder: Path) -> list[str]:
+    """Every file below a folder, hidden ones too: nothing half-done may stay."""
+    return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+
+
+# -------------------------------------------------------------------------------------------------------------- results
+
+
+@pytest.mark.parametrize(
+    ("mode", "source", "result", "back"),
+    [
+        ("RGB", "x.png", "x_out.png", "RGB"),
+        ("L", "x.png", "x_out.png", "L"),
+        ("1", "x.png", "x_out.png", "L"),
+        ("LA", "x.png", "x_out.png", "LA"),
+        ("RGBA", "x.png", "x_out.png", "RGBA"),
+        ("P", "x.png", "x_out.png", "RGB"),
+        ("P", "x.gif", "x_out.png", "RGB"),
+        ("CMYK", "x.jpg", "x_out.jpg", "RGB"),
+        ("L", "x.JPG", "x_out.jpg", "L"),
+        ("RGBA", "x.webp", "x_out.webp", "RGBA"),
+        ("RGB", "x.tif", "x_out.tif", "RGB"),
+        ("RGB", "x.bmp", "x_out.bmp", "RGB"),
+        ("RGB", "x.ppm", "x_out.png", "RGB"),
+    ],
+)
+def test_every_kind_comes_out_four_times_as_large(
+    tmp_path: Path, model: Bicubic, mode: str, source: str, result: str, back: str
+) -> None:
+    path = picture(tmp_path / source, mode, format="JPEG" if source.lower().endswith("jpg") else None)
+    assert upscale_files(lambda: model, [path], tmp_path / "out") == []
+    assert files(tmp_path / "out") == [result]
+    with Image.open(tmp_path / "out" / result) as image:
+        assert image.size == (80, 64) and image.mode == back
+
+
+@pytest.mark.parametrize("size", [(1, 1), (16, 16), (17, 31), (1, 50), (50, 1), (5, 3)])
+def test_any_size_from_one_pixel_on(tmp_path: Path, model: Bicubic, size: tuple[int, int]) -> None:
+    path = picture(tmp_path / "x.png", "RGBA", size)
+    assert upscale_files(lambda: model, [path], tmp_path / "y.png") == []
+    assert Image.open(tmp_path / "y.png").size == (size[0] * 4, size[1] * 4)
+
+
+def test_16_bit_stays_16_bit_and_metadata_stays(tmp_path: Path, model: Bicubic) -> None:
+    exif = Image.Exif()
+    exif[0x0112], exif[315] = 6, "somebody"
+    deep = images.Photo(torch.rand(3, 16, 20), None, images.Meta(bits=16, exif=exif.tobytes()))
+    images.write(deep, tmp_path / "x.png")
+    assert upscale_files(lambda: model, [tmp_path / "x.png"], tmp_path / "y.png") == []
+    again = images.read(tmp_path / "y.png")
+    assert again.meta.bits == 16 and again.size == (80, 64), "turned upright (EXIF 6), then enlarged"
+    assert again.meta.exif is not None and b"somebody" in again.meta.exif
+
+
+@pytest.mark.parametrize(("scale", "size"), [(4, (80, 64)), (2, (40, 32)), (3, (60, 48)), (1.5, (30, 24)), (6, (120, 96))])
+def test_other_scales_are_reached_by_resizing(
+    tmp_path: Path, model: Bicubic, scale: float, size: tuple[int, int]
+) -> None:
+    path = picture(tmp_path / "x.png", "RGBA")
+    upscale_files(lambda: model, [path], tmp_path / "y.png", Options(scale=scale))
+    assert Image.open(tmp_path / "y.png").size == size
+
+
+def test_settings_and_seed_reach_the_model(tmp_path: Path, model: Bicubic) -> None:
+    path = picture(tmp_path / "x.png")
+    upscale_files(lambda: model, [path], tmp_path / "y.png", Options(seed=7, tile=64, settings={"alpha": 0.3, "steps": 2}))
+    assert model.calls == [{"seed": 7, "alpha": 0.3, "steps": 2, "tile": 64}]
+
+
+# ---------------------------------------------------------------------------------------------------------------- names
+
+
+def test_folders_are_mirrored_and_options_name_the_results(tmp_path: Path, model: Bicubic) -> None:
+    picture(tmp_path / "in" / "a.png")
+    picture(tmp_path / "in" / "sub" / "b.jpg")
+    options = Options(suffix="x4", ext="webp")
+    assert upscale_files(lambda: model, [tmp_path / "in"], tmp_path / "out", options) == []
+    assert files(tmp_path / "out") == ["a_x4.webp", "sub/b_x4.webp"]
+    assert upscale_files(lambda: model, [tmp_path / "in"], tmp_path / "same", Options(suffix="")) == []
+    assert files(tmp_path / "same") == ["a.png", "sub/b.jpg"]
+
+
+def test_results_inside_the_input_folder_are_not_upscaled_again(tmp_path: Path, model: Bicubic) -> None:
+    picture(tmp_path / "a.png")
+    for _ in range(2):
+        upscale_files(lambda: model, [tmp_path], tmp_path / "results", Options(force=True))
+    assert files(tmp_path) == ["a.png", "results/a_out.png"]
+
+
+def test_an_existing_output_is_kept_unless_forced(tmp_path: Path, model: Bicubic) -> None:
+    path = picture(tmp_path / "x.png")
+    (tmp_path / "y.png").write_bytes(b"mine")
+    failures = upscale_files(lambda: model, [path], tmp_path / "y.png")
+    assert len(failures) == 1 and failures[0].usage and "exists already; use --force" in failures[0].message
+    assert (tmp_path / "y.png").read_bytes() == b"mine" and model.calls == []
+    assert upscale_files(lambda: model, [path], tmp_path / "y.png", Options(force=True)) == []
+    assert Image.open(tmp_path / "y.png").size == (80, 64)
+
+
+def test_an_input_is_never_overwritten(tmp_path: Path, model: Bicubic) -> None:
+    path = picture(tmp_path / "x.png")
+    before = path.read_bytes()
+    failures = upscale_files(lambda: model, [path], tmp_path, Options(suffix="", force=True))
+    assert "its own result" in failures[0].message and path.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("inputs", "output", "options", "said"),
+    [
+        ([], "out", Options(), "no input"),
+        (["a.png", "b.png"], "y.png", Options(), "one file for 2 inputs"),
+        (["a.png", "sub/a.png"], "out", Options(), "would both become"),
+        (["a.png", "a.jpg"], "out", Options(ext="png"), "would both become"),
+        (["a.png"], "out", Options(ext="gif"), "--ext gif: use auto or one of png"),
+        (["a.png"], "notes.txt", Options(), "is a file and has no image suffix"),
+    ],
+)
+def test_calls_that_make_no_sense_are_refused_before_anything_runs(
+    tmp_path: Path, model: Bicubic, inputs: list[str], output: str, options: Options, said: str
+) -> None:
+    for name in inputs:
+        picture(tmp_path / name)
+    (tmp_path / "notes.txt").write_text("")
+    before = files(tmp_path)
+    with pytest.raises(UsageError, match=said):
+        upscale_files(lambda: model, [tmp_path / name for name in inputs], tmp_path / output, options)
+    assert files(tmp_path) == before and model.calls == []
+
+
+# ------------------------------------------------------------------------------------------------------------- bad luck
+
+
+def test_one_bad_file_costs_only_itself(tmp_path: Path, model: Bicubic, caplog: pytest.LogCaptureFixture) -> None:
+    good = [picture(tmp_path / name) for name in ("a.png", "z.png")]
+    (tmp_path / "empty.png").write_bytes(b"")
+    (tmp_path / "half.png").write_bytes(good[0].read_bytes()[:-300])
+    (tmp_path / "page.jpg").write_text("<html>")
+    inputs = [good[0], *(tmp_path / n for n in ("empty.png", "half.png", "page.jpg", "none.png")), good[1]]
+    failures = upscale_files(lambda: model, inputs, tmp_path / "out")
+    assert [f.source.name for f in failures] == ["empty.png", "half.png", "page.jpg", "none.png"]
+    assert all(f.usage and "\n" not in f.message for f in failures)
+    assert files(tmp_path / "out") == ["a_out.png", "z_out.png"]
+    assert len([r for r in caplog.records if r.levelname == "ERROR"]) == 4
+
+
+def test_the_model_is_loaded_once_and_only_for_a_good_picture(tmp_path: Path) -> None:
+    loads: list[int] = []
+
+    def load() -> Bicubic:
+        loads.append(1)
+        return Bicubic()
+
+    (tmp_path / "bad.png").write_bytes(b"x")
+    upscale_files(load, [tmp_path / "bad.png"], tmp_path / "out")
+    assert loads == []
+    upscale_files(load, [picture(tmp_path / "a.png"), picture(tmp_path / "b.png")], tmp_path / "out")
+    assert loads == [1]
+
+
+@pytest.mark.parametrize(("fits", "tile", "tried"), [(128, None, [None, 128]), (64, 128, [128, 64])])
+def test_out_of_memory_is_retried_once_with_a_smaller_tile(
+    tmp_path: Path, fits: int, tile: int | None, tried: list[int | None], caplog: pytest.LogCaptureFixture
+) -> None:
+    model = OutOfMemory(fits)
+    path = picture(tmp_path / "x.png", size=(256, 200))
+    assert upscale_files(lambda: model, [path], tmp_path / "y.png", Options(tile=tile)) == []
+    assert [call["tile"] for call in model.calls] == tried
+    assert f"--tile {tried[-1]}" in caplog.text
+
+
+def test_out_of_memory_twice_is_told_with_a_cure_and_the_rest_is_done(tmp_path: Path) -> None:
+    class OnlySmall(OutOfMemory):
+        def upscale(self, image: Tensor, *, seed: int = 0, tile: int | None = None, **settings: Any) -> Tensor:
+            return Bicubic().upscale(image) if image.shape[-1] < 50 else super().upscale(image, seed=seed, tile=tile)
+
+    model = OnlySmall(1)
+    big, small = picture(tmp_path / "big.png", size=(512, 64)), picture(tmp_path / "small.png")
+    failures = upscale_files(lambda: model, [big, small], tmp_path / "out")
+    assert len(failures) == 1 and not failures[0].usage
+    assert "big.png: out of memory" in failures[0].message and "--tile" in failures[0].message
+    assert files(tmp_path / "out") == ["small_out.png"]
+
+
+def test_ctrl_c_leaves_finished_files_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Stopped(Bicubic):
+        def upscale(self, image: Tensor, **settings: Any) -> Tensor:
+            if self.calls:
+                raise KeyboardInterrupt
+            return super().upscale(image, **settings)
+
+    paths = [picture(tmp_path / "in" / name) for name in ("a.png", "b.png", "c.png")]
+    with pytest.raises(KeyboardInterrupt):
+        model = Stopped()
+        upscale_files(lambda: model, paths, tmp_path / "out")
+    assert files(tmp_path / "out") == ["a_out.png"]
+    stopped = Stopped()
+    stopped.calls.append({})
+    monkeypatch.setattr(cli, "_model", lambda args: stopped)
+    assert cli.main(["upscale", str(paths[0]), "-o", str(tmp_path / "later")]) == 130
+    assert files(tmp_path / "later") == []
+
+
+def test_nan_from_the_model_is_not_written(tmp_path: Path) -> None:
+    class Broken(Bicubic):
+        def upscale(self, image: Tensor, **settings: Any) -> Tensor:
+            return super().upscale(image, **settings) * float("nan")
+
+    failures = upscale_files(lambda: Broken(), [picture(tmp_path / "x.png")], tmp_path / "out")
+    assert "NaN" in failures[0].message and not failures[0].usage and files(tmp_path / "out") == []
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may write everywhere")
+def test_an_unwritable_folder_is_named(tmp_path: Path, model: Bicubic) -> None:
+    path = picture(tmp_path / "x.png")
+    (tmp_path / "locked").mkdir(mode=0o500)
+    failures = upscale_files(lambda: model, [path], tmp_path / "locked" / "y.png")
+    assert "may not be written to" in failures[0].message and not failures[0].usage
+
+
+def test_a_full_disk_is_named_and_leaves_nothing(tmp_path: Path, model: Bicubic, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = picture(tmp_path / "x.png")
+
+    def full(number: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(images.os, "fsync", full)
+    failures = upscale_files(lambda: model, [path], tmp_path / "out")
+    assert "no space left" in failures[0].message and not failures[0].usage and files(tmp_path / "out") == []
+
+
+# ---------------------------------------------------------------------------------------------------------------- trace
+
+
+def test_the_trace_shows_every_step(tmp_path: Path) -> None:
+    from itersr.config import tier
+    from itersr.model import ITER
+
+    torch.manual_seed(0)
+    iter_ = ITER(tier("smoke")).eval().requires_grad_(False)
+    path = picture(tmp_path / "x.png", size=(21, 18))
+    options = Options(save_trace=True, settings={"steps": 3, "alpha": 1.0})
+    assert upscale_files(lambda: iter_, [path], tmp_path / "out", options) == []
+    made = files(tmp_path / "out")
+    steps = ["t3", "t2", "t1"]
+    names = ["00_start.png", "00_mask.png"] + [f"{i}_{n}.png" for i, s in enumerate(steps, 1) for n in (f"0{i}", s)]
+    assert "x_out.png" in made and len([n for n in made if n.endswith("_mask.png")]) == 4, names
+    folder = tmp_path / "out" / "x_out_trace"
+    for name in files(folder):
+        if name.endswith(".png"):
+            assert Image.open(folder / name).size == (84, 72), name
+    last = np.asarray(Image.open(folder / "03_t1.png"))
+    assert np.array_equal(last, np.asarray(Image.open(tmp_path / "out" / "x_out.png")))
+    assert (np.asarray(Image.open(folder / "03_mask.png")) == 255).all(), "the last step keeps every token"
+    failures = upscale_files(lambda: iter_, [path], tmp_path / "out", options)
+    assert "exists already" in failures[0].message
+    assert upscale_files(lambda: iter_, [path], tmp_path / "out", Options(force=True, save_trace=True)) == []
+
+
+# ----------------------------------------------------------------------------------------------------------------- fuzz
+
+
+def seeds() -> list[bytes]:
+    """One small valid file of each kind."""
+    found = []
+    rng = np.random.default_rng(0)
+    rgba = Image.fromarray(rng.integers(0, 256, (24, 20, 4), dtype=np.uint8))
+    exif = Image.Exif()
+    exif[0x0112], exif[315] = 3, "x"
+    kinds: list[tuple[str, str, dict[str, Any]]] = [
+        ("RGBA", "PNG", {}), ("P", "PNG", {"transparency": 0}), ("L", "PNG", {}), ("1", "PNG", {}),
+        ("RGB", "JPEG", {"exif": exif.tobytes()}), ("CMYK", "JPEG", {}), ("L", "JPEG", {"progressive": True}),
+        ("RGBA", "WEBP", {}), ("RGB", "WEBP", {"lossless": True}), ("RGB", "BMP", {}), ("P", "GIF", {}), ("RGB", "PPM", {}),
+        ("RGB", "TIFF", {"compression": "tiff_lzw"}), ("RGBA", "TIFF", {"compression": "tiff_adobe_deflate"}),
+        ("L", "TIFF", {}),
+    ]  # fmt: skip
+    for mode, name, options in kinds:
+        out = io.BytesIO()
+        image = rgba.convert("RGB").convert(mode) if mode in ("P", "CMYK") else rgba.convert(mode)
+        image.save(out, format=name, **options)
+        found.append(out.getvalue())
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        for suffix in ("png", "tif"):
+            deep = images.Photo(torch.rand(3, 20, 24), torch.rand(1, 20, 24), images.Meta(bits=16))
+            images.write(deep, Path(folder) / f"x.{suffix}")
+            found.append((Path(folder) / f"x.{suffix}").read_bytes())
+    return found
+
+
+def mutated(data: bytes, rng: random.Random) -> bytes:
+    """Cut, flip, overwrite, insert or repeat: what disks, networks and attackers do."""
+    content = bytearray(data)
+    for _ in range(rng.choice((1, 1, 2, 5, 20))):
+        at = rng.randrange(len(content)) if content else 0
+        kind = rng.randrange(6)
+        if kind == 0:
+            del content[at:]
+        elif kind == 1 and content:
+            content[at] ^= 1 << rng.randrange(8)
+        elif kind == 2 and content:
+            content[at] = rng.choice((0, 1, 0x7F, 0x80, 0xFF))
+        elif kind == 3:
+            content[at:at] = rng.randbytes(rng.randrange(1, 16))
+        elif kind == 4:
+            content[at : at + 4] = rng.choice((b"\0\0\0\0", b"\xff\xff\xff\xff", b"\x7f\xff\xff\xff", b"\0\0\1\0"))
+        else:
+            content[at:at] = content[at : at + rng.randrange(1, 64)]
+    return bytes(content)
+
+
+def test_mutated_files_give_a_picture_or_one_line(tmp_path: Path, model: Bicubic) -> None:
+    """200 files by default; ITERSR_FUZZ=2000 feeds 2,000 (another seed with ITERSR_FUZZ_SEED)."""
+    count, seed = int(os.environ.get("ITERSR_FUZZ", "200")), int(os.environ.get("ITERSR_FUZZ_SEED", "0"))
+    rng, kinds = random.Random(seed), seeds()
+    suffixes = ["png", "jpg", "webp", "tif", "bmp", "gif"]
+    good = bad = 0
+    slowest = 0.0
+    for i in range(count):
+        folder = tmp_path / str(i)
+        folder.mkdir()
+        path = folder / f"x.{rng.choice(suffixes)}"
+        path.write_bytes(mutated(kinds[i % len(kinds)], rng))
+        started = time.perf_counter()
+        failures = upscale_files(lambda: model, [path], folder / "out", Options(max_pixels=1_000_000))
+        slowest = max(slowest, time.perf_counter() - started)
+        if failures:
+            bad += 1
+            assert "\n" not in failures[0].message and str(path) in failures[0].message
+            assert failures[0].usage, failures[0].message
+            assert files(folder) == [path.name], failures[0].message
+        else:
+            good += 1
+            (made,) = files(folder / "out")
+            with Image.open(folder / "out" / made) as image:
+                image.load()
+    assert good > count // 50 and bad > count // 4, (good, bad)
+    print(f"{count} files: {good} pictures, {bad} lines, slowest {slowest:.2f} s")
+
+
+# ------------------------------------------------------------------------------------------------------------------ CLI
+
+
+def itersr(*args: str | Path, **kwargs: Any) -> subprocess.CompletedProcess[str]:
+    env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **kwargs.pop("env", {})}
+    command = [sys.executable, "-m", "itersr", *map(str, args)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, env=env, **kwargs)
+
+
+def test_help_needs_no_torch() -> None:
+    code = "import sys; from itersr import cli; cli.parser(); print('torch' in sys.modules, 'numpy' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=60)
+    assert done.stdout.split() == ["False", "False"], done.stderr
+    for command in ("upscale", "train", "evaluate", "degrade", "convert", "reproduce"):
+        with pytest.raises(SystemExit) as stopped:
+            cli.main([command, "--help"])
+        assert stopped.value.code == 0
+
+
+def test_choices_are_those_of_the_package() -> None:
+    from typing import get_args
+
+    from itersr import config, masking
+
+    assert cli.TIERS == tuple(config.TIERS) and cli.POLICIES == tuple(masking.POLICIES)
+    assert cli.SCHEDULES == get_args(config.GammaKind)
+
+
+def run_cli(capsys: pytest.CaptureFixture[str], *args: str | Path) -> tuple[int, str, str]:
+    code = cli.main([str(a) for a in args])
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+@pytest.mark.parametrize("content", [None, b"", b"not an image", b"\x89PNG\r\n\x1a\n" + b"\0" * 30])
+def test_bad_input_is_one_line_and_code_2(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], content: bytes | None
+) -> None:
+    if content is not None:
+        (tmp_path / "x.png").write_bytes(content)
+    code, out, err = run_cli(capsys, "upscale", tmp_path / "x.png", "-o", tmp_path / "y.png")
+    assert code == 2 and len(err.splitlines()) == 1 and str(tmp_path / "x.png") in err and "; " in err
+    assert out == "" and not (tmp_path / "y.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (["--alpha", "2"], "alpha = 2.0"),
+        (["--steps", "0"], "steps = 0"),
+        (["--scale", "0"], "--scale 0"),
+        (["--tile", "0"], "--tile 0"),
+        (["--quality", "101"], "--quality 101"),
+        (["--weights", "nowhere"], "nowhere"),
+        (["--published", "nowhere"], "ITER_swinvqgan.pth: no such file"),
+    ],
+)
+def test_wrong_options_are_one_line_and_code_2(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], args: list[str], said: str
+) -> None:
+    path = picture(tmp_path / "x.png")
+    code, _, err = run_cli(capsys, "upscale", path, "-o", tmp_path / "y.png", *args)
+    assert code == 2 and len(err.splitlines()) == 1 and said in err and not (tmp_path / "y.png").exists()
+
+
+def test_the_command_upscales_with_a_folder_of_weights(tmp_path: Path) -> None:
+    from itersr.config import tier
+    from itersr.model import ITER
+
+    torch.manual_seed(0)
+    ITER(tier("smoke")).save(tmp_path / "weights")
+    path = picture(tmp_path / "x.png", "LA", (16, 16))
+    command = ["upscale", path, tmp_path / "none.png", "-o", tmp_path / "out", "--weights", tmp_path / "weights"]
+    command += ["--steps", "2"]
+    done = itersr(*command, "--seed", "1", "-v")
+    assert done.returncode == 2, done.stderr
+    assert len([line for line in done.stderr.splitlines() if "none.png" in line]) == 1 and "Traceback" not in done.stderr
+    with Image.open(tmp_path / "out" / "x_out.png") as image:
+        assert image.size == (64, 64) and image.mode == "LA"
+        first = np.asarray(image)
+    assert itersr(*command, "--seed", "1", "--force").returncode == 2
+    assert np.array_equal(first, np.asarray(Image.open(tmp_path / "out" / "x_out.png"))), "the same seed, the same picture"
+    assert "exists already" in itersr(*command).stderr
+
+
+def test_evaluate_prints_a_table_and_writes_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import json
+
+    pytest.importorskip("pyiqa", reason="pyiqa is not installed")
+    for name in ("a", "b", "c"):
+        picture(tmp_path / "hq" / f"{name}.png", size=(40, 32))
+        picture(tmp_path / "same" / f"{name}_ours.png", size=(40, 32))
+        (tmp_path / "grey").mkdir(exist_ok=True)
+        Image.new("RGB", (40, 32), "grey").save(tmp_path / "grey" / f"{name}.png")
+    code, out, err = run_cli(
+        capsys, "evaluate", "--outputs", f"Same={tmp_path / 'same'}", f"Grey={tmp_path / 'grey'}",
+        "--reference", tmp_path / "hq", "--metrics", "psnr,ssim,gmsd", "--json", tmp_path / "out.json",
+    )  # fmt: skip
+    assert code == 0, err
+    lines = out.splitlines()
+    assert "psnr ↑" in lines[0] and "gmsd ↓" in lines[0] and lines[1].startswith("Same") and lines[2].startswith("Grey")
+    assert any("Y of YCbCr" in line for line in lines)
+    record = json.loads((tmp_path / "out.json").read_text())
+    assert record["summary"]["Same"]["ssim"]["mean"] == pytest.approx(1) and record["summary"]["Same"]["ssim"]["n"] == 3
+    assert record["summary"]["Grey"]["psnr"]["mean"] < 20 and len(record["rows"]) == 2 * 3 * 3
+    for args, said in (
+        (["--outputs", "nothing"], "must be NAME=DIR"),
+        (["--outputs", f"A={tmp_path / 'none'}", "--metrics", "niqe"], "does not exist"),
+        (["--outputs", f"A={tmp_path / 'grey'}", "--metrics", "psnr"], "add --reference"),
+        (["--outputs", f"A={tmp_path / 'grey'}", "--metrics", "fid"], "'fid'"),
+    ):
+        code, out, err = run_cli(capsys, "evaluate", *args)
+        assert code == 2 and said in err and len(err.splitlines()) == 1, err
+
+
+def test_degrade_makes_pairs_that_do_not_depend_on_their_company(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import json
+
+    from itersr import degradation
+
+    for name in ("a", "b"):
+        picture(tmp_path / "in" / f"{name}.png", size=(70, 66))
+    code, _, err = run_cli(capsys, "degrade", tmp_path / "in", "-o", tmp_path / "both", "--seed", "3")
+    assert code == 0, err
+    assert files(tmp_path / "both") == ["draws.jsonl", "hq/a.png", "hq/b.png", "lq/a.png", "lq/b.png"]
+    assert Image.open(tmp_path / "both/hq/a.png").size == (68, 64) and Image.open(tmp_path / "both/lq/a.png").size == (17, 16)
+    run_cli(capsys, "degrade", tmp_path / "in" / "b.png", "-o", tmp_path / "one", "--seed", "3")
+    assert (tmp_path / "both/lq/b.png").read_bytes() == (tmp_path / "one/lq/b.png").read_bytes()
+    line = json.loads((tmp_path / "both/draws.jsonl").read_text().splitlines()[0])
+    hq = images.read(tmp_path / "both/hq" / line["image"]).tensor[None]
+    again = degradation.apply(hq, [degradation.Draw.from_dict(line["draw"])], scale=4)
+    assert torch.allclose(again[0], images.read(tmp_path / "both/lq" / line["image"]).tensor, atol=1e-6)
+    code, _, err = run_cli(capsys, "degrade", tmp_path / "in", "-o", tmp_path / "both")
+    assert code == 2 and "exists already" in err
+
+
+def test_plan_finds_missing_files_and_empty_folders(tmp_path: Path) -> None:
+    (job,) = batch.plan([tmp_path / "none.png"], tmp_path / "out", Options())
+    assert job.error is not None and "does not exist" in str(job.error)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ImageError, match="holds no image"):
+        batch.plan([tmp_path / "empty"], tmp_path / "out", Options())
