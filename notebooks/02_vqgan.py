@@ -176,14 +176,14 @@ left.scatter(line, line, color="k", zorder=3, s=18, label="codes")
 left.set(xlabel="z", title="Quantization is a staircase")
 left.legend()
 right.plot(zs.detach(), loss.detach())
-at = slice(15, None, 45)
-right.quiver(zs.detach()[at], loss.detach()[at], -slope[at], torch.zeros_like(slope[at]), color="tab:red", angles="xy", scale=22, width=0.007)
-right.set(xlabel="z", ylabel="loss", title="Flat everywhere; red: the step −∂loss/∂z it is given")
+at = [(zs - start).abs().argmin().item() for start in (-2.2, -0.7, 0.5, 2.2)]  # one latent on each step
+right.quiver(zs.detach()[at], loss.detach()[at] + 0.25, -slope[at], torch.zeros(len(at)), color="tab:red", angles="xy", scale_units="xy", scale=3, width=0.008)
+right.set(xlabel="z", ylabel="loss", title="The loss, and −gradient as handed to z (red)", ylim=(-0.3, 7))
 path = run.save_figure(fig, "straight_through")
 
 # %% [markdown]
-# *What to see: the loss is flat wherever it is defined, and yet each red arrow points to where a better code is. The arrow is the same along a whole step,
-# because it is the gradient at the code.*
+# *What to see: the loss is flat but for its jumps, and yet each red arrow points to where a better code is. The arrow is the same along a whole flat,
+# because it is the gradient at the code; at the best code it is nearly 0.*
 #
 # Now the proof by finite differences, on the module. Let `head` be any smooth function of the quantized latent. Its gradient in z,
 # as autograd reports it, must be the measured slope of `head` **at the code**; while the slope measured through the quantizer is exactly 0.
@@ -305,8 +305,8 @@ def draw_cells(axis, points: torch.Tensor, codes: torch.Tensor, title: str) -> N
     used = torch.bincount(book.nearest(points.T[None, :, None])[0, 0], minlength=len(codes)) > 0
     axis.imshow((cells * 7 % len(codes)).numpy(), origin="lower", extent=(-4, 5, -4, 4), cmap="Pastel1", interpolation="nearest", aspect="auto")
     axis.scatter(*points.T, s=3, color="0.35", linewidths=0)
-    axis.scatter(*codes[used].T, color="k", marker="x", s=24)
     axis.scatter(*codes[~used].T, color="red", marker="x", s=24)
+    axis.scatter(*codes[used].T, color="k", marker="x", s=24)
     axis.set(title=f"{title}: {int(used.sum())} of {len(codes)} codes used", xlim=(-4, 5), ylim=(-4, 4))
 
 
@@ -365,8 +365,8 @@ assert math.isclose(hinge_generator(torch.tensor(fake)).item(), by_hand_g, rel_t
 logits = torch.tensor([real, fake], requires_grad=True)
 (pull,) = torch.autograd.grad(hinge_discriminator(*logits), logits)
 print(f"L_D = {by_hand_d:.4f}, L_G = {by_hand_g:.4f}")
-print("pull on real logits", [round(p, 3) for p in pull[0].tolist()], "(0 where a logit is beyond +1)")
-print("pull on fake logits", [round(p, 3) for p in pull[1].tolist()], "(0 where a logit is beyond −1)")
+print("pull on real logits", [round(p, 3) + 0.0 for p in pull[0].tolist()], "(0 where a logit is beyond +1)")
+print("pull on fake logits", [round(p, 3) + 0.0 for p in pull[1].tolist()], "(0 where a logit is beyond −1)")
 
 # %% [markdown]
 # That is the point of the hinge: what is already judged clearly is left alone. How large are the patches? Ask the gradient of one logit.
@@ -427,8 +427,8 @@ assert l1[-1] < l1[0], "the L1 loss must fall"
 assert trace("validation", "psnr")[1][-1] > trace("validation", "psnr")[1][0], "the held-out PSNR must rise"
 
 # %% [markdown]
-# *What to see: before the first dotted line no codebook, so its term is 0; there it jumps to the distance between latents and their new codes, and falls. L1 takes a
-# knock at the same moment: K vectors are less than a continuum.*
+# *What to see: before the first dotted line no codebook, so its term is 0; from there on it is the squared distance between latents and their codes. L1
+# takes a knock at the same moment: K vectors are less than a continuum.*
 #
 # ## 10 · Held-out photos
 #
@@ -449,7 +449,7 @@ psnr = {name: stage1.psnr(decoded[name], photo).item() for name, photo in photos
 colours = torch.rand(run.tier.vqgan.codes, 3, generator=run.generator(2, device="cpu"))
 f, side = run.tier.vqgan.factor, 192
 
-fig, axes = plt.subplots(3, 3, figsize=(7, 7), layout="constrained")
+fig, axes = plt.subplots(3, 3, figsize=(6, 6.2), layout="constrained")
 for column, (name, photo) in zip(axes.T, photos.items(), strict=True):
     y, x = ((n - side) // 2 // f * f for n in photo.shape[-2:])
     cut = (0, slice(None), slice(y, y + side), slice(x, x + side))
@@ -463,7 +463,7 @@ path = run.save_figure(fig, "reconstruction")
 
 # %% [markdown]
 # *What to see: edges and shading are already in the token map; equal areas share tokens. In the last row look for what K codes could not say: faint colours, fine hair, straight
-# lines that wobble with the token grid.*
+# lines that wobble with the token grid. (At `smoke` all photos trained on are a portrait and a motorcycle: where should a code for a blue sky come from?)*
 #
 # Is it any good? The weakest decoder that is honest about not having seen the photo answers the mean colour of the *training* photos everywhere. A VQGAN that learned
 # anything must beat it by far; this notebook demands 6 dB.
@@ -483,7 +483,7 @@ def average(values: dict[str, float]) -> float:
 
 gain = average(psnr) - average(constant)
 display(Markdown(f"D_H(E_H(x)): **{average(psnr):.1f} dB**. Mean colour of the training photos: {average(constant):.1f} dB, so **+{gain:.1f} dB**. "
-                 f"(With each photo's *own* mean colour, which no encoder without tokens could know: {average(own):.1f} dB.)"))
+                 f"(A constant that is told each photo's *own* mean colour gets {average(own):.1f} dB.)"))
 assert gain >= 6, f"held-out PSNR is only {gain:.1f} dB above the mean colour: need 6"
 
 # %% [markdown]
