@@ -154,14 +154,15 @@ def draw(trace: Trace, lq: Tensor, step: int, reference: Tensor | None = None) -
                       ha="center", va="center", fontsize=9)
         below[1].set_title("score", fontsize=9)
     else:
+        below[1].imshow(score[0].exp().float().cpu().numpy(), vmin=0, vmax=1, cmap="viridis", interpolation="nearest")
         by = "φ_e: p(good)" if POLICIES[sampler.policy][0] == "evaluator" else "φ_r: p(token)"
-        shown = below[1].imshow(score[0].exp().float().cpu().numpy(), vmin=0, vmax=1, cmap="viridis", interpolation="nearest")
-        figure.colorbar(shown, ax=below[1], fraction=0.046)
-        below[1].set_title(by, fontsize=9)
+        below[1].set_title(f"{by}, 0 dark, 1 bright", fontsize=9)
     if target is not None:
         below[2].imshow(_one(target, "reference").permute(1, 2, 0).numpy())
         below[2].set_title("HQ", fontsize=9)
     words.text(0, 1, _measured(trace.at(0), now, trace.image, target), va="top", fontsize=8, family="monospace")
+    words.text(0, 0.4, "kept:\n■ before this step", color=KEPT, va="top", fontsize=8)
+    words.text(0, 0.22, "■ in this step", color=NEW, va="top", fontsize=8)
     for axis in grid.flat:
         axis.set_xticks([])
         axis.set_yticks([])
@@ -179,7 +180,7 @@ def mask_states(trace: Trace, step: int) -> Tensor:
 
 def _measured(first: Tensor, now: Tensor, last: Tensor, target: Tensor | None) -> str:
     """A small table of the metrics that this machine can compute, for S_l, S_t and the result."""
-    lines = [f"{'':6}{'S_l':>7}{'step':>7}{'result':>7}"]
+    lines = [f"{'':8}{'S_l':>6}{'step':>7}{'result':>7}"]
     for name in ("psnr", "ssim", "lpips", "niqe"):
         metric = metrics.find(name)
         fits = min(last.shape[-2:]) >= metric.smallest and (target is not None or not metric.needs_reference)
@@ -187,7 +188,8 @@ def _measured(first: Tensor, now: Tensor, last: Tensor, target: Tensor | None) -
             against = target.to(last) if metric.needs_reference and target is not None else None
             values = [float(metrics.score(name, picture, against)) for picture in (first, now, last)]
             digits = 1 if name in ("psnr", "niqe") else 3
-            lines.append(f"{name + (' ↓' if metric.lower_better else ' ↑'):8}" + "".join(f"{v:7.{digits}f}" for v in values)[1:])
+            arrow = "↓" if metric.lower_better else "↑"
+            lines.append(f"{name + ' ' + arrow:7}" + "".join(f"{value:7.{digits}f}" for value in values))
     return "\n".join(lines)
 
 

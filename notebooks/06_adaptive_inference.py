@@ -475,8 +475,8 @@ with torch.no_grad():
     for i, name in enumerate(names):
         evidence = model.log_posterior(model.pad(lq[i : i + 1]))
         s_l = evidence.argmax(1)
-        p = model.functions(evidence)[1](s_l, s_l).exp()
-        counts = [int((p >= alpha).sum()) if alpha < 1 else 0 for alpha in alphas]
+        log_p = model.functions(evidence)[1](s_l, s_l)
+        counts = [int((log_p >= math.log(max(alpha, 1e-30))).sum()) if alpha < 1 else 0 for alpha in alphas]
         shares[name] = [count / n for count in counts]
         starts[name] = [start_step(count, n, 8) for count in counts]
 
