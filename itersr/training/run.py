@@ -100,7 +100,7 @@ def load_networks(folder: Path, config: Tier, trained: tuple[str, ...]) -> ITER:
         path = folder / f"{name}.safetensors"
         if path.exists():
             weights.load_state(model.get_submodule(name), weights.read_tensors(path), str(path))
-        elif name == "vqgan" or (name == "lq_encoder" and name not in trained):
+        elif name == "vqgan" or (name == "lq_encoder" and not {"vqgan", "lq_encoder"} & set(trained)):
             raise weights.WeightsError(f"{path}: no such file; train the stage before this one first")
     return model
 
