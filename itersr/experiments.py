@@ -11,6 +11,7 @@ import dataclasses
 import hashlib
 import json
 import math
+import os
 import time
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,6 +29,7 @@ from itersr import images, metrics
 from itersr.config import Tier
 from itersr.degradation import MILD, PUBLISHED, degrade
 from itersr.model import ITER
+from itersr.reproduce import ROOT
 from itersr.sampling import RELEASED, EvaluatorFn, Restored, Sampler, categorical
 
 if TYPE_CHECKING:
@@ -69,6 +71,13 @@ def sizes(tier: Tier, seed: int = 0) -> Sizes:
     alphas = tuple(round(0.05 * i, 2) for i in range(21))
     return Sizes(None, 256, tuple(seed + i for i in range(3)), alphas, (1, 2, 3, 4, 6, 8, 12, 16, 24, 32),
                  (0.4, 0.55, 0.7, 0.85, 1.0))
+
+
+def bench_folder() -> Path | None:
+    """The folder with test/kodak24, test/realsrset and published/…: ITERSR_BENCH, else ../shared/data beside the repository."""
+    named = os.environ.get("ITERSR_BENCH")
+    folder = Path(named) if named else ROOT.parent / "shared" / "data"
+    return folder if folder.is_dir() else None
 
 
 def unseen_photos(limit: int | None = None, bench: Path | None = None) -> dict[str, Tensor]:

@@ -20,6 +20,7 @@ from itersr.reproduce import ROOT
 NOTEBOOKS = ("07", "08", "09")
 BEGIN, END = "<!-- claims -->", "<!-- /claims -->"
 HOLDS, FAILS, UNKNOWN = "holds", "does not hold", "not measured"
+FEWEST = 6  # photos: with fewer, all of them agree by chance more often than one time in twenty (2 · 2⁻⁵ > .05)
 
 
 @dataclass(frozen=True)
@@ -89,9 +90,14 @@ CLAIMS = (
 )
 
 
+def sign(found: Mapping[str, float]) -> int:
+    """−1 or 1 where the whole interval lies on one side of zero and enough photos are behind it, else 0."""
+    return 0 if found["n"] < FEWEST else -1 if found["high"] < 0 else 1 if found["low"] > 0 else 0
+
+
 def verdict(claim: Claim, evidence: Mapping[str, Mapping[str, float]]) -> str:
-    """"holds" where every need is met, "not measured" where evidence is missing, else "does not hold"."""
-    if any(need.evidence not in evidence for need in claim.needs):
+    """"holds" where every need is met, "not measured" where evidence is missing or of too few photos, else "does not hold"."""
+    if any(need.evidence not in evidence or evidence[need.evidence]["n"] < FEWEST for need in claim.needs):
         return UNKNOWN
     return HOLDS if all(need.met(evidence[need.evidence]) for need in claim.needs) else FAILS
 
@@ -112,12 +118,14 @@ def claims(results: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
         decided = verdict(claim, evidence)
         named = [need.evidence for need in claim.needs if need.evidence in evidence]
         why = [name for name in claim.explained_by if name in evidence] if decided == FAILS else []
+        fewest = min((evidence[name]["n"] for name in named), default=FEWEST)
+        few = [f"{fewest:g} photos are too few for a verdict, {FEWEST} are needed"] if fewest < FEWEST else []
         tier = content.get("provenance", {}).get("tier", "smoke")
         rows.append({
             "number": claim.number, "claim": claim.text, "paper": claim.paper,
             "ours": "; ".join(f"{name}: {show(evidence[name])}" for name in named),
             "needed": "; ".join(map(str, claim.needs)), "verdict": decided,
-            "because": "; ".join(f"{name}: {show(evidence[name])}" for name in why),
+            "because": "; ".join([f"{name}: {show(evidence[name])}" for name in why] + few),
             "evidence": {name: dict(evidence[name]) for name in (*named, *why)},
             "command": f"itersr reproduce --only {claim.notebook} --tier {tier}",
             "tier": tier if named else None, "weights": content.get("results", {}).get("weights"),
