@@ -40,6 +40,7 @@ from itersr.schedule import tokens_to_keep
 
 ALPHA = 0.999  # more than an untrained φ_e ever says
 FORMS = ("plain float32", "float32", "bfloat16")
+JOBS = ("E_l", "φ_r", "φ_e", "E_H", "D_H", "×4")
 
 
 # ------------------------------------------------------------------------------------------------------------ plain forms
@@ -127,7 +128,7 @@ def operations(run: Callable[[], object]) -> float:
 
 
 def jobs(model: ITER, side: int, plain: bool) -> dict[str, Callable[[], object]]:
-    """Each network on a `side`×`side` photo, and the whole ×4 upscale."""
+    """Each network on a `side`×`side` photo, and the whole ×4 upscale in T = 8 steps."""
     g = torch.Generator().manual_seed(0)
     lq, hq = torch.rand(1, 3, side, side, generator=g), torch.rand(1, 3, 4 * side, 4 * side, generator=g)
     tokens = torch.randint(model.tier.vqgan.codes, (1, side // 2, side // 2), generator=g)
@@ -146,7 +147,7 @@ def jobs(model: ITER, side: int, plain: bool) -> dict[str, Callable[[], object]]
         "φ_e": lambda: model.evaluator(tokens, tokens),
         "E_H": lambda: model.vqgan.encoder(hq),
         "D_H": lambda: model.vqgan.decode(tokens),
-        "×4, T = 8": upscale,
+        "×4": upscale,
     }
 
 
@@ -160,7 +161,7 @@ def peak_memory(side: int, form: str) -> float:
     model = build().requires_grad_(False).eval() if form == FORMS[0] else build().ready("cpu")
     if form == "bfloat16":
         model.bfloat16()
-    run = jobs(model, side, form == FORMS[0])["×4, T = 8"]
+    run = jobs(model, side, form == FORMS[0])["×4"]
     try:
         Path("/proc/self/clear_refs").write_text("5")  # forget the peak of building random weights
     except OSError:
@@ -186,6 +187,7 @@ def main() -> None:
     parser.add_argument("--sides", type=int, nargs="+", default=[64, 128], help="of the LQ photo, multiples of 16")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--only", nargs="+", choices=JOBS, default=list(JOBS), help="(default: all, and peak memory)")
     parser.add_argument("--clock", choices=CLOCKS, default="wall", help="cpu: time at work, for a busy machine (--threads 1)")
     parser.add_argument("--peak", choices=FORMS, help="print only the peak memory of one form at the first side, in GB")
     args = parser.parse_args()
@@ -202,16 +204,20 @@ def main() -> None:
     print(f"{platform.machine()} CPU, {torch.get_num_threads()} of {os.cpu_count()} threads, torch {torch.__version__}; "
           f"{args.clock} seconds, best of {args.rounds} turns")
     for side in args.sides:
-        report(models, side, args.rounds)
-        command = [sys.executable, "-m", "tests.benchmarks.bench_published", "--threads", str(args.threads), "--sides", str(side)]
-        peaks = [subprocess.run([*command, "--peak", form], check=True, capture_output=True, text=True).stdout for form in FORMS]
+        report(models, side, args.rounds, args.only)
+        if args.only != list(JOBS):
+            continue
+        peaks = []
+        for form in FORMS:
+            options = ["--threads", str(args.threads), "--sides", str(side), "--peak", form]
+            command = [sys.executable, "-m", "tests.benchmarks.bench_published", *options]
+            peaks.append(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
         print("{:10} {:8.2f} {:8.2f} {:13} {:9.2f}".format("peak GB", *map(float, peaks[:2]), "", float(peaks[2])), flush=True)
 
 
-def report(models: dict[str, ITER], side: int, rounds: int) -> None:
+def report(models: dict[str, ITER], side: int, rounds: int, names: list[str]) -> None:
     """Time every network in every form, in turns, and print the table."""
     rows = {form: jobs(model, side, form == FORMS[0]) for form, model in models.items()}
-    names = list(rows[FORMS[0]])
     rates = dict.fromkeys((torch.float32, torch.bfloat16), 0.0)
     best = {(form, name): float("inf") for form in FORMS for name in names}
     counted: dict[tuple[str, str], float] = {}
