@@ -25,7 +25,8 @@ def main(arguments: list[str] | None = None) -> int:
     if args.names == ["list"]:
         for dataset in TABLE:
             sizes = [f"{a.size / 1e9:.2f} GB" for a in dataset.archives if a.size]
-            print(f"{dataset.name:16s} {dataset.images:6d} images  {dataset.kind:8s} {(sizes or ['size unknown'])[0]:13s} {dataset.title}")
+            size = (sizes or ["size unknown"])[0]
+            print(f"{dataset.name:16s} {dataset.images:6d} images  {dataset.kind:8s} {size:13s} {dataset.title}")
             print(f"{'':16s} licence: {dataset.licence}\n{'':16s} cite: {dataset.citation}\n{'':16s} page: {dataset.by_hand}")
         return 0
     names = list(known) if args.names == ["all"] else args.names

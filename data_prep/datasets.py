@@ -118,7 +118,9 @@ TABLE: tuple[Dataset, ...] = (
         images=10_324,
         by_hand="https://github.com/xinntao/SFTGAN#ost-dataset (OutdoorSceneTrain_v2, packed as one zip)",
         licence="academic research only; the photos belong to their authors",
-        citation="Wang et al., Recovering Realistic Texture in Image Super-resolution by Deep Spatial Feature Transform, CVPR 2018",
+        citation=(
+            "Wang et al., Recovering Realistic Texture in Image Super-resolution by Deep Spatial Feature Transform, CVPR 2018"
+        ),
     ),
     Dataset(
         name="realsr",

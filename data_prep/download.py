@@ -154,15 +154,14 @@ def _transfer(address: str, archive: Archive, part: Path, quiet: bool) -> None:
         if error.code != 416:
             raise
         error.close()
-        total = error.headers.get("Content-Range", "").rpartition("/")[2]
-        if have and total == str(have):
+        if have and error.headers.get("Content-Range", "").rpartition("/")[2] == str(have):
             return  # all of it was there already
         _forget(part)
         raise ConnectionError(f"could not go on at byte {have}") from error
     with answer:
         if answer.headers.get_content_type() == "text/html":
             raise Wrong("answered with a web page instead of the file")
-        start = 0
+        start, total = 0, None
         if answer.status == 206:
             first, _, whole = answer.headers.get("Content-Range", "").removeprefix("bytes ").partition("/")
             start, total = int(first.partition("-")[0]), int(whole) if whole.isdigit() else None
@@ -185,10 +184,11 @@ def _transfer(address: str, archive: Archive, part: Path, quiet: bool) -> None:
             validator = answer.headers.get("Last-Modified")
         write_whole(state_path, json.dumps({"address": address, "validator": validator}))
         bar = tqdm(total=total, initial=start, unit="B", unit_scale=True, desc=archive.file, disable=quiet or None)
-        with part.open("r+b" if start else "wb") as file, bar:
+        # Unbuffered, and whatever has come: even a killed program has what was downloaded.
+        with part.open("r+b" if start else "wb", buffering=0) as file, bar:
             file.seek(start)
             file.truncate()
-            while chunk := answer.read(CHUNK):
+            while chunk := answer.read1(CHUNK):
                 file.write(chunk)
                 bar.update(len(chunk))
             got = file.tell()

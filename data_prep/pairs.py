@@ -7,8 +7,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from itersr import batch
-
 SEED = 0
 
 
@@ -18,5 +16,7 @@ def make_pairs(source: Path, target: Path, seed: int = SEED, scale: int = 4, qui
     HQ images are cut at the right and lower border to a multiple of `scale`. Each LQ image depends on the seed and its own file
     name alone. Returns (file, reason) of the images that were left out.
     """
+    from itersr import batch  # with PyTorch, which the other datasets do not need
+
     failures = batch.degrade_files([source], target, seed=seed, scale=scale, force=True, progress=not quiet)
     return [(Path(failure.source).name, failure.message) for failure in failures]

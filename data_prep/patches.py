@@ -1,7 +1,7 @@
 """Cut images into the paper's training patches: 256×256, non-overlapping, in the order of reading.
 
-The grid starts at the top left corner. A rest at the right or the lower border that is narrower than a patch is left out (patches
-are neither padded nor shifted, so that no pixel is seen twice); an image that is narrower than a patch is named and left out.
+The grid starts at the top left corner. A rest at the right or the lower border that is narrower than a patch is left out
+(patches are neither padded nor shifted, so that no pixel is seen twice); an image narrower than a patch is named and left out.
 """
 
 from __future__ import annotations
@@ -29,14 +29,15 @@ def boxes(height: int, width: int, size: int = SIZE) -> list[tuple[int, int]]:
 
 
 def pixels(path: Path) -> np.ndarray:
-    """An 8 bit image as (H, W, 3) uint8, turned as its EXIF orientation says. Raises ValueError with the reason if unusable."""
+    """An 8 bit image as (H, W, 3) uint8, turned as its EXIF data says. Raises ValueError with the reason if unusable."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             with Image.open(path) as image:
                 if image.mode.startswith(("I", "F")):
                     raise ValueError(f"has mode {image.mode}, need 8 bits a channel")
-                return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+                ImageOps.exif_transpose(image, in_place=True)
+                return np.asarray(image.convert("RGB"))
     except MemoryError:
         raise
     except Exception as error:  # decoders raise all kinds for damaged files; a bomb is refused by Pillow itself
@@ -47,14 +48,14 @@ def pixels(path: Path) -> np.ndarray:
 
 def digest(rgb: np.ndarray) -> str:
     """sha256 of the pixels in order: the same whatever library packed them."""
-    return hashlib.sha256(np.ascontiguousarray(rgb)).hexdigest()
+    return hashlib.sha256(np.ascontiguousarray(rgb).data).hexdigest()
 
 
 def png(rgb: np.ndarray) -> bytes:
     """(H, W, 3) uint8 as PNG, quickly: the difference to the left pixel, then Huffman codes alone.
 
-    Pillow tries five filters on each row and then looks for repetitions, which photos have few of. This is about 2.5 times as fast
-    as its fastest setting, for files some 8 % larger.
+    Pillow tries five filters on each row and then looks for repetitions, which photos have few of. This is more than twice
+    as fast as its level 1, for files a few per cent larger (tests/benchmarks/bench_patches.py).
     """
     height, width, _ = rgb.shape
     rows = np.empty((height, 1 + 3 * width), np.uint8)
@@ -63,7 +64,7 @@ def png(rgb: np.ndarray) -> bytes:
     rows[:, 1:4] = flat[:, :3]
     np.subtract(flat[:, 3:], flat[:, :-3], out=rows[:, 4:])
     packer = zlib.compressobj(1, zlib.DEFLATED, 15, 9, zlib.Z_HUFFMAN_ONLY)
-    content = packer.compress(rows) + packer.flush()
+    content = packer.compress(rows.data) + packer.flush()
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -92,7 +93,9 @@ def cut_image(path: Path, name: str, target: Path, size: int = SIZE) -> list[dic
     return lines
 
 
-def cut(source: Path, target: Path, journal: Path, jobs: int = 1, size: int = SIZE, quiet: bool = False) -> list[dict[str, Any]]:
+def cut(
+    source: Path, target: Path, journal: Path, jobs: int = 1, size: int = SIZE, quiet: bool = False
+) -> list[dict[str, Any]]:
     """Cut every image of the folder `source` into `target`; images that `journal` lists are done already.
 
     The journal gets one line an image, {"source", "patches": lines} or {"source", "left_out": reason}, after its patches are

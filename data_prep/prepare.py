@@ -9,11 +9,12 @@ So a folder ROOT/NAME with a dataset.json is complete, and a stop at any moment 
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
 import shutil
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -104,10 +105,8 @@ def _archive(dataset: Dataset, root: Path, archive_dir: Path | None, quiet: bool
     reasons = []
     # What is on disk already comes before any download, whichever packing it is.
     for archive in dataset.archives:
-        try:
-            return obtain(Archive(archive.file, (), archive.limit, archive.size, archive.sha256), root / "archives", archive_dir), archive
-        except Unreachable:
-            pass
+        with contextlib.suppress(Unreachable):
+            return obtain(replace(archive, addresses=()), root / "archives", archive_dir), archive
     for archive in dataset.archives:
         try:
             return obtain(archive, root / "archives", archive_dir, quiet), archive

@@ -80,10 +80,10 @@ def _write(
                 while chunk := packed.read(CHUNK):
                     size += len(chunk)
                     if size > member.size:
-                        raise PrepError(f"{source}: {member.path!r} is larger than the {member.size:,} bytes it states; refused")
+                        raise PrepError(f"{source}: {member.path!r} has more than the {member.size:,} bytes it states; refused")
                     file.write(chunk)
             if size < member.size:
-                raise PrepError(f"{source}: {member.path!r} ends after {size:,} of {member.size:,} bytes; delete it and run again")
+                raise PrepError(f"{source}: {member.path!r} ends at byte {size:,} of {member.size:,}; delete it and run again")
             written += size
             break
     if not taken:

@@ -230,3 +230,77 @@ def restoration_panel(model: ITER, photos: Mapping[str, Pair] | None = None) -> 
         return restoration_view(model, lq, **settings, reference=hq)
 
     return _live(view, controls)
+
+
+# ----------------------------------------------------------------------------------------------------- degradation
+
+
+def degradation_view(photo: Tensor, sigma: float, factor: float, noise: float, quality: int, order: str, seed: int) -> Figure:
+    """One photo through a chosen degradation, ×4: HQ, after each step, and the LQ image.
+
+    Args:
+        photo: an HQ image (3, H, W) in [0, 1], H and W multiples of 4.
+        sigma: width of an isotropic Gaussian blur, in pixels. factor: of the detour by resizing.
+        noise: σ of colour noise, in 1/255. quality: of the JPEG.
+        order: "first" (blur, resize, noise, JPEG) or "second" (the same twice).
+        seed: of the noise.
+
+    Raises:
+        ValueError: `order` is another word, or a setting that the degradation refuses.
+    """
+    from matplotlib.figure import Figure
+
+    from itersr import degradation as deg
+
+    if order not in ("first", "second"):
+        raise ValueError(f'order is {order!r}, needed "first" or "second"')
+    kernel = deg.Kernel("iso", 21, sigma_x=sigma, sigma_y=sigma)
+    once = deg.Order(kernel, factor, "bilinear", deg.Noise("gaussian", noise, grey=False, seed=seed))
+    draw = deg.Draw(once, quality, once if order == "second" else None, "area", None, True, quality)
+    hq = photo[None]
+    blurred = deg.blur(hq, deg.kernel_weights(kernel))
+    height, width = hq.shape[-2:]
+    smaller = deg.resize(blurred, (max(1, int(height * factor)), max(1, int(width * factor))), "bilinear")
+    noisy = deg.add_noise(smaller, once.noise)
+    steps = {
+        "HQ": hq, f"blur, σ = {sigma:g}": blurred, f"resize × {factor:g}": smaller, f"noise, σ = {noise:g}": noisy,
+        f"JPEG {quality}": deg.jpeg(noisy, quality), f"LQ after the {order} order": deg.apply(hq, [draw]),
+    }  # fmt: skip
+    figure = Figure(figsize=(8, 5.4), layout="constrained")
+    for axis, (title, picture) in zip(figure.subplots(2, 3).flat, steps.items(), strict=True):
+        axis.imshow(picture[0].clamp(0, 1).permute(1, 2, 0).numpy(), interpolation="nearest")
+        axis.set_title(f"{title}, {picture.shape[-1]}×{picture.shape[-2]}", fontsize=9)
+        axis.axis("off")
+    return figure
+
+
+def degradation_panel(photos: Mapping[str, Tensor] | None = None) -> Any:
+    """`degradation_view` with a control for each setting: an ipywidgets box.
+
+    photos: name → HQ image (3, H, W); the middle 192×192 pixels of the bundled test photos if left out.
+    """
+    import ipywidgets
+
+    chosen = dict(photos or {})
+    if not chosen:
+        for name, photo in images.bundled("test").items():
+            top, left = ((n - 192) // 2 for n in photo.shape[-2:])
+            chosen[name] = photo[:, top : top + 192, left : left + 192].contiguous()
+
+    def slider(label: str, value: float, low: float, high: float, step: float) -> Any:
+        return ipywidgets.FloatSlider(value=value, min=low, max=high, step=step, description=label, continuous_update=False)
+
+    controls = {
+        "photo": ipywidgets.Dropdown(options=list(chosen), description="photo"),
+        "sigma": slider("blur σ", 1.5, 0.2, 3.0, 0.1),
+        "factor": slider("resize ×", 0.6, 0.15, 1.5, 0.05),
+        "noise": slider("noise σ", 8, 0, 30, 1),
+        "quality": ipywidgets.IntSlider(value=60, min=30, max=95, description="JPEG", continuous_update=False),
+        "order": ipywidgets.Dropdown(options=["first", "second"], description="order"),
+        "seed": ipywidgets.BoundedIntText(value=0, min=0, max=999, description="seed"),
+    }
+
+    def view(photo: str, **settings: Any) -> Figure:
+        return degradation_view(chosen[photo], **settings)
+
+    return _live(view, controls)
