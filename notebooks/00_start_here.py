@@ -98,13 +98,14 @@ def a_model():
     from itersr.training.run import load_or_train
 
     small = config.tier("smoke")
-    steps = {"vqgan": 70, "lq_encoder": 50, "token_nets": 50}
-    for stage, count in steps.items():
-        shorter = {"steps": count, "validate_every": count, "checkpoint_every": count}
-        if stage == "vqgan":
-            shorter |= {"autoencoder_steps": 25, "gan_start": 10**9}
-        small = dataclasses.replace(small, train={**small.train, stage: dataclasses.replace(small.train[stage], **shorter)})
-    for stage in steps:
+    changes = {  # fewer, larger steps than the tier has, and colours before texture
+        "vqgan": {"steps": 70, "autoencoder_steps": 28, "gan_start": 10**9, "lr": 3e-3, "perceptual_weight": 0.2, "validate_every": 70},
+        "lq_encoder": {"steps": 80, "lr": 2e-3, "validate_every": 80},
+        "token_nets": {"steps": 100, "lr": 2e-3, "validate_every": 100},
+    }
+    train = {stage: dataclasses.replace(small.train[stage], **change) for stage, change in changes.items()}
+    small = dataclasses.replace(small, train={**small.train, **train})
+    for stage in changes:
         model = load_or_train(stage, small, run.data, run.checkpoints / "first_look", seed=run.seed, device=str(run.device))
     return model, "trained on the spot"
 

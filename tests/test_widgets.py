@@ -61,7 +61,8 @@ def words(figure: object) -> str:
     *((0.5, 8, 2, policy) for policy in POLICIES),
     (0.0, 8, 3, "evaluator"), (0.5, 1, 1, "topk"), (1.0, 4, 0, "evaluator"), (1.0, 4, 99, "random"),
 ])  # fmt: skip
-def test_restoration_view_over_settings(model: ITER, photo: torch.Tensor, alpha: float, steps: int, step: int, policy: str) -> None:
+def test_restoration_view_over_settings(model: ITER, photo: torch.Tensor, alpha: float, steps: int, step: int,
+                                        policy: str) -> None:
     figure = widgets.restoration_view(model, photo, alpha, steps, policy, seed=3, step=step)
     trace = model.restore(photo[None], alpha=alpha, steps=steps, policy=policy, seed=3)
     n, taken = trace.restored.tokens[0].numel(), len(trace.restored.steps)
@@ -198,7 +199,8 @@ def lab(tmp_path: Path) -> Iterator[str]:
     token = os.urandom(16).hex()
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("ITERSR_", "JUPYTER"))}
     environment |= {
-        "ITERSR_OUT": str(out), "ITERSR_TIER": "smoke", "ITERSR_DEVICE": "cpu", "PYTHONPATH": str(ROOT), "JUPYTER_PREFER_ENV_PATH": "1",
+        "ITERSR_OUT": str(out), "ITERSR_TIER": "smoke", "ITERSR_DEVICE": "cpu", "PYTHONPATH": str(ROOT),
+        "JUPYTER_PREFER_ENV_PATH": "1",
         "JUPYTER_CONFIG_DIR": str(config), "JUPYTER_DATA_DIR": str(tmp_path / "data"), "IPYTHONDIR": str(tmp_path / "ipython"),
         "JUPYTER_RUNTIME_DIR": str(tmp_path / "runtime"),
     }
