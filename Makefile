@@ -63,7 +63,7 @@ setup: .venv/.ready
 	@touch $@
 
 reproduce: setup
-	$(PY) -m itersr.cli reproduce --tier $(TIER) --device $(DEVICE) $(if $(ONLY),--only "$(ONLY)") $(if $(DATA),--data "$(DATA)")
+	$(PY) -m itersr reproduce --tier $(TIER) --device $(DEVICE) $(if $(ONLY),--only "$(ONLY)") $(if $(DATA),--data "$(DATA)")
 
 lint: setup
 	$(PY) -m ruff check .

@@ -295,12 +295,8 @@ def _failed(job: Job, error: BaseException) -> Failure:
 @contextlib.contextmanager
 def _bar(jobs: Iterable[Any], progress: bool) -> Iterator[Any]:
     from tqdm import tqdm
-    from tqdm.contrib.logging import logging_redirect_tqdm
 
-    if not progress:
-        yield jobs
-        return
-    with tqdm(jobs, unit="image", desc="itersr") as bar, logging_redirect_tqdm():
+    with tqdm(jobs, unit="image", desc="itersr", disable=not progress) as bar:
         yield bar
 
 

@@ -1,7 +1,8 @@
 """The command line. Handlers import what they need, so that `itersr --help` and a mistyped name answer at once.
 
 Exit codes: 0 done · 1 something failed (disk, memory, weights of a metric, a notebook) · 2 wrong call or unusable input ·
-130 stopped by Ctrl-C. Every failure is one line on stderr; `-v` adds progress lines, `-vv` the traceback behind a failure.
+130 stopped by Ctrl-C. Every failure is one line on stderr, what was done goes to stdout; `-v` adds the traceback behind a
+failure.
 """
 
 from __future__ import annotations
@@ -33,7 +34,9 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action="version", version=f"itersr {__version__}")
     commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
     common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("-v", "--verbose", action="count", default=0, help="say more (-vv: tracebacks of failures too)")
+    loud = common.add_mutually_exclusive_group()
+    loud.add_argument("-q", "--quiet", action="store_true", help="only warnings and errors")
+    loud.add_argument("-v", "--verbose", action="store_true", help="also the traceback behind a failure")
     for add in (_add_upscale, _add_train, _add_evaluate, _add_degrade, _add_convert, _add_reproduce):
         add(commands, common)
     return top
@@ -42,12 +45,10 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; gives the exit code. argparse itself exits with 2 (and 0 for --help)."""
     args = parser().parse_args(argv)
-    level = (logging.WARNING, logging.INFO, logging.DEBUG)[min(args.verbose, 2)]
-    handler = logging.StreamHandler()
+    handler, level = _Lines(), log.level
     handler.setFormatter(logging.Formatter("itersr: %(message)s"))
-    log.handlers[:] = [handler]
-    log.setLevel(level)
-    log.propagate = False
+    log.addHandler(handler)
+    log.setLevel(logging.DEBUG if args.verbose else logging.WARNING if args.quiet else logging.INFO)
     try:
         return int(args.handler(args))
     except KeyboardInterrupt:
@@ -60,6 +61,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         log.debug("traceback", exc_info=error)
         print(f"itersr: {_one_line(error)}", file=sys.stderr)
         return 2 if _is_usage(error) else 1
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(level)
+
+
+class _Lines(logging.Handler):
+    """Progress to stdout, the rest to stderr, around any progress bar."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        from tqdm import tqdm
+
+        if record.levelno == logging.INFO:
+            tqdm.write(record.getMessage(), file=sys.stdout)
+        else:
+            tqdm.write(self.format(record), file=sys.stderr)
 
 
 def _one_line(error: BaseException) -> str:
@@ -181,7 +197,7 @@ def _add_train(commands: Any, common: argparse.ArgumentParser) -> None:
     p.add_argument("--out", default="checkpoints", metavar="DIR", help="where runs and weights go (default: %(default)s)")
     p.add_argument("--minutes", type=float, help="stop after so long; --resume goes on")
     p.add_argument("--resume", action="store_true", help="go on from the last checkpoint in --out")
-    p.add_argument("--steps", type=int, help="instead of the tier's")
+    p.add_argument("--steps", type=int, help="instead of the tier's; its warm-up and phases are scaled with it")
     p.add_argument("--batch", type=int, help="instead of the tier's")
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--device", default="auto")

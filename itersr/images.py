@@ -14,6 +14,7 @@ import io
 import logging
 import os
 import struct
+import sys
 import tempfile
 import threading
 import warnings
@@ -204,7 +205,8 @@ def read(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> Photo:
                 "if it is meant to be so large, raise the limit (--max-pixels)",
             )
         try:
-            return _decode(data, image)
+            with _quiet_libtiff(image):
+                return _decode(data, image)
         except MemoryError as error:
             what = f"needs more memory than there is ({width}×{height})"
             raise ImageError(path, what, "cut it into parts") from error
@@ -258,12 +260,10 @@ def _decode(data: bytes, image: Any) -> Photo:
     image.load()  # a truncated file fails here, whichever decoder makes the pixels
 
     profile = image.info.get("icc_profile")
+    # Pillow turns TIFFs while it loads them, and then says so in the EXIF data.
+    turn = 1 if source_format == "TIFF" and image.getexif().get(_ORIENTATION, 1) == 1 else stored_turn
     pixels = _deep_pixels(data, image, notes) if deep else None
-    if pixels is not None:
-        turn = stored_turn
-    else:
-        # Pillow turns TIFFs while it loads them, and then says so in the EXIF data.
-        turn = 1 if source_format == "TIFF" and image.getexif().get(_ORIENTATION, 1) == 1 else stored_turn
+    if pixels is None:
         image, profile = _plain_mode(image, profile, notes)
         pixels = np.asarray(image)
     pixels = pixels if pixels.ndim == 3 else pixels[..., None]
@@ -301,69 +301,54 @@ def _is_deep(data: bytes, image: Any) -> bool:
 
 
 def _deep_pixels(data: bytes, image: Any, notes: list[str]) -> np.ndarray | None:
-    """(H, W, C) uint16 of a 16 bit colour PNG or TIFF; None where Pillow itself keeps 16 bits or nobody can."""
+    """(H, W, C) uint16 of a 16 bit colour PNG or TIFF; None where Pillow itself keeps 16 bits or it cannot be had.
+
+    Pillow decodes such files and keeps the upper byte of every value. Asked to unpack the same bytes in the other byte order,
+    it keeps the lower one: two readings are the whole picture, whatever the compression.
+    """
     if image.mode not in ("RGB", "RGBA", "LA") or "transparency" in image.info:
         return None
+    if image.format == "PNG" and data[25] == 4:
+        return _grey_alpha_png16(data)
+    low: Any = Image.open(io.BytesIO(data), formats=READ_FORMATS)
+    tiles, wanted = [], {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L"}
+    for tile in low.tile:
+        first, rest = (tile[3], ()) if isinstance(tile[3], str) else (tile[3][0], tile[3][1:])
+        if first[:-1] not in ("RGB;16", "RGBA;16"):
+            notes.append(f"16 bit {image.format} read with 8 bits (stored as {first})")
+            return None
+        swapped = first[:-1] + wanted[first[-1]]
+        tiles.append((*tile[:3], (swapped, *rest) if rest else swapped))
+    low.tile = [type(old)(*new) if type(old) is not tuple else new for old, new in zip(low.tile, tiles, strict=True)]
+    low.load()
+    return np.asarray(image).astype(np.uint16) * 256 + np.asarray(low)
+
+
+def _grey_alpha_png16(data: bytes) -> np.ndarray:
+    """(H, W, 2) uint16. Four bytes a pixel are filtered the same way, whether they are two values or four: read as RGBA."""
+    header = bytearray(data[12:29])  # name and content of IHDR
+    header[12], header[13] = 8, 6  # bits and colour type
+    four = data[:12] + bytes(header) + struct.pack(">I", zlib.crc32(header)) + data[33:]
+    pixels = np.asarray(Image.open(io.BytesIO(four), formats=["PNG"])).astype(np.uint16)
+    return pixels[..., 0::2] * 256 + pixels[..., 1::2]
+
+
+@contextlib.contextmanager
+def _quiet_libtiff(image: Any) -> Iterator[None]:
+    """libtiff prints what it finds wrong straight to the process's stderr; the ImageError says it once, with the name."""
+    if image.format != "TIFF":
+        yield
+        return
+    if sys.stderr is not None:
+        sys.stderr.flush()
+    kept, sink = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     try:
-        if image.format == "PNG":
-            from torchvision.io import ImageReadMode, decode_image
-
-            raw = torch.frombuffer(bytearray(_plain_png16(data)), dtype=torch.uint8)
-            pixels = decode_image(raw, ImageReadMode.UNCHANGED).permute(1, 2, 0).numpy()
-        else:
-            import tifffile
-
-            pixels = tifffile.imread(io.BytesIO(data), key=0)
-            if pixels.ndim == 3 and pixels.shape[0] == len(image.getbands()):
-                pixels = pixels.transpose(1, 2, 0)  # planes one after another
-    except Exception as error:  # a compression that needs further libraries; the picture itself was decoded by Pillow
-        notes.append(f"16 bit {image.format} read with 8 bits ({error})")
-        return None
-    # Pillow has turned a TIFF by now, tifffile does not: compare sizes as sets.
-    usual = pixels.ndim == 3 and sorted(pixels.shape[:2]) == sorted(image.size) and pixels.shape[2] in (2, 3, 4)
-    if pixels.dtype != np.uint16 or not usual:
-        notes.append(f"16 bit {image.format} read with 8 bits (unusual layout)")
-        return None
-    return pixels
-
-
-def _plain_png16(data: bytes) -> bytes:
-    """A 16 bit PNG with nothing but its header and its proven pixel data: torchvision's decoder can crash on damaged files.
-
-    ValueError where the pixel data is not exactly what the header promises, or interlaced.
-    """
-    at, header, body = 8, b"", []
-    while at + 8 <= len(data):
-        length, name = struct.unpack(">I4s", data[at : at + 8])
-        part = data[at + 8 : at + 8 + length]
-        if name == b"IHDR":
-            header = part
-        elif name == b"IDAT":
-            body.append(part)
-        elif name == b"IEND":
-            break
-        at += 12 + length
-    width, height, _, colour, _, _, interlaced = struct.unpack(">IIBBBBB", header)
-    row = 1 + width * {0: 1, 2: 3, 4: 2, 6: 4}[colour] * 2
-    inflate = zlib.decompressobj()
-    rows = inflate.decompress(b"".join(body), height * row + 1)
-    if interlaced or len(rows) != height * row or max(rows[::row]) > 4:  # each row begins with its filter, 0 to 4
-        raise ValueError("interlaced" if interlaced else "pixel data does not fit the header")
-    out = io.BytesIO()
-    _write_png(out, header, zlib.compress(rows, 1))
-    return out.getvalue()
-
-
-def _write_png(handle: IO[bytes], header: bytes, body: bytes, **chunks: bytes) -> None:
-    def chunk(name: bytes, content: bytes) -> None:
-        handle.write(struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content)))
-
-    handle.write(b"\x89PNG\r\n\x1a\n")
-    chunk(b"IHDR", header)
-    for name, content in chunks.items():
-        chunk(name.encode(), content)
-    chunk(b"IDAT", body)
-    chunk(b"IEND", b"")
+        os.dup2(sink, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(sink)
 
 
 def _plain_mode(image: Any, profile: bytes | None, notes: list[str]) -> tuple[Any, bytes | None]:
@@ -546,6 +531,18 @@ def _encode(photo: Photo, file_format: str, handle: IO[bytes], quality: int) -> 
     if meta.exif is not None and file_format != "BMP":
         options["exif"] = meta.exif
     image.save(handle, format=file_format, **options)
+
+
+def _write_png(handle: IO[bytes], header: bytes, body: bytes, **chunks: bytes) -> None:
+    def chunk(name: bytes, content: bytes) -> None:
+        handle.write(struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content)))
+
+    handle.write(b"\x89PNG\r\n\x1a\n")
+    chunk(b"IHDR", header)
+    for name, content in chunks.items():
+        chunk(name.encode(), content)
+    chunk(b"IDAT", body)
+    chunk(b"IEND", b"")
 
 
 def _write_png16(handle: IO[bytes], pixels: np.ndarray, icc: bytes | None, exif: bytes | None) -> None:

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from itersr.config import Tier
 
 ROOT = Path(__file__).resolve().parents[1]
+SMOKE_TIMEOUT = 1800  # seconds for one cell; papermill itself would wait for ever
 DPI = 100  # with figures of 8 × 5 inches a notebook stays well inside its 1.5 MB
 
 
@@ -150,13 +151,14 @@ class Run:
 
 def run(
     tier: str = "smoke", only: str | Iterable[str] | None = None, device: str = "auto", data: str | Path | None = None,
-    out: str | Path | None = None, parameters: dict[str, Any] | None = None, timeout: int | None = 3600,
+    out: str | Path | None = None, parameters: dict[str, Any] | None = None, timeout: int | None = None,
     notebooks: str | Path | None = None,
 ) -> int:
     """Run the notebooks in order through papermill; print a line for each and a table at the end.
 
     only: "07", "02,07" or a list of such numbers; None is all. out: the run folder (default runs/<date-time>-<tier>).
-    parameters: further notebook parameters, such as {"seed": 1}. timeout: seconds for one cell, None for no limit.
+    parameters: further notebook parameters, such as {"seed": 1}.
+    timeout: seconds for one cell; None is SMOKE_TIMEOUT at `smoke`, and no limit at tiers that train for hours.
     notebooks: their folder; each runs with it as working folder, as in JupyterLab and under nbval.
     Returns 0, or 1 at the first notebook that fails (its name, cell and traceback are printed).
     Raises ValueError or FileNotFoundError before anything runs: unknown tier, device, notebook or parameter, a notebook
@@ -170,6 +172,8 @@ def run(
         raise FileNotFoundError(f"data: {data} is not a folder")
     folder = Path(out) if out is not None else ROOT / "runs" / f"{datetime.now():%Y%m%d-%H%M%S}-{tier}"
     folder = folder.resolve()
+    if timeout is None and tier == "smoke":
+        timeout = SMOKE_TIMEOUT
     given = {
         "tier": tier, "device": device, "data": None if data is None else str(Path(data).resolve()),
         "out": str(folder / "figures"), **(parameters or {}),

@@ -71,7 +71,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
     """softmax(q·kᵀ/√d + bias)·v for q, k, v (B, heads, N, d) and an additive bias that broadcasts to (B, heads, N, N).
 
     The fused kernel is the faster form, except where the bias itself is being trained: its gradient pushes PyTorch off
-    the fast path, and the three lines of the textbook form win.
+    the fast path, and the textbook form wins.
     """
     if torch.is_grad_enabled() and bias.requires_grad:
         scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1) + bias
@@ -98,17 +98,14 @@ class WindowAttention(nn.Module):
         if self.shifted:
             x = x.roll((-shift, -shift), (1, 2))
         qkv = self.qkv(windows(x, side))  # (B·windows, N, 3C)
-        qkv = qkv.view(b, -1, n, 3, self.heads, c // self.heads).permute(3, 0, 1, 4, 2, 5)
-        q, k, v = qkv.reshape(3, b, -1, n, c // self.heads)  # (B, windows·heads, N, d): one 4-D call for all windows
-        bias = self.bias_table[relative_index(side).to(x.device)].permute(2, 0, 1)  # (heads, N, N)
+        q, k, v = qkv.view(-1, n, 3, self.heads, c // self.heads).permute(2, 0, 3, 1, 4)  # (B·windows, heads, N, d), no copies
+        bias = self.bias_table.t()[:, relative_index(side).to(x.device)][None]  # (1, heads, N, N)
         if self.shifted:
             mask = shift_mask(h, w, side).to(device=x.device, dtype=bias.dtype)
-            bias = (bias[None] + mask[:, None]).reshape(1, -1, n, n)  # (1, windows·heads, N, N)
-        else:
-            bias = bias.repeat(h * w // n, 1, 1)[None]
-        out = attend(q, k, v, bias)  # (B, windows·heads, N, d)
-        out = out.view(-1, self.heads, n, c // self.heads).transpose(1, 2).reshape(-1, n, c)
-        out = unwindows(self.proj(out), side, h, w)
+            bias = (bias + mask[:, None]).repeat(b, 1, 1, 1)  # (B·windows, heads, N, N)
+        out = attend(q, k, v, bias)  # (B·windows, heads, N, d)
+        out = self.proj(out.transpose(1, 2).reshape(-1, n, c))
+        out = unwindows(out, side, h, w)
         return out.roll((shift, shift), (1, 2)) if self.shifted else out
 
 

@@ -93,4 +93,4 @@ def test_only_the_agreed_folders() -> None:
 def too_large(path: Path) -> bool:
     if path.suffix == ".safetensors":
         return path.stat().st_size > 24_000_000
-    return path.stat().st_size > (1_500_000 if path.suffix == ".ipynb" else 500_000)
+    return path.stat().st_size > (1_500_000 if path.suffix in (".ipynb", ".npz") else 500_000)

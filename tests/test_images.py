@@ -148,8 +148,7 @@ def test_16_bit_files_of_opencv_are_read_exactly(tmp_path: Path) -> None:
     cv2 = pytest.importorskip("cv2", reason="OpenCV is not installed")
     pixels = noise(12, 10, 3, dtype=np.uint16)
     for name in ("x.png", "x.tif"):
-        flags = [cv2.IMWRITE_TIFF_COMPRESSION, 1] if name.endswith("tif") else []
-        cv2.imwrite(str(tmp_path / name), pixels[..., ::-1], flags)
+        cv2.imwrite(str(tmp_path / name), pixels[..., ::-1])  # filtered PNG rows; TIFF with LZW
         photo = images.read(tmp_path / name)
         assert photo.meta.bits == 16, photo.meta.notes
         assert np.array_equal((photo.tensor * 65535).round().permute(1, 2, 0).numpy(), pixels)
@@ -176,6 +175,21 @@ def test_exif_orientation_is_applied_once_and_forgotten(tmp_path: Path, orientat
     images.write(photo, tmp_path / f"y.{suffix}")
     again = images.read(tmp_path / f"y.{suffix}")
     assert again.size == photo.size and (again.tensor - photo.tensor).abs().max() < 0.06
+
+
+@pytest.mark.parametrize("byteorder", ["<", ">"])
+@pytest.mark.parametrize("compression", [None, "zlib"])
+@pytest.mark.parametrize("channels", [3, 4])
+def test_16_bit_tiff_of_both_byte_orders(tmp_path: Path, byteorder: str, compression: str | None, channels: int) -> None:
+    import tifffile
+
+    pixels = noise(12, 10, channels, dtype=np.uint16)
+    extra = {"extrasamples": ["unassalpha"]} if channels == 4 else {}
+    tifffile.imwrite(tmp_path / "x.tif", pixels, photometric="rgb", byteorder=byteorder, compression=compression, **extra)
+    photo = images.read(tmp_path / "x.tif")
+    assert photo.meta.bits == 16, photo.meta.notes
+    got = photo.tensor if photo.alpha is None else torch.cat([photo.tensor, photo.alpha])
+    assert np.array_equal((got * 65535).round().permute(1, 2, 0).numpy(), pixels)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

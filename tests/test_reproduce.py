@@ -15,6 +15,13 @@ from itersr.schedule import tokens_to_keep
 from tests import small_notebooks as small
 
 
+@pytest.fixture(autouse=True)
+def no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`make test` sets ITERSR_OUT for nbval; these tests choose their own folders."""
+    for name in [name for name in os.environ if name.startswith("ITERSR_")]:
+        monkeypatch.delenv(name)
+
+
 def start(out: Path | None, **changes: object) -> Run:
     return Run.start("04", **{"tier": "smoke", "out": out, **changes})  # type: ignore[arg-type]
 

@@ -380,7 +380,7 @@ def test_mutated_files_give_a_picture_or_one_line(tmp_path: Path, model: Bicubic
     rng, kinds = random.Random(seed), seeds()
     suffixes = ["png", "jpg", "webp", "tif", "bmp", "gif"]
     good = bad = 0
-    slowest = 0.0
+    slowest: tuple[float, str, str] = (0.0, "", "")
     for i in range(count):
         folder = tmp_path / str(i)
         folder.mkdir()
@@ -388,7 +388,7 @@ def test_mutated_files_give_a_picture_or_one_line(tmp_path: Path, model: Bicubic
         path.write_bytes(mutated(kinds[i % len(kinds)], rng))
         started = time.perf_counter()
         failures = upscale_files(lambda: model, [path], folder / "out", Options(max_pixels=1_000_000))
-        slowest = max(slowest, time.perf_counter() - started)
+        slowest = max(slowest, (time.perf_counter() - started, path.name, failures[0].message if failures else ""))
         if failures:
             bad += 1
             assert "\n" not in failures[0].message and str(path) in failures[0].message
@@ -400,7 +400,17 @@ def test_mutated_files_give_a_picture_or_one_line(tmp_path: Path, model: Bicubic
             with Image.open(folder / "out" / made) as image:
                 image.load()
     assert good > count // 50 and bad > count // 4, (good, bad)
-    print(f"{count} files: {good} pictures, {bad} lines, slowest {slowest:.2f} s")
+    print(f"{count} files: {good} pictures, {bad} lines, slowest {slowest}")
+
+
+def test_damaged_tiff_says_one_line_and_libtiff_stays_silent(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    path = picture(tmp_path / "x.tif", size=(64, 64), compression="tiff_adobe_deflate")
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2 : len(data) // 2 + 200] = bytes(200)
+    path.write_bytes(data)
+    assert cli.main(["upscale", str(path), "-o", str(tmp_path / "out")]) == 2
+    err = capfd.readouterr().err
+    assert len(err.splitlines()) == 1 and "x.tif" in err, err
 
 
 # ------------------------------------------------------------------------------------------------------------------ CLI
@@ -468,24 +478,29 @@ def test_wrong_options_are_one_line_and_code_2(
     assert code == 2 and len(err.splitlines()) == 1 and said in err and not (tmp_path / "y.png").exists()
 
 
-def test_the_command_upscales_with_a_folder_of_weights(tmp_path: Path) -> None:
+def test_the_command_upscales_with_a_folder_of_weights(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from itersr.config import tier
     from itersr.model import ITER
 
     torch.manual_seed(0)
     ITER(tier("smoke")).save(tmp_path / "weights")
-    path = picture(tmp_path / "x.png", "LA", (16, 16))
+    path, result = picture(tmp_path / "x.png", "LA", (16, 16)), tmp_path / "out" / "x_out.png"
     command = ["upscale", path, tmp_path / "none.png", "-o", tmp_path / "out", "--weights", tmp_path / "weights"]
-    command += ["--steps", "2"]
-    done = itersr(*command, "--seed", "1", "-v")
-    assert done.returncode == 2, done.stderr
-    assert len([line for line in done.stderr.splitlines() if "none.png" in line]) == 1 and "Traceback" not in done.stderr
-    with Image.open(tmp_path / "out" / "x_out.png") as image:
+    command += ["--steps", "2", "--seed", "1", "--device", "cpu"]
+    done = itersr(*command)
+    assert done.returncode == 2, "one of the two does not exist"
+    assert len(done.stderr.splitlines()) == 1 and "none.png" in done.stderr
+    assert done.stdout.startswith(f"{path} -> {result}")
+    with Image.open(result) as image:
         assert image.size == (64, 64) and image.mode == "LA"
         first = np.asarray(image)
-    assert itersr(*command, "--seed", "1", "--force").returncode == 2
-    assert np.array_equal(first, np.asarray(Image.open(tmp_path / "out" / "x_out.png"))), "the same seed, the same picture"
-    assert "exists already" in itersr(*command).stderr
+    code, out, err = run_cli(capsys, *command)
+    assert code == 2 and "exists already" in err and out == ""
+    code, out, err = run_cli(capsys, *command, "--force", "-q")
+    assert code == 2 and len(err.splitlines()) == 1 and out == ""
+    assert np.array_equal(first, np.asarray(Image.open(result))), "the same seed, the same picture"
+    code, _, _ = run_cli(capsys, "upscale", path, "-o", tmp_path / "y.png", *command[5:])
+    assert code == 0 and np.array_equal(first, np.asarray(Image.open(tmp_path / "y.png"))), "whatever else is in the batch"
 
 
 def test_evaluate_prints_a_table_and_writes_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -103,9 +103,9 @@ def train(task: Any, crops: Crops, out: Path, *, validate: Validate, save_weight
     optimizers = {name: torch.optim.Adam([p for p in part.parameters() if p.requires_grad], lr=config.lr, betas=config.betas)
                   for name, part in task.parts.items()}
     average = Average(task.trained, config.ema)
-    step = 0
+    step, before = 0, 0.0  # before: seconds of training in earlier calls
     if resume and checkpoint.exists():
-        step = _load(checkpoint, task, optimizers, average)
+        step, before = _load(checkpoint, task, optimizers, average)
     if main:
         _forget_after(out / "log.csv", step)
     start, stop = step, min(config.steps, stop_at or config.steps)
@@ -143,7 +143,8 @@ def train(task: Any, crops: Crops, out: Path, *, validate: Validate, save_weight
         last = step == stop or _out_of_time(seconds, minutes, accelerator)
         if step % 20 == 0 or last:
             values = {name: accelerator.reduce(v.detach().float(), "mean").item() for name, v in logged.items()}
-            _write(out, writer, step, seconds, "train", {**values, "learning rate": learning_rate(step - 1, config)}, main)
+            values["learning rate"] = learning_rate(step - 1, config)
+            _write(out, writer, step, before + seconds, "train", values, main)
             rate = (step - start) * config.batch / seconds
             bar.set_postfix_str(f"loss {values[task.active(step - 1)[0]]:.4f}, {rate:.1f} img/s")
         bar.update()
@@ -155,9 +156,9 @@ def train(task: Any, crops: Crops, out: Path, *, validate: Validate, save_weight
                 save_weights()
                 _pictures(out, writer, step, pictures)
             average.swap()
-            _write(out, writer, step, time.monotonic() - began, "validation", scalars, main)
+            _write(out, writer, step, before + seconds, "validation", scalars, main)
         if (step % config.checkpoint_every == 0 or last) and main:
-            _save(checkpoint, step, task, optimizers, average)
+            _save(checkpoint, step, before + seconds, task, optimizers, average)
         if last:
             break
     bar.close()
@@ -202,10 +203,11 @@ def _check(value: float, history: list[float] | None, step: int, batch: dict[str
         raise TrainingError(f"step {step}: loss or gradient is {value:g}; photos {photos}; last good checkpoint: {where}")
 
 
-def _save(path: Path, step: int, task: Any, optimizers: dict[str, Any], average: Average) -> None:
+def _save(path: Path, step: int, seconds: float, task: Any, optimizers: dict[str, Any], average: Average) -> None:
     """Write a checkpoint beside the old one, then put it in its place: a kill leaves one of the two whole."""
     state = {
-        "step": step, "seed": task.seed, "task": task.state_dict(), "average": average.weights, "updates": average.updates,
+        "step": step, "seconds": seconds, "seed": task.seed, "task": task.state_dict(),
+        "average": average.weights, "updates": average.updates,
         "optimizers": {name: optimizer.state_dict() for name, optimizer in optimizers.items()},
     }
     temporary = path.with_suffix(".part")
@@ -216,7 +218,7 @@ def _save(path: Path, step: int, task: Any, optimizers: dict[str, Any], average:
     os.replace(temporary, path)
 
 
-def _load(path: Path, task: Any, optimizers: dict[str, Any], average: Average) -> int:
+def _load(path: Path, task: Any, optimizers: dict[str, Any], average: Average) -> tuple[int, float]:
     state = torch.load(path, map_location="cpu", weights_only=True)
     if state["seed"] != task.seed:
         raise TrainingError(f"{path}: was made with seed {state['seed']}, this run has seed {task.seed}")
@@ -226,7 +228,7 @@ def _load(path: Path, task: Any, optimizers: dict[str, Any], average: Average) -
     for name, weight in average.weights.items():
         weight.copy_(state["average"][name])
     average.updates = state["updates"]
-    return int(state["step"])
+    return int(state["step"]), float(state["seconds"])
 
 
 def _write(out: Path, writer: Any, step: int, seconds: float, split: str, values: dict[str, float], main: bool) -> None:

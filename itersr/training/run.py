@@ -100,21 +100,19 @@ def load_networks(folder: Path, config: Tier, trained: tuple[str, ...]) -> ITER:
         path = folder / f"{name}.safetensors"
         if path.exists():
             weights.load_state(model.get_submodule(name), weights.read_tensors(path), str(path))
-        elif name == "vqgan" or (name == "lq_encoder" and name not in trained):
+        elif name == "vqgan" or (name == "lq_encoder" and not {"vqgan", "lq_encoder"} & set(trained)):
             raise weights.WeightsError(f"{path}: no such file; train the stage before this one first")
     return model
 
 
 def run(args: argparse.Namespace) -> int:
-    """`itersr train {vqgan,iter} …`: see `itersr train --help`."""
-    config = tier(args.tier)
-    stages = {"vqgan": ["vqgan"], "iter": ["iter"]}.get(args.what, [args.what])
-    for stage in stages:
-        given = {name: value for name, value in (("steps", args.steps), ("batch", args.batch)) if value}
-        settings = dataclasses.replace(config.train[stage], **given)
-        changed = dataclasses.replace(config, train={**config.train, stage: settings})
-        scalars = train_stage(stage, changed, args.data, Path(args.out), seed=args.seed, device=args.device,
-                              precision=args.precision, minutes=args.minutes, resume=args.resume, workers=args.workers)
-        for name, value in scalars.items():
-            print(f"{stage}: {name} {value:.4g}")
+    """`itersr train {vqgan,lq_encoder,token_nets,iter} …`: see `itersr train --help`."""
+    config, stage = tier(args.tier), args.what
+    settings = config.train[stage].scaled(args.steps or config.train[stage].steps)
+    settings = dataclasses.replace(settings, batch=args.batch or settings.batch)
+    config = dataclasses.replace(config, train={**config.train, stage: settings})
+    scalars = train_stage(stage, config, args.data, Path(args.out), seed=args.seed, device=args.device,
+                          precision=args.precision, minutes=args.minutes, resume=args.resume, workers=args.workers)
+    for name, value in scalars.items():
+        print(f"{stage}: {name} {value:.4g}")
     return 0

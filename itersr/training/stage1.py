@@ -73,7 +73,6 @@ class Stage1(nn.Module):
             scalars["adversarial"] = adversarial
         return loss, scalars
 
-    @torch.no_grad()
     def after_step(self, step: int, crops: Crops, accelerator: Any) -> None:
         """Start the codebook when the autoencoder is ready; then restart dead codes from time to time.
 
@@ -87,12 +86,14 @@ class Stage1(nn.Module):
                 self.restart_dead_codes(self.latents(crops, 4, step), step)
             self.used.zero_()
 
+    @torch.no_grad()
     def latents(self, crops: Crops, count: int, step: int) -> Tensor:
         """Encoder outputs of `count` crops as rows, (N, D)."""
         device = self.used.device
         rows = [self.vqgan.encoder(crops[-1 - step * count - i]["hq"][None].to(device)) for i in range(count)]
         return torch.cat([row.float().permute(0, 2, 3, 1).flatten(0, 2) for row in rows])
 
+    @torch.no_grad()
     def start_codebook(self, latents: Tensor) -> None:
         """Codes ← k-means of latents."""
         from scipy.cluster.vq import kmeans2
@@ -103,6 +104,7 @@ class Stage1(nn.Module):
         centres, _ = kmeans2(rows[pick].numpy(), len(codes), iter=25, minit="++", seed=self.seed)
         codes.copy_(torch.from_numpy(centres))
 
+    @torch.no_grad()
     def restart_dead_codes(self, latents: Tensor, step: int) -> None:
         """Move every code that no latent chose since the last restart onto a random latent."""
         dead = torch.nonzero(self.used == 0).flatten()

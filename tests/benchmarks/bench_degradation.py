@@ -73,7 +73,7 @@ def noisy(image: np.ndarray, noise: Noise) -> np.ndarray:
 def coded(image: np.ndarray, quality: int) -> np.ndarray:
     pixels = (image * 255).round().clip(0, 255).astype(np.uint8)
     file = cv2.imencode(".jpg", pixels[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
-    return cv2.imdecode(file, cv2.IMREAD_COLOR)[..., ::-1].astype(np.float32) / 255
+    return np.asarray(cv2.imdecode(file, cv2.IMREAD_COLOR))[..., ::-1].astype(np.float32) / 255
 
 
 def main() -> None:

@@ -1,0 +1,22 @@
+"""Fixed synthetic test pairs: HQ images degraded once, with a seed, the draw of each on record.
+
+The same as `itersr degrade IN -o OUT --seed`, with the paper's ranges.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+SEED = 0
+
+
+def make_pairs(source: Path, target: Path, seed: int = SEED, scale: int = 4, quiet: bool = False) -> list[tuple[str, str]]:
+    """Degrade every image of the folder `source`: target/hq, target/lq and target/draws.jsonl (file, seed, draw).
+
+    HQ images are cut at the right and lower border to a multiple of `scale`. Each LQ image depends on the seed and its own file
+    name alone. Returns (file, reason) of the images that were left out.
+    """
+    from itersr import batch  # with PyTorch, which the other datasets do not need
+
+    failures = batch.degrade_files([source], target, seed=seed, scale=scale, force=True, progress=not quiet)
+    return [(Path(failure.source).name, failure.message) for failure in failures]

@@ -1,0 +1,88 @@
+"""Make a trained tier ship: its weights, its learning curves, and a model card written from what the run itself recorded.
+
+    python -m itersr.training.ship --run checkpoints --data "what it was trained on" --hardware "2 CPU cores"
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+from itersr import weights
+from itersr.training.run import STAGES
+
+CURVE_ROWS = 60  # training rows kept of every curve
+
+
+def ship(run: Path, to: Path, *, data: str, hardware: str, commit: str, seed: int = 0) -> None:
+    """Copy RUN/weights to `to`, thin the logs of its stages to curves there, and write the card. WeightsError where a
+    network is missing."""
+    config, extra = weights.read_config(run / "weights")
+    for name in weights.NETWORKS:
+        if not (run / "weights" / f"{name}.safetensors").exists():
+            raise weights.WeightsError(f"{run / 'weights'}: {name}.safetensors is missing; train its stage first")
+    shutil.copytree(run / "weights", to, dirs_exist_ok=True)
+    stages = [stage for stage in STAGES if (run / stage / "log.csv").exists()]
+    logs = {stage: _thin(run / stage / "log.csv") for stage in stages}
+    for stage, log in logs.items():
+        log.to_csv(to / f"{stage}.csv", index=False)
+    (to / "MODEL_CARD.md").write_text(card(config, extra, logs, weights.fingerprint(to), data, hardware, commit, seed))
+
+
+def _thin(path: Path) -> Any:
+    """A log with about CURVE_ROWS steps of training and every validation; seconds run on over resumed calls."""
+    import pandas as pd
+
+    log = pd.read_csv(path)
+    log = log.sort_values("step", kind="stable")
+    train = sorted(log[log.split == "train"].step.unique())
+    keep = set(train[:: max(len(train) // CURVE_ROWS, 1)]) | set(train[-1:])
+    return log[(log.split == "validation") | log.step.isin(keep)]
+
+
+def card(config: Any, extra: dict[str, Any], logs: dict[str, Any], fingerprint: str, data: str, hardware: str, commit: str,
+         seed: int) -> str:
+    """The model card: what these weights are, how they came about, and what they reached on held-out photos."""
+    lines = [
+        f"# itersr `{config.name}`: {config.notes}", "",
+        f"Weights of ITER (Chen et al., AAAI 2024) for ×{config.scale} super-resolution, trained by this project's code.", "",
+        f"- fingerprint: `{fingerprint}`", f"- data: {data}",
+        f"- degradation: `{config.degradation}` ranges (`itersr.degradation`)",
+        f"- hardware: {hardware}; seed {seed}; commit {commit}",
+        f"- VQGAN: f = {config.vqgan.factor}, {config.vqgan.codes} codes of {config.vqgan.code_dim} dimensions",
+        f"- φ_e's logit is shifted by {extra.get('calibration', 0.0):.3f} (share of good tokens, held-out training photos)", "",
+        "For research and teaching. The numbers below are the last validation's, on held-out photos of the training set.", "",
+        "| stage | steps | minutes | command |", "|---|---|---|---|",
+    ]
+    for stage, log in logs.items():
+        command = f"itersr train {stage} --tier {config.name} --steps {log.step.max()}"
+        lines.append(f"| {stage} | {log.step.max()} | {log.seconds.max() / 60:.0f} | `{command}` |")
+    lines += ["", "| stage | what | value |", "|---|---|---|"]
+    for stage, log in logs.items():
+        last = log[log.split == "validation"]
+        last = last[last.step == last.step.max()]
+        lines += [f"| {stage} | {row.name_} | {row.value:.4g} |" for row in last.rename(columns={"name": "name_"}).itertuples()]
+    return "\n".join(lines) + "\n"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m itersr.training.ship", description=__doc__.split("\n")[0])
+    parser.add_argument("--run", type=Path, default=Path("checkpoints"), help="the folder that `itersr train --out` wrote")
+    parser.add_argument("--data", required=True, help="what it was trained on, for the card")
+    parser.add_argument("--hardware", required=True, help="for the card")
+    parser.add_argument("--commit", default="unknown", help="the commit that trained it, for the card")
+    args = parser.parse_args(arguments)
+    try:
+        config, _ = weights.read_config(args.run / "weights")
+        ship(args.run, weights.SHIPPED / config.name, data=args.data, hardware=args.hardware, commit=args.commit)
+    except weights.WeightsError as error:
+        print(f"ship: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

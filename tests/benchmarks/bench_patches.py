@@ -1,0 +1,57 @@
+"""Megapixels a second of cutting into patches, and of Pillow's PNG writer in place of ours.
+
+    python tests/benchmarks/bench_patches.py [--megapixels 60] [--jobs 2]
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import os
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import skimage.data
+from PIL import Image
+
+from data_prep import patches
+
+
+def pillow_png(rgb: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(rgb).save(file, "PNG", compress_level=1)
+    return file.getvalue()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--megapixels", type=float, default=60)
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
+    args = parser.parse_args()
+    photo = np.tile(skimage.data.astronaut(), (3, 4, 1))[:1356]  # about the size of DIV2K's
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder, "source")
+        source.mkdir()
+        count = max(args.jobs, round(args.megapixels * 1e6 / photo.shape[0] / photo.shape[1]))
+        for i in range(count):
+            Image.fromarray(np.roll(photo, 8 * i, 1)).save(source / f"{i:04d}.png", compress_level=6 if i == 0 else 1)
+        ours, rows = patches.png, dict[str, tuple[float, float]]()
+        for name, writer in (("Pillow, level 1", pillow_png), ("one filter, Huffman", ours)) * 2:
+            patches.png = writer
+            made = Path(folder, f"made {time.monotonic()}")
+            start = time.perf_counter()
+            done = patches.cut(source, made, Path(folder, f"{made.name}.jsonl"), args.jobs, quiet=True)
+            seconds = time.perf_counter() - start
+            pixels = count * photo.shape[0] * photo.shape[1]
+            size = sum(path.stat().st_size for path in made.iterdir()) / (len(done[0]["patches"]) * count * 256 * 256)
+            rows[name] = max(rows.get(name, (0.0, 0.0)), (pixels / 1e6 / seconds, size))
+        patches.png = ours
+    print(f"cut: megapixels a second, {args.jobs} threads, {count} PNGs of {photo.shape[1]}×{photo.shape[0]} (aim: 40 on 2 cores)")
+    for name, (rate, size) in rows.items():
+        print(f"  {name:24s} {rate:6.1f}   {size:.2f} bytes a pixel   x{rate / rows['Pillow, level 1'][0]:.2f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,21 @@
+"""What several test files share: one smoke model, trained once a session with fixed seeds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from itersr.config import tier
+from itersr.training.run import train_stage
+
+STAGES = ("vqgan", "lq_encoder", "token_nets")
+
+
+@pytest.fixture(scope="session")
+def smoke_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, dict[str, float]]]:
+    """The folder of a whole smoke training (about a minute), and the last validation of every stage."""
+    out = tmp_path_factory.mktemp("smoke")
+    with torch.random.fork_rng():
+        return out, {stage: train_stage(stage, tier("smoke"), None, out, progress=False, device="cpu") for stage in STAGES}

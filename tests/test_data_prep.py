@@ -1,0 +1,724 @@
+"""data_prep over loopback HTTP with made-up archives: whatever goes wrong, no half-made dataset looks whole."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import http.server
+import io
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tarfile
+import threading
+import time
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import skimage.data
+from PIL import Image
+
+from data_prep import PrepError, download, patches
+from data_prep.__main__ import main
+from data_prep.datasets import TABLE, Archive, Dataset
+from data_prep.prepare import prepare
+
+SIZE = 32  # of a patch, here
+TREE = Path(__file__).parents[1]
+
+
+# ---- a server that misbehaves on request
+
+
+@dataclass
+class Site:
+    """What the loopback server gives, and how it misbehaves: `cut[path]` is a list of byte counts after which it hangs up."""
+
+    files: dict[str, bytes] = field(default_factory=dict)
+    cut: dict[str, list[int]] = field(default_factory=dict)
+    status: dict[str, int] = field(default_factory=dict)
+    kind: dict[str, str] = field(default_factory=dict)
+    etag: str = '"1"'
+    ranges: bool = True
+    slow: float = 0.0
+    asked: list[tuple[str, str | None]] = field(default_factory=list)
+    address: str = ""
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    site: Site
+    protocol_version = "HTTP/1.0"
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+    def do_GET(self) -> None:
+        site, path = self.site, self.path.lstrip("/")
+        wanted = self.headers.get("Range")
+        site.asked.append((path, wanted))
+        if path in site.status:
+            return self.send_error(site.status[path])
+        if path not in site.files:
+            return self.send_error(404)
+        data, start = site.files[path], 0
+        condition = self.headers.get("If-Range")
+        if wanted and site.ranges and condition in (None, site.etag):
+            start = int(wanted.removeprefix("bytes=").rstrip("-"))
+            if start >= len(data):
+                self.send_response(416)
+                self.send_header("Content-Range", f"bytes */{len(data)}")
+                return self.end_headers()
+            self.send_response(206)
+            self.send_header("Content-Range", f"bytes {start}-{len(data) - 1}/{len(data)}")
+        else:
+            self.send_response(200)
+        self.send_header("Content-Length", str(len(data) - start))
+        self.send_header("Content-Type", site.kind.get(path, "application/octet-stream"))
+        self.send_header("ETag", site.etag)
+        self.end_headers()
+        end = start + site.cut[path].pop(0) if site.cut.get(path) else len(data)
+        with contextlib.suppress(OSError):
+            for at in range(start, min(end, len(data)), 4096):
+                self.wfile.write(data[at : min(at + 4096, end)])
+                time.sleep(site.slow)
+
+
+@pytest.fixture
+def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
+    monkeypatch.setattr(download, "PAUSE", 0.0)
+    site = Site()
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), type("H", (Handler,), {"site": site}))
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
+    thread.start()
+    site.address = f"http://127.0.0.1:{server.server_port}"
+    yield site
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+# ---- made-up archives
+
+
+def picture(height: int = 70, width: int = 100, seed: int = 0) -> np.ndarray:
+    photo = skimage.data.astronaut()
+    return np.roll(photo, 37 * seed, 1)[:height, :width]
+
+
+def as_png(pixels: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()
+
+
+def photos(count: int = 4) -> dict[str, bytes]:
+    return {f"set/{i:04d}.png": as_png(picture(seed=i)) for i in range(count)}
+
+
+def as_zip(files: dict[str, bytes]) -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, data in files.items():
+            archive.writestr(zipfile.ZipInfo(name), data)
+    return file.getvalue()
+
+
+def as_tar(files: dict[str, bytes], *more: tarfile.TarInfo) -> bytes:
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w:gz") as archive:
+        for name, data in files.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+        for info in more:
+            archive.addfile(info)
+    return file.getvalue()
+
+
+def toy(site: Site, data: bytes | None = None, **changes: Any) -> Dataset:
+    """A dataset of one zip on the loopback server; `archive` changes the archive, the rest the dataset."""
+    data = as_zip(photos()) if data is None else data
+    site.files.setdefault("set.zip", data)
+    archive = Archive("set.zip", (f"{site.address}/set.zip",), limit=10**7)
+    archive = replace(archive, **changes.pop("archive", {}))
+    dataset = Dataset(
+        name="toy", title="Toy", kind="patches", archives=(archive,), take=(("hq", r"set/(.+)\.png"),), images=4,
+        by_hand="https://example.org/toy", licence="none", citation="nobody",
+    )  # fmt: skip
+    return replace(dataset, **changes)
+
+
+def run(dataset: Dataset, root: Path, **options: Any) -> str:
+    return prepare(dataset, root, **{"jobs": 2, "size": SIZE, "quiet": True, **options})
+
+
+def manifest(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "manifest.jsonl").read_text().splitlines()]
+
+
+def about(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "dataset.json").read_text())
+
+
+def whole(folder: Path) -> bool:
+    """The folder is there and holds exactly what its manifest says, pixel for pixel."""
+    lines = manifest(folder)
+    assert {path.name for path in (folder / "patches").iterdir()} == {line["patch"] for line in lines}
+    for line in lines:
+        left, top, right, bottom = line["box"]
+        pixels = np.asarray(Image.open(folder / "patches" / line["patch"]))
+        truth = picture(seed=int(line["source"][:4]))[top:bottom, left:right]
+        assert np.array_equal(pixels, truth) and patches.digest(pixels) == line["sha256"]
+    assert len(lines) == 4 * 6 and {line["source"] for line in lines} == {f"{i:04d}.png" for i in range(4)}
+    return True
+
+
+# ---- the table
+
+
+def test_the_table_is_complete_and_honest() -> None:
+    names = [dataset.name for dataset in TABLE]
+    assert names == ["div2k", "flickr2k", "ost", "realsr", "drealsr", "dped-iphone", "realsrset", "div2k-synthetic"]
+    for dataset in TABLE:
+        assert dataset.kind in ("patches", "images", "pairs")
+        assert all((dataset.licence, dataset.citation, dataset.archives, dataset.images > 0))
+        assert dataset.by_hand.startswith("https://")
+        for archive in dataset.archives:
+            assert all(re.match(r"https?://", address) for address in archive.addresses)
+            assert (archive.sha256 is None) == (archive.size is None)
+            assert archive.sha256 is None or re.fullmatch(r"[0-9a-f]{64}", archive.sha256)
+            assert (archive.size or 0) < archive.limit
+
+
+@pytest.mark.parametrize(
+    ("name", "path", "folder", "image"),
+    [
+        ("div2k", "DIV2K_train_HR/0001.png", "hq", "0001"),
+        ("flickr2k", "Flickr2K/Flickr2K_HR/000001.png", "hq", "000001"),
+        ("flickr2k", "Flickr2K/000001.png", "hq", "000001"),
+        ("flickr2k", "Flickr2K/Flickr2K_LR_bicubic/X2/000001x2.png", None, None),
+        ("ost", "OST_dataset/OutdoorSceneTrain_v2/animal/a b.png", "hq", "animal_a b"),
+        ("ost", "OST_dataset/OutdoorSceneTest300/OST_001.png", None, None),
+        ("realsr", "RealSR(V3)/Canon/Test/4/Canon_001_HR.png", "hq", "Canon_001"),
+        ("realsr", "RealSR(V3)/Nikon/Test/4/Nikon_050_LR4.png", "lq", "Nikon_050"),
+        ("realsr", "RealSR(V3)/Nikon/Train/4/Nikon_050_LR4.png", None, None),
+        ("realsr", "RealSR(V3)/Nikon/Test/2/Nikon_050_LR2.png", None, None),
+        ("drealsr", "Test_x4/test_HR/sony_131_x4.png", "hq", "sony_131"),
+        ("drealsr", "Test_x4/test_LR/sony_131_x1.png", "lq", "sony_131"),
+        ("realsrset", "RealSRSet+5images/butterfly2.png", "lq", "butterfly2"),
+        ("realsrset", "RealSRSet+5images/ADE_val_00000114.png", None, None),
+        ("div2k-synthetic", "DIV2K_valid_HR/0801.png", "hq", "0801"),
+    ],
+)
+def test_what_each_dataset_takes(name: str, path: str, folder: str | None, image: str | None) -> None:
+    dataset = next(dataset for dataset in TABLE if dataset.name == name)
+    found = [(f, re.fullmatch(p, path)) for f, p in dataset.take if re.fullmatch(p, path)]
+    assert len(found) == (folder is not None)
+    for where, match in found:
+        assert match is not None and (where, "_".join(g for g in match.groups() if g)) == (folder, image)
+
+
+# ---- the good case
+
+
+def test_patches_are_the_pictures_pixels_in_stated_order(site: Site, tmp_path: Path) -> None:
+    assert "24 patches from 4 images" in run(toy(site), tmp_path)
+    assert whole(tmp_path / "toy")
+    first = [line["box"] for line in manifest(tmp_path / "toy") if line["source"] == "0000.png"]
+    # 70×100: two rows of three, the rest of 6 rows and 4 columns left out
+    assert first == [[x, y, x + 32, y + 32] for y in (0, 32) for x in (0, 32, 64)]
+    record = about(tmp_path / "toy")
+    assert record["source"]["sha256"] == download.sha256(tmp_path / "archives" / "set.zip")
+    assert record["licence"] == "none" and record["left_out"] == []
+    assert not (tmp_path / ".work" / "toy").exists()
+
+
+def test_the_default_patch_is_256() -> None:
+    assert patches.SIZE == 256
+    assert patches.boxes(520, 800) == [(y, x) for y in (0, 256) for x in (0, 256, 512)]
+    assert patches.boxes(255, 800) == []
+
+
+def test_the_png_writer_is_lossless_for_every_reader() -> None:
+    import cv2
+
+    noise = np.random.default_rng(0).integers(0, 256, (19, 33, 3), np.uint8)
+    for pixels in (picture(64, 64), picture(1, 1), noise, picture(80, 90)[5:40, 7:50]):
+        file = patches.png(pixels)
+        assert np.array_equal(np.asarray(Image.open(io.BytesIO(file))), pixels)
+        assert np.array_equal(cv2.imdecode(np.frombuffer(file, np.uint8), cv2.IMREAD_COLOR)[..., ::-1], pixels)
+
+
+def test_a_second_run_does_nothing(site: Site, tmp_path: Path) -> None:
+    run(toy(site), tmp_path)
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    asked = len(site.asked)
+    assert "was there already" in run(toy(site), tmp_path)
+    assert before == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} and len(site.asked) == asked
+
+
+def test_a_deleted_dataset_is_made_again_without_a_download(site: Site, tmp_path: Path) -> None:
+    run(toy(site), tmp_path)
+    shutil.rmtree(tmp_path / "toy")
+    asked = len(site.asked)
+    run(toy(site), tmp_path)
+    assert whole(tmp_path / "toy") and len(site.asked) == asked
+
+
+def test_jobs_change_nothing(site: Site, tmp_path: Path) -> None:
+    for jobs in (1, 3):
+        run(toy(site), tmp_path / str(jobs), jobs=jobs)
+    one, three = (sorted((p.name, p.read_bytes()) for p in (tmp_path / n / "toy/patches").iterdir()) for n in "13")
+    assert one == three
+
+
+def test_tar_archives_and_unpacked_folders(site: Site, tmp_path: Path) -> None:
+    site.files["set.tar.gz"] = as_tar({"./" + name: data for name, data in photos().items()})
+    tar = Archive("set.tar.gz", (f"{site.address}/set.tar.gz",), limit=10**7)
+    run(toy(site, archives=(tar,)), tmp_path / "a")
+    assert whole(tmp_path / "a" / "toy")
+    for name, data in photos().items():
+        (tmp_path / "mine/set" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "mine/set" / name).write_bytes(data)
+    run(toy(site), tmp_path / "b", archive_dir=tmp_path / "mine")
+    assert whole(tmp_path / "b" / "toy")
+
+
+def test_an_archive_on_disk_needs_no_network(site: Site, tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/set.zip").write_bytes(as_zip(photos()))
+    run(toy(site), tmp_path / "root", archive_dir=tmp_path / "mine")
+    assert whole(tmp_path / "root/toy") and site.asked == []
+    assert (tmp_path / "mine/set.zip").read_bytes() == as_zip(photos())
+
+
+def test_pairs_and_images(site: Site, tmp_path: Path) -> None:
+    pairs = {f"set/HR/{i}.png": as_png(picture(40, 48, i)) for i in range(3)}
+    pairs |= {f"set/LR/{i}.png": as_png(picture(10, 12, i)) for i in range(2)}  # 2 has no partner
+    take = (("hq", r"set/HR/(.+)\.png"), ("lq", r"set/LR/(.+)\.png"))
+    run(toy(site, as_zip(pairs), kind="images", take=take), tmp_path / "a")
+    folder = tmp_path / "a/toy"
+    images = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.png"))
+    assert images == ["hq/0.png", "hq/1.png", "lq/0.png", "lq/1.png"]
+    assert [line["source"] for line in about(folder)["left_out"]] == ["hq/2.png"]
+    assert (folder / "hq/1.png").read_bytes() == pairs["set/HR/1.png"]
+
+
+def test_synthetic_pairs_have_their_draws_on_record(site: Site, tmp_path: Path) -> None:
+    import torch
+
+    from itersr import degradation
+
+    data = as_zip({f"set/{i}.png": as_png(picture(42, 49, i)) for i in range(2)})
+    for root in ("a", "b"):
+        run(toy(site, data, kind="pairs"), tmp_path / root)
+    folder = tmp_path / "a/toy"
+    for name in ("0.png", "1.png"):
+        assert Image.open(folder / "hq" / name).size == (48, 40) and Image.open(folder / "lq" / name).size == (12, 10)
+        assert (folder / "lq" / name).read_bytes() == (tmp_path / "b/toy/lq" / name).read_bytes()
+    for line in map(json.loads, (folder / "draws.jsonl").read_text().splitlines()):
+        hq = torch.from_numpy(np.asarray(Image.open(folder / "hq" / line["image"])).copy()).permute(2, 0, 1)[None] / 255
+        lq = degradation.apply(hq, [degradation.Draw.from_dict(line["draw"])])[0].permute(1, 2, 0) * 255
+        assert np.array_equal(lq.round().numpy(), np.asarray(Image.open(folder / "lq" / line["image"])))
+
+
+# ---- bad luck on the way
+
+
+def test_a_cut_connection_is_gone_on_with(site: Site, tmp_path: Path) -> None:
+    dataset = toy(site)
+    site.cut["set.zip"] = [5_000, 9_000, 1, 12_000]
+    run(dataset, tmp_path)
+    assert whole(tmp_path / "toy")
+    starts = [wanted for _, wanted in site.asked]
+    assert starts == [None, "bytes=5000-", "bytes=14000-", "bytes=14001-", "bytes=26001-"]
+
+
+def test_a_server_without_ranges_starts_again(site: Site, tmp_path: Path) -> None:
+    dataset = toy(site)
+    site.cut["set.zip"], site.ranges = [5_000], False
+    run(dataset, tmp_path)
+    assert whole(tmp_path / "toy") and len(site.asked) == 2
+
+
+def test_a_file_that_changed_meanwhile_is_not_glued_to_the_old(site: Site, tmp_path: Path) -> None:
+    dataset = toy(site)
+    site.cut["set.zip"] = [5_000, 0, 0, 0, 0]
+    with pytest.raises(PrepError, match="the connection ended"):
+        run(dataset, tmp_path)
+    site.cut, site.etag = {}, '"2"'
+    site.files["set.zip"] = as_zip({**photos(), "note.txt": b"new"})
+    run(dataset, tmp_path)
+    assert whole(tmp_path / "toy")
+    assert (tmp_path / "archives/set.zip").read_bytes() == site.files["set.zip"]
+
+
+def test_a_later_run_goes_on_where_the_first_stopped(site: Site, tmp_path: Path) -> None:
+    dataset = toy(site)
+    site.cut["set.zip"] = [8_000, 0, 0, 0, 0]
+    with pytest.raises(PrepError, match=r"the connection ended after 8,000 of .* \(4 tries\)"):
+        run(dataset, tmp_path)
+    assert not (tmp_path / "toy").exists() and not (tmp_path / "archives/set.zip").exists()
+    site.asked.clear()
+    run(dataset, tmp_path)
+    assert whole(tmp_path / "toy") and site.asked == [("set.zip", "bytes=8000-")]
+
+
+def test_mirrors_are_tried_in_turn(site: Site, tmp_path: Path) -> None:
+    addresses = tuple(f"{site.address}/{name}" for name in ("gone.zip", "busy.zip", "page.zip", "set.zip"))
+    site.status["busy.zip"] = 503
+    site.files["page.zip"], site.kind["page.zip"] = b"<html>quota exceeded</html>", "text/html"
+    run(toy(site, archive={"addresses": addresses}), tmp_path)
+    assert whole(tmp_path / "toy")
+    assert [path for path, _ in site.asked] == ["gone.zip", *["busy.zip"] * download.TRIES, "page.zip", "set.zip"]
+
+
+def test_a_dead_dataset_says_how_to_get_it_by_hand(site: Site, tmp_path: Path) -> None:
+    addresses = (f"{site.address}/gone.zip", "http://127.0.0.1:9/set.zip")
+    with pytest.raises(PrepError) as error:
+        run(toy(site, archive={"addresses": addresses}), tmp_path)
+    text = str(error.value)
+    assert "gone.zip: answered 404" in text and "127.0.0.1:9" in text and "refused" in text
+    assert "https://example.org/toy" in text and "set.zip" in text and "--archive-dir" in text and "\n" not in text
+    with pytest.raises(PrepError, match="no address that a program can use.*by hand"):
+        run(toy(site, archive={"addresses": ()}), tmp_path)
+
+
+def test_a_wrong_checksum_or_size_is_refused(site: Site, tmp_path: Path) -> None:
+    data = as_zip(photos())
+    with pytest.raises(PrepError, match="sha256 is .*, need 0000"):
+        run(toy(site, data, archive={"sha256": "0" * 64}), tmp_path)
+    with pytest.raises(PrepError, match=f"offers {len(data):,} bytes, need 99"):
+        run(toy(site, archive={"size": 99}), tmp_path)
+    assert not (tmp_path / "toy").exists() and not list((tmp_path / "archives").iterdir())
+    good = {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data)}
+    run(toy(site, archive=good), tmp_path)
+    assert whole(tmp_path / "toy")
+
+
+def test_the_second_mirror_helps_against_a_wrong_checksum(site: Site, tmp_path: Path) -> None:
+    data = as_zip(photos())
+    site.files["bad.zip"] = data[:-9] + b"corrupted"
+    addresses = tuple(f"{site.address}/{name}" for name in ("bad.zip", "set.zip"))
+    sha = hashlib.sha256(data).hexdigest()
+    run(toy(site, data, archive={"addresses": addresses, "sha256": sha}), tmp_path)
+    assert whole(tmp_path / "toy")
+
+
+def test_an_unknown_checksum_is_recorded_and_held_to(site: Site, tmp_path: Path) -> None:
+    run(toy(site), tmp_path)
+    record = json.loads((tmp_path / "archives/checksums.json").read_text())
+    assert record["set.zip"]["size"] == len(site.files["set.zip"])
+    shutil.rmtree(tmp_path / "toy")
+    (tmp_path / "archives/set.zip").unlink()
+    site.files["set.zip"] = as_zip({**photos(), "more.txt": b"x"})
+    with pytest.raises(PrepError, match="the first download"):
+        run(toy(site), tmp_path)
+
+
+def test_a_damaged_archive_of_the_users_is_named(site: Site, tmp_path: Path) -> None:
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    data = as_zip(photos())
+    for bad in (data[: len(data) // 2], b"", b"not an archive", data[:600] + bytes(500) + data[1100:]):
+        (mine / "set.zip").write_bytes(bad)
+        with pytest.raises(PrepError, match="mine/set.zip"):
+            run(toy(site), tmp_path / "root", archive_dir=mine)
+        shutil.rmtree(tmp_path / "root/archives", ignore_errors=True)  # forget the checksum of the bad file
+        assert not (tmp_path / "root/toy").exists()
+    tar = as_tar(photos())
+    (mine / "set.tar.gz").write_bytes(tar[: len(tar) - 2000])
+    with pytest.raises(PrepError, match="set.tar.gz"):
+        run(toy(site, archives=(Archive("set.tar.gz", (), 10**7),)), tmp_path / "root", archive_dir=mine)
+    assert not (tmp_path / "root/toy").exists()
+
+
+# ---- hostile archives
+
+
+def link(name: str, target: str, kind: bytes) -> tarfile.TarInfo:
+    info = tarfile.TarInfo(name)
+    info.type, info.linkname = kind, target
+    return info
+
+
+@pytest.mark.parametrize("name", ["../evil.png", "/evil.png", "set/../../evil.png", "..\\evil.png", "C:\\evil.png"])
+def test_names_that_lead_outside_refuse_the_archive(site: Site, tmp_path: Path, name: str) -> None:
+    for i, data in enumerate((as_zip({**photos(), name: b"evil"}), as_tar({**photos(), name: b"evil"}))):
+        site.files["set.zip"] = data
+        with pytest.raises(PrepError, match="leads outside"):
+            run(toy(site), tmp_path / str(i) / "root")
+        left = {p.name for p in (tmp_path / str(i)).rglob("*") if p.is_file()}
+        assert left == {"set.zip", "checksums.json"}
+
+
+def test_links_and_devices_refuse_the_archive(site: Site, tmp_path: Path) -> None:
+    zipped = io.BytesIO(as_zip(photos()))
+    with zipfile.ZipFile(zipped, "a") as archive:
+        info = zipfile.ZipInfo("set/9999.png")
+        info.external_attr = 0o120777 << 16
+        archive.writestr(info, "/etc/passwd")
+    hostile = [zipped.getvalue()]
+    for kind in (tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE):
+        hostile.append(as_tar(photos(), link("set/9.png", "/etc/passwd", kind)))
+    for i, data in enumerate(hostile):
+        site.files["set.zip"] = data
+        with pytest.raises(PrepError, match="link or device"):
+            run(toy(site), tmp_path / str(i))
+        assert not (tmp_path / str(i) / "toy").exists() and not (tmp_path / str(i) / ".work/toy/unpacked").exists()
+
+
+def test_what_comes_out_is_bounded(site: Site, tmp_path: Path) -> None:
+    with pytest.raises(PrepError, match="more than 20,000 bytes"):
+        run(toy(site, archive={"limit": 20_000}), tmp_path)
+    # a size in the table of contents that is not the file's
+    data = bytearray(as_zip({"set/0.png": bytes(100_000)}))
+    at = data.rindex(b"PK\x01\x02") + 24
+    data[at : at + 4] = (10).to_bytes(4, "little")
+    site.files["set.zip"] = bytes(data)
+    with pytest.raises(PrepError):
+        run(toy(site), tmp_path / "lie")
+    assert not (tmp_path / "lie/toy").exists()
+
+
+def test_an_archive_of_something_else_is_named(site: Site, tmp_path: Path) -> None:
+    with pytest.raises(PrepError, match="holds no image of Toy"):
+        run(toy(site, as_zip({"readme.txt": b"hello"})), tmp_path)
+
+
+def test_two_files_that_would_get_one_name(site: Site, tmp_path: Path) -> None:
+    data = as_zip({"set/a/b.png": as_png(picture()), "set/a_b.png": as_png(picture())})
+    with pytest.raises(PrepError, match="twice"):
+        run(toy(site, data, take=(("hq", r"set/(?:(.+)/)?(.+)\.png"),)), tmp_path)
+
+
+# ---- odd images
+
+
+def test_corrupt_and_small_images_are_named_and_left_out(site: Site, tmp_path: Path) -> None:
+    good = as_png(picture())
+    deep = io.BytesIO()
+    Image.fromarray(np.zeros((64, 64), np.uint16)).save(deep, "PNG")
+    odd = {
+        "set/bad1.png": good[: len(good) // 2],
+        "set/bad2.png": b"",
+        "set/bad3.png": b"GIF89a no",
+        "set/deep.png": deep.getvalue(),
+        "set/small.png": as_png(picture(31, 200)),
+    }
+    run(toy(site, as_zip({**photos(), **odd})), tmp_path)
+    assert whole(tmp_path / "toy")
+    left_out = {line["source"]: line["left_out"] for line in about(tmp_path / "toy")["left_out"]}
+    assert set(left_out) == {name.removeprefix("set/") for name in odd}
+    assert left_out["small.png"] == "is 200×31, need at least 32×32" and "8 bits" in left_out["deep.png"]
+
+
+def test_grey_alpha_palette_and_turned_images_are_used(site: Site, tmp_path: Path) -> None:
+    files = {}
+    base = Image.fromarray(picture(40, 70))
+    for mode in ("L", "RGBA", "P", "1"):
+        file = io.BytesIO()
+        base.convert(mode).save(file, "PNG")
+        files[f"set/{mode}.png"] = file.getvalue()
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by 90°
+    file = io.BytesIO()
+    base.save(file, "PNG", exif=exif)
+    files["set/turned.png"] = file.getvalue()
+    run(toy(site, as_zip(files)), tmp_path)
+    lines = manifest(tmp_path / "toy")
+    assert [line["box"] for line in lines if line["source"] == "turned.png"] == [[0, 0, 32, 32], [0, 32, 32, 64]]
+    assert {line["source"] for line in lines} == {"L.png", "RGBA.png", "P.png", "1.png", "turned.png"}
+
+
+def test_nothing_usable_is_an_error(site: Site, tmp_path: Path) -> None:
+    with pytest.raises(PrepError, match="no usable image"):
+        run(toy(site, as_zip({"set/a.png": b"x"})), tmp_path)
+    assert not (tmp_path / "toy").exists()
+
+
+# ---- a stop at any moment
+
+stop_at: dict[str, Any] = {"root": None, "left": -1}
+
+
+def _interrupt(event: str, arguments: tuple[Any, ...]) -> None:
+    """An audit hook: Ctrl-C at the n-th time that something is done to a file below `root`."""
+    if stop_at["root"] is None or event not in ("open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.listdir"):
+        return
+    if not str(arguments[0]).startswith(stop_at["root"]):
+        return
+    stop_at["left"] -= 1
+    if stop_at["left"] == 0:
+        raise KeyboardInterrupt
+
+
+@pytest.fixture(scope="module")
+def interrupts() -> None:
+    sys.addaudithook(_interrupt)  # there is no way to remove it; it does nothing while there is no root
+
+
+@pytest.mark.parametrize("kind", ["patches", "images", "pairs"])
+def test_ctrl_c_at_any_point(site: Site, tmp_path: Path, interrupts: None, kind: str) -> None:
+    dataset = toy(site, kind=kind)
+    moments, n = 0, 1
+    while True:
+        root = tmp_path / str(n)
+        stop_at.update(root=str(root), left=n)
+        try:
+            run(dataset, root)
+        except KeyboardInterrupt:
+            moments += 1
+        else:
+            break
+        finally:
+            stop_at["root"] = None
+        if (root / "toy").exists():
+            assert (root / "toy/dataset.json").exists()
+        run(dataset, root)
+        lines = manifest(root / "toy")
+        assert len(lines) == about(root / "toy")["entries"] == (24 if kind == "patches" else 4)
+        if kind == "patches":
+            assert whole(root / "toy")
+        shutil.rmtree(root)
+        n += 1 if n < 8 else random.Random(n).randint(1, 8)  # each of the first, then some of the many alike
+    assert moments > 10
+
+
+DRIVER = """
+import sys
+from pathlib import Path
+sys.path.insert(0, {tree!r})
+from data_prep import __main__ as program, datasets
+archive = datasets.Archive("set.zip", ({address!r},), 10**7)
+program.TABLE = (datasets.Dataset("toy", "Toy", "patches", (archive,), (("hq", r"set/(.+)[.]png"),), 4, "https://x", "n", "n"),)
+import data_prep.prepare as prepare
+prepare.prepare.__defaults__ = (1, None, {size}, False)
+sys.exit(program.main(["toy", "--root", {root!r}, "--jobs", "1", "--quiet"]))
+"""
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_a_stopped_program_goes_on(site: Site, tmp_path: Path, how: signal.Signals) -> None:
+    toy(site, as_zip({**photos(), "filler.bin": random.Random(0).randbytes(200_000)}))
+    site.slow = 0.02
+    driver = DRIVER.format(tree=str(TREE), address=f"{site.address}/set.zip", root=str(tmp_path), size=SIZE)
+    program = subprocess.Popen([sys.executable, "-c", driver], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    part = tmp_path / "archives/set.zip.part"
+    while not (part.exists() and part.stat().st_size > 20_000):  # stop it in the middle of the download
+        assert program.poll() is None
+        time.sleep(0.005)
+    program.send_signal(how)
+    _, errors = program.communicate()
+    if how is signal.SIGINT:
+        assert program.returncode == 130 and "Traceback" not in errors and "run again" in errors
+    assert not (tmp_path / "toy").exists() and part.stat().st_size > 0
+    site.slow = 0.0
+    again = subprocess.run([sys.executable, "-c", driver], capture_output=True, text=True)
+    assert again.returncode == 0, again.stderr
+    assert whole(tmp_path / "toy")
+    assert site.asked[-1][1] is not None  # it went on, it did not start again
+
+
+# ---- no space
+
+
+def test_no_space_while_cutting_keeps_what_is_done(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, count = Path.write_bytes, 0
+
+    def full(path: Path, data: bytes) -> int:
+        nonlocal count
+        count += 1
+        if count > 8:
+            real(path, data[:10])
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        return real(path, data)
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(PrepError, match="no space left for toy; make room"):
+        run(toy(site), tmp_path, jobs=1)
+    assert not (tmp_path / "toy").exists()
+    monkeypatch.setattr(Path, "write_bytes", real)
+    asked = len(site.asked)
+    run(toy(site), tmp_path)
+    assert whole(tmp_path / "toy") and len(site.asked) == asked
+
+
+def test_a_download_larger_than_the_disk_is_not_begun(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000))
+    with pytest.raises(PrepError, match=r"needs 0\.\d MB more and 0\.0 MB are free"):
+        run(toy(site), tmp_path)
+
+
+@pytest.fixture
+def tiny_disk(tmp_path: Path) -> Iterator[Path]:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=80k", "tmpfs", str(disk)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("needs the right to mount a tmpfs")
+    yield disk
+    subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+def test_a_full_disk(site: Site, tiny_disk: Path) -> None:
+    dataset = toy(site)
+    assert 40_000 < len(site.files["set.zip"]) < 60_000  # fits once, not twice
+    with pytest.raises(PrepError, match="no space left|are free"):
+        run(dataset, tiny_disk)
+    assert not (tiny_disk / "toy").exists()
+    (tiny_disk / "filler").write_bytes(bytes(max(0, shutil.disk_usage(tiny_disk).free - 8192)))
+    with pytest.raises(PrepError, match="no space left|are free"):
+        run(dataset, tiny_disk)
+    assert not (tiny_disk / "toy").exists()
+    subprocess.run(["mount", "-o", "remount,size=2m", str(tiny_disk)], check=True)
+    run(dataset, tiny_disk)
+    assert whole(tiny_disk / "toy")
+
+
+# ---- the command
+
+
+def test_the_command(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    big = {f"set/{i:04d}.png": as_png(picture(300, 300, i)) for i in range(2)}
+    dead = toy(site, as_zip(big), name="dead", archive={"addresses": (f"{site.address}/gone",)})
+    monkeypatch.setattr("data_prep.__main__.TABLE", (dead, toy(site)))
+    assert main(["all", "--root", str(tmp_path), "--quiet"]) == 1  # one is dead, the other is made all the same
+    out, err = capsys.readouterr()
+    assert "toy: 2 patches from 2 images" in out and "data_prep: dead:" in err and len(err.splitlines()) == 1
+    assert main(["toy", "--root", str(tmp_path), "--quiet"]) == 0
+    assert main(["list"]) == 0
+    for bad in (["nothing"], ["toy", "--jobs", "0"], ["toy", "--archive-dir", str(tmp_path / "no")]):
+        with pytest.raises(SystemExit) as stop:
+            main(bad)
+        assert stop.value.code == 2
+
+
+def test_a_foreign_folder_is_left_alone(site: Site, tmp_path: Path) -> None:
+    (tmp_path / "toy").mkdir()
+    with pytest.raises(PrepError, match="was not made here"):
+        run(toy(site), tmp_path)
+    shutil.rmtree(tmp_path / "toy")
+    run(toy(site), tmp_path)
+    with pytest.raises(PrepError, match="other settings"):
+        run(toy(site), tmp_path, size=16)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_an_unwritable_folder_is_named(site: Site, tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    with pytest.raises(PrepError, match="Permission denied"):
+        run(toy(site), tmp_path / "root")
+    tmp_path.chmod(0o700)

@@ -1,0 +1,317 @@
+"""Training: that it learns, that it goes on to the bit, that it survives a kill, and that it never trains on past a NaN."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from torch import Tensor
+
+from itersr import images
+from itersr.config import Tier, TrainConfig, tier
+from itersr.model import ITER
+from itersr.training import algorithm1
+from itersr.training.algorithm1 import Algorithm1, auc, per_image
+from itersr.training.data import Crops, From, Photos, generator_for, random_crop
+from itersr.training.loop import Average, TrainingError, learning_rate
+from itersr.training.losses import GradientLoss, hinge_discriminator
+from itersr.training.run import train_stage
+from itersr.training.stage1 import Stage1, psnr
+
+ROOT = Path(__file__).parents[1]
+
+
+def micro(stage: str = "vqgan", **changes: object) -> Tier:
+    """The smoke tier with a training of a few small steps."""
+    smoke = tier("smoke")
+    fields = {"steps": 12, "batch": 2, "crop": 32, "warmup": 2, "validate_every": 100, "checkpoint_every": 4,
+              "autoencoder_steps": 3, "gan_start": 8, **changes}
+    settings = dataclasses.replace(smoke.train[stage], **fields)  # type: ignore[arg-type]
+    return dataclasses.replace(smoke, train={**smoke.train, stage: settings})
+
+
+def run(config: Tier, out: Path, stage: str = "vqgan", **options: object) -> dict[str, float]:
+    options = {"progress": False, "device": "cpu", "validation": (1, 32), **options}
+    return train_stage(stage, config, None, out, **options)  # type: ignore[arg-type]
+
+
+def state(out: Path, stage: str = "vqgan") -> dict[str, object]:
+    return torch.load(out / stage / "checkpoint.pt", weights_only=True)
+
+
+def logged(out: Path, stage: str = "vqgan") -> pd.DataFrame:
+    return pd.read_csv(out / stage / "log.csv").query("split == 'train'")
+
+
+def assert_same(a: object, b: object, where: str = "") -> None:
+    """Equal to the bit, all the way down."""
+    if where.endswith("/seconds"):
+        return  # how long a run took is no part of its state
+    if isinstance(a, Tensor):
+        assert isinstance(b, Tensor) and torch.equal(a, b), where
+    elif isinstance(a, dict):
+        assert isinstance(b, dict) and a.keys() == b.keys(), where
+        for key in a:
+            assert_same(a[key], b[key], f"{where}/{key}")
+    elif isinstance(a, list | tuple):
+        for i, (x, y) in enumerate(zip(a, b, strict=True)):  # type: ignore[call-overload]
+            assert_same(x, y, f"{where}/{i}")
+    else:
+        assert a == b, where
+
+
+# ---------------------------------------------------------------------------------------------------------- it learns
+
+
+def test_smoke_learns_on_held_out_photos(smoke_run: tuple[Path, dict[str, dict[str, float]]]) -> None:
+    out, results = smoke_run
+    photos = images.bundled("test").values()
+    pairs = algorithm_pairs()
+    mean_colour = psnr(pairs["hq"].mean((2, 3), keepdim=True).expand_as(pairs["hq"]), pairs["hq"]).mean().item()
+    assert len(photos) and results["vqgan"]["psnr"] >= mean_colour + 6, (results["vqgan"], mean_colour)
+    assert results["vqgan"]["codes used"] >= 0.5
+    constant = results["lq_encoder"]["best constant"]
+    assert results["lq_encoder"]["E_l top-1"] > constant
+    for ratio in (0.25, 0.5, 0.75, 1.0):
+        assert results["token_nets"][f"φ_r masked accuracy at {ratio}"] > constant, ratio
+    assert results["token_nets"]["AUC of φ_e on S_l"] > 0.55
+    assert results["token_nets"]["AUC of φ_e on samples at 0.5"] > 0.6
+
+    losses = [("vqgan", "l1"), ("lq_encoder", "lq_encoder"), ("token_nets", "refiner"), ("token_nets", "evaluator on samples")]
+    for stage, name in losses:
+        log = pd.read_csv(out / stage / "log.csv").query("split == 'train' and name == @name").value
+        assert log.tail(2).mean() < 0.95 * log.head(2).mean(), (stage, name, log.tolist())
+
+
+def algorithm_pairs() -> dict[str, Tensor]:
+    from itersr.training.data import ranges, validation_pairs
+
+    return validation_pairs(Photos(images.bundled("test")), 4, 96, 0, degradation=ranges("mild"), scale=4)
+
+
+def test_the_weights_of_a_run_load_and_restore(smoke_run: tuple[Path, dict[str, dict[str, float]]]) -> None:
+    model = ITER.from_pretrained(smoke_run[0] / "weights", device="cpu")
+    pairs = algorithm_pairs()
+    trace = model.restore(pairs["lq"][:1], seed=0)
+    assert trace.image.shape == pairs["hq"][:1].shape and 0 <= trace.image.min() and trace.image.max() <= 1
+
+
+def test_tokens_of_a_crop_are_those_of_its_photo(smoke_run: tuple[Path, dict[str, dict[str, float]]]) -> None:
+    model = ITER.from_pretrained(smoke_run[0] / "weights", device="cpu")
+    photo = images.bundled("test")["coffee"][None, :, :256, :256]
+    f, y, x, side, margin = model.tier.vqgan.factor, 52, 84, 128, 6  # any offset that is a multiple of f
+    whole = model.vqgan.encode(photo)[:, y // f : (y + side) // f, x // f : (x + side) // f]
+    crop = model.vqgan.encode(photo[..., y : y + side, x : x + side])
+    inner = (whole == crop)[:, margin:-margin, margin:-margin]
+    assert inner.float().mean() >= 0.99
+
+
+# ------------------------------------------------------------------------------------------------ resuming and killing
+
+
+@pytest.mark.parametrize("stage", ["vqgan", "iter"])
+def test_many_short_runs_equal_one_long(stage: str, tmp_path: Path) -> None:
+    config = micro(stage)
+    if stage != "vqgan":
+        for name in ("long", "short"):
+            run(micro("vqgan"), tmp_path / name)
+    run(config, tmp_path / "long", stage)
+    for stop in (1, 3, 4, 9, 12):  # before and after k-means, restarts and the adversary's first step
+        torch.manual_seed(stop)  # whatever else draws random numbers between runs must not matter
+        run(config, tmp_path / "short", stage, resume=True, stop_at=stop)
+    assert_same(state(tmp_path / "long", stage), state(tmp_path / "short", stage))
+    logs = [logged(tmp_path / name, stage).query("step == 12").value.tolist() for name in ("long", "short")]
+    assert logs[0] == logs[1]
+
+
+def test_a_kill_loses_no_more_than_the_steps_since_the_last_checkpoint(tmp_path: Path) -> None:
+    config = micro(steps=24, checkpoint_every=2, gan_start=100)
+    run(config, tmp_path / "whole")
+    code = f"""
+import sys
+sys.path.insert(0, {str(ROOT)!r})
+from pathlib import Path
+from tests.test_training import micro, run
+run(micro(steps=24, checkpoint_every=2, gan_start=100), Path(sys.argv[1]), resume=True)
+"""
+    killed = tmp_path / "killed"
+    for kill in range(2):
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        process = subprocess.Popen([sys.executable, "-c", code, str(killed)], **quiet)  # type: ignore[call-overload]
+        checkpoint = killed / "vqgan" / "checkpoint.pt"
+        before = checkpoint.stat().st_mtime_ns if checkpoint.exists() else 0
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline and process.poll() is None:
+            if checkpoint.exists() and checkpoint.stat().st_mtime_ns > before:
+                time.sleep(0.01 + 0.03 * kill)  # somewhere within the steps, or the writing, that follow
+                break
+            time.sleep(0.005)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert 0 < int(str(state(killed)["step"])) <= 24  # whole, and readable
+    run(config, killed, resume=True)
+    assert_same(state(tmp_path / "whole"), state(killed))
+
+
+def test_a_time_limit_ends_well(tmp_path: Path) -> None:
+    run(micro(), tmp_path, minutes=0.0)
+    assert state(tmp_path)["step"] == 1
+    assert (tmp_path / "weights" / "vqgan.safetensors").exists() and (tmp_path / "vqgan" / "samples.png").exists()
+    with pytest.raises(FileExistsError, match="--resume"):
+        run(micro(), tmp_path)
+    with pytest.raises(TrainingError, match="seed 0, this run has seed 1"):
+        run(micro(), tmp_path, resume=True, seed=1)
+
+
+def test_two_processes_equal_one(tmp_path: Path) -> None:
+    """`accelerate launch` with two CPU processes gives the loss curve of one process with the same global batch."""
+    command = ["-m", "itersr", "train", "vqgan", "--tier", "smoke", "--steps", "20", "--batch", "2", "--device", "cpu"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    one = [sys.executable, *command, "--out", str(tmp_path / "one")]
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1",
+              "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
+    for arguments in (one, [*launch, *command, "--out", str(tmp_path / "two")]):
+        done = subprocess.run(arguments, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr[-2000:]
+    rows = [logged(tmp_path / name).set_index("name").value for name in ("one", "two")]
+    assert len(rows[0]) and rows[0].index.equals(rows[1].index)
+    for name in rows[0].index:
+        assert rows[1][name] == pytest.approx(rows[0][name], rel=2e-3), name
+
+
+def test_a_nan_stops_the_run_and_names_the_photo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = Crops.__getitem__
+
+    def poisoned(self: Crops, index: int) -> dict[str, Tensor]:
+        sample = real(self, index)
+        if index == 2 * 6:  # step 6 of batch 2
+            sample["hq"] = sample["hq"] * float("nan")
+        return sample
+
+    monkeypatch.setattr(Crops, "__getitem__", poisoned)
+    with pytest.raises(TrainingError, match=r"step 6: loss or gradient is nan; photos \w+.*checkpoint\.pt"):
+        run(micro(), tmp_path)
+    weights = state(tmp_path)
+    assert weights["step"] == 4
+    assert all(torch.isfinite(v).all() for v in weights["average"].values())  # type: ignore[attr-defined]
+
+
+# -------------------------------------------------------------------------------------------------------- the pieces
+
+
+def test_samples_depend_on_seed_and_index_alone() -> None:
+    photos = Photos(images.bundled("train"))
+    a, b = Crops(photos, 32, 0), Crops(photos, 32, 0)
+    forward, backward = [a[i]["hq"] for i in range(6)], [b[i]["hq"] for i in reversed(range(6))][::-1]
+    assert all(torch.equal(x, y) for x, y in zip(forward, backward, strict=True))
+    assert not torch.equal(forward[0], forward[1]) and not torch.equal(forward[0], Crops(photos, 32, 1)[0]["hq"])
+    assert list(From(3, 6)) == [3, 4, 5] and len(From(3, 6)) == 3
+
+
+def test_a_crop_larger_than_its_photo_is_mirrored() -> None:
+    photo = torch.rand(3, 20, 50, generator=torch.Generator().manual_seed(0))
+    for index in range(20):
+        crop = random_crop(photo, 64, generator_for(0, index))
+        assert crop.shape == (3, 64, 64) and 0 <= crop.min() and crop.max() <= 1
+
+
+def test_every_twentieth_photo_is_held_out(tmp_path: Path) -> None:
+    from PIL import Image
+
+    for i in range(40):
+        Image.new("RGB", (8, 8), (i, i, i)).save(tmp_path / f"{i:02}.png")
+    rest, held = Photos.of(tmp_path).split()
+    assert [Path(n).stem for n in held.names] == ["10", "30"] and len(rest) == 38
+    assert not set(rest.names) & set(held.names)
+    assert held[0].mean().item() == pytest.approx(10 / 255)
+    with pytest.raises(ValueError, match="no photos"):
+        Photos([])
+
+
+def test_learning_rate_warms_up_and_falls() -> None:
+    config = TrainConfig(steps=100, batch=1, crop=32, lr=1.0, warmup=10, final_lr=0.1)
+    rates = [learning_rate(i, config) for i in range(101)]
+    assert rates[0] == pytest.approx(0.1) and rates[10] == pytest.approx(1.0) and rates[100] == pytest.approx(0.1)
+    assert all(a >= b for a, b in zip(rates[10:], rates[11:], strict=False))
+
+
+def test_average_swaps_and_returns() -> None:
+    net = torch.nn.Linear(1, 1, bias=False)
+    average = Average({"net": net}, 0.9)
+    torch.nn.init.constant_(net.weight, 5.0)
+    for _ in range(500):
+        average.update()
+    assert average.weights["net.weight"].item() == pytest.approx(5.0)
+    torch.nn.init.constant_(net.weight, 7.0)
+    average.swap()
+    assert net.weight.item() == pytest.approx(5.0)
+    average.swap()
+    assert net.weight.item() == 7.0
+
+
+def test_losses() -> None:
+    real, fake = torch.tensor([2.0, 0.5]), torch.tensor([-3.0, 0.5])
+    assert hinge_discriminator(real, fake).item() == pytest.approx((0.25 + 0.75) / 2)
+    image = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    assert GradientLoss()(image, image + 0.1).abs().max() < 1e-5 < GradientLoss()(image, image.flip(0)).min()
+    values, where = torch.tensor([[1.0, 3.0], [5.0, 7.0]]), torch.tensor([[True, True], [True, False]])
+    assert per_image(values, where).item() == pytest.approx((2 + 5) / 2)
+
+
+def test_auc_is_the_share_of_ordered_pairs() -> None:
+    g = torch.Generator().manual_seed(0)
+    score, good = torch.randint(5, (60,), generator=g), torch.rand(60, generator=g) < 0.4
+    pairs = [(a > b) + 0.5 * (a == b) for a in score[good].tolist() for b in score[~good].tolist()]
+    assert auc(score, good) == pytest.approx(sum(pairs) / len(pairs))
+
+
+def test_codebook_starts_from_latents_and_dead_codes_move() -> None:
+    task = Stage1(micro(), 0)
+    latents = torch.randn(500, 16, generator=torch.Generator().manual_seed(0)) + 3
+    task.start_codebook(latents)
+    codes = task.vqgan.codebook.embedding.weight.detach().clone()
+    assert 2 < codes.mean() < 4 and len(codes.unique(dim=0)) == len(codes)
+    task.used.fill_(1)
+    task.used[[3, 7]] = 0
+    with torch.no_grad():
+        task.restart_dead_codes(latents, 5)
+    moved = (task.vqgan.codebook.embedding.weight != codes).any(1).nonzero().flatten().tolist()
+    assert moved == [3, 7]
+    assert all((latents == task.vqgan.codebook.embedding.weight[i]).all(1).any() for i in moved)
+
+
+def test_commitment_is_on_the_encoders_side() -> None:
+    vqgan = Stage1(micro(), 0).vqgan
+    quantized = vqgan.quantize(vqgan.encoder(torch.rand(1, 3, 32, 32)))
+    encoder, codes = vqgan.encoder.blocks[0].weight, vqgan.codebook.embedding.weight
+    assert torch.autograd.grad(quantized.commitment_loss, [encoder, codes], allow_unused=True, retain_graph=True)[1] is None
+    assert torch.autograd.grad(quantized.codebook_loss, [encoder, codes], allow_unused=True)[0] is None
+
+
+def test_algorithm1_trains_only_its_networks() -> None:
+    for stage, networks in (("iter", {"lq_encoder", "refiner", "evaluator"}), ("token_nets", {"refiner", "evaluator"})):
+        model = ITER(tier("smoke"))
+        task = Algorithm1(model, dataclasses.replace(tier("smoke").train[stage], corrupt=0.2))
+        crops = Crops(Photos(images.bundled("train")), 32, 0, degradation=algorithm_ranges())
+        batch = torch.utils.data.default_collate([crops[i] for i in range(2)])
+        loss, scalars = task(batch, 0, "iter")
+        loss.backward()
+        moved = {name.split(".")[0] for name, p in model.named_parameters() if p.grad is not None}
+        assert moved == networks
+        again, _ = task(batch, 0, "iter")
+        assert again.item() == loss.item()  # all its randomness is the samples' own
+        assert {"evaluator on S_l", "refiner masked"} <= scalars.keys()
+
+
+def algorithm_ranges() -> algorithm1.Any:
+    from itersr.training.data import ranges
+
+    return ranges("mild")
