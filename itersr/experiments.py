@@ -392,7 +392,7 @@ def sweep(model: ITER, methods: Sequence[Method], pairs: Sequence[Pair], seeds: 
     import pandas as pd
     from tqdm import tqdm
 
-    names = tuple(names or metrics_here())
+    names = metrics_here() if names is None else tuple(names)
     common = {"weights": fingerprint(model), "code": code_hash(), "device": model.device.type,
               "metrics": [metrics.describe(name) for name in names]}
     finished = Store(store)

@@ -117,10 +117,10 @@ assert np.allclose(hand, (package.mean, package.low, package.high), atol=0.06), 
 # %%
 counts = (2, 3, 4, 6, 8, 12, 24, 48)
 rng = np.random.default_rng(run.seed)
-covered, agree = [], []
+covered = []
 for n in counts:
-    sets = rng.normal(size=(1500, n))  # the truth is 0
-    picks = rng.integers(n, size=(400, n))
+    sets = rng.normal(size=(800, n))  # the truth is 0
+    picks = rng.integers(n, size=(200, n))
     means = sets[:, picks].mean(2)  # (sets, resamples)
     low, high = np.quantile(means, [0.025, 0.975], axis=1)
     covered.append(float(((low <= 0) & (high >= 0)).mean()))
