@@ -268,8 +268,9 @@ for axis in axes.flat:
 path = run.save_figure(fig, "targets")
 
 # %% [markdown]
-# *What to see. Top: complete maps, decoded. Bottom: the targets of Eq. 5, white = good. S_l's mistakes lie together, in texture and along edges. A
-# sampled map is grainier and has more mistakes, spread all over. φ_e has to read the bottom row off the token maps.*
+# *What to see. Top: complete maps, decoded. Bottom: the targets of Eq. 5, white = good. S_l is smooth and its mistakes lie together, in texture and
+# along edges. Samples are grainy and so are their mistakes; in the third map half of the tokens are true by construction. φ_e has to read the
+# bottom row off the token maps.*
 
 # %% [markdown]
 # ## 5. Training
@@ -397,8 +398,8 @@ losses = [name for name, (of_e, own, _) in table.items() if own > of_e + 0.005]
 display(Markdown(
     "*What to see: the further to the upper left, the better; the number is the AUC.* "
     f"φ_e ranks better than the network's own confidence on: **{', '.join(wins) or 'none of these'}**; worse on: **{', '.join(losses) or 'none'}**. "
-    "On fresh samples a well-calibrated φ_r is hard to beat (section 1), and a small φ_e, trained for a short time, does not. "
-    "The AUC is also not all that counts: a judge that finds only the easy places good has a fine AUC and bad masks. Notebook 07 compares the *results*."))
+    "On fresh samples a well-calibrated φ_r is hard to beat (section 1). The question that only φ_e is made for is the last row of the table: "
+    "which of the kept tokens are wrong? The AUC is also not all that counts: a judge that finds only the easy places good has a fine AUC and bad masks. Notebook 07 compares the *results*."))
 
 
 # %% [markdown]
@@ -427,7 +428,7 @@ print(f"φ_e says {z_l.sigmoid().mean():.1%} on average, {right_l.float().mean()
 
 
 # %% [markdown]
-# The usual fault is simple. φ_e learned on maps with another **share of good tokens**: training crops, whose photos E_l knows, and half-true maps. By
+# One fault is common, and simple to mend. φ_e learned on maps with another **share of good tokens**: training crops, whose photos E_l knows, and half-true maps. By
 # Bayes, if only the share π changes, the log-odds change by a constant:
 # $$z' = z + c, \qquad c = \operatorname{logit} \pi_\text{new} - \operatorname{logit} \pi_\text{old} .$$
 # A toy in which everything is known: scores x ~ N(±1, 1), for which the right log-odds are 2x + logit π. A judge made for π = ½ meets data with π = ⅕.
@@ -480,8 +481,8 @@ rows = []
 for i, name in enumerate(held_out.names):
     test = photo == i
     c = fit_shift(z_l[~test], right_l[~test])
-    rows.append((name, c, calibration_error(z_l[test].sigmoid(), right_l[test]), calibration_error((z_l[test] + c).sigmoid(), right_l[test])))
-    print(f"{name:<8} shift fitted on the others {c:+.2f}; calibration error {rows[-1][2]:.3f} → {rows[-1][3]:.3f}")
+    rows.append((right_l[test].float().mean().item(), c, calibration_error(z_l[test].sigmoid(), right_l[test]), calibration_error((z_l[test] + c).sigmoid(), right_l[test])))
+    print(f"{name:<8} {rows[-1][0]:5.1%} good; shift fitted on the others {c:+.2f}; error {rows[-1][2]:.3f} → {rows[-1][3]:.3f}")
 error_before, error_after = (sum(row[k] for row in rows) / len(rows) for k in (2, 3))
 
 fig, axis = plt.subplots(figsize=(4.2, 3.6), layout="constrained")
@@ -499,6 +500,8 @@ display(Markdown(
     "*What to see: a point below the dotted line is a group that φ_e thinks better of than it deserves. A shift moves the curve as a whole; "
     "it cannot bend it.* "
     f"On photos it was not fitted on, the shift **{helped}**: mean calibration error {error_before:.3f} → {error_after:.3f}. "
+    f"The share of good tokens runs from {min(row[0] for row in rows):.0%} to {max(row[0] for row in rows):.0%} among these photos: one shift can "
+    "be right for the average of many photos, and cannot be for each. That is why it is fitted on many. "
     f"(The shift stored with this tier's weights is {stored:+.2f}.)"))
 
 # %% [markdown]
@@ -529,10 +532,18 @@ for axis in axes.flat:
     axis.set(xticks=[], yticks=[])
 path = run.save_figure(fig, "score_maps")
 
-
 # %% [markdown]
-# *What to see: columns 4 and 5 (yellow = trusted) should be bright where column 3 is white. They agree in the large, on which regions are easy, and not token by token: whether one
-# token of a texture is exactly right is mostly chance. The AUC inside one photo is below each map.*
+# *What to see: columns 4 and 5 (yellow = trusted) should be bright where column 3 is white; the AUC within the photo is below each map. At best they
+# agree in the large, on which regions are easy, and not token by token: whether one token of a texture is exactly right is mostly chance.*
+
+# %%
+inside = {name: auc(z_l[photo == i], right_l[photo == i]) for i, name in enumerate(held_out.names)}
+fooled = [name for name, value in inside.items() if value < 0.5]
+display(Markdown(
+    f"On **{', '.join(fooled)}** φ_e ranks worse than chance: compare the third and fourth columns to see what it trusts wrongly. E_l and φ_e learned from the same "
+    "photos; where a picture is unlike those, both can be wrong together, and sure of it. A judge is as narrow as its training set." if fooled else
+    "On each of the photos φ_e ranks better than chance: " + ", ".join(f"{name} {value:.2f}" for name, value in inside.items()) + "."))
+
 
 # %% [markdown]
 # ## 9. Preview: α → m_s → T_s
@@ -688,7 +699,7 @@ assert first_and_both_good("BA") == (0.5, 0.0)
 path = run.record(
     measured=f"AUC of φ_e on S_l {table['S_l'][0]:.2f}, on samples {table['samples, 100% masked'][0]:.2f}",
     auc={name: {"evaluator": of_e, "own_confidence": own, "whose": whose} for name, (of_e, own, whose) in table.items()},
-    share_good=right_l.float().mean().item(), loss=loss_held, base_loss=base_loss, shift=shift, stored_shift=stored,
+    auc_by_photo=inside, share_good=right_l.float().mean().item(), loss=loss_held, base_loss=base_loss, shift=shift, stored_shift=stored,
     calibration_error={"as_trained": error_before, "shifted": error_after},
     by_alpha=[{"alpha": a, "good": s, "T_s": t, "good_shifted": sc, "T_s_shifted": tc} for a, s, t, sc, tc in by_alpha],
 )
