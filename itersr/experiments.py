@@ -31,6 +31,7 @@ from itersr.degradation import MILD, PUBLISHED, degrade
 from itersr.model import ITER
 from itersr.reproduce import ROOT
 from itersr.sampling import RELEASED, EvaluatorFn, Restored, Sampler, categorical
+from itersr.weights import sha256
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -391,7 +392,7 @@ def sweep(model: ITER, methods: Sequence[Method], pairs: Sequence[Pair], seeds: 
     import pandas as pd
     from tqdm import tqdm
 
-    names = tuple(names or metrics_here())
+    names = metrics_here() if names is None else tuple(names)
     common = {"weights": fingerprint(model), "code": code_hash(), "device": model.device.type,
               "metrics": [metrics.describe(name) for name in names]}
     finished = Store(store)
@@ -472,6 +473,44 @@ def refinement(model: ITER, pairs: Sequence[Pair], seeds: Sequence[int], tempera
     base = Sampler(steps=model.tier.steps)
     methods = [Method("ITER", sampler=dataclasses.replace(base, temperature=x), shift=shift, dial=x) for x in temperatures]
     return sweep(model, [*methods, *baselines(temperatures)], pairs, seeds, **options)
+
+
+def real_set(model: ITER, bench: Path, sampler: Sampler, *, shift: float | None = None, largest: int | None = None,
+             store: Path | None = None) -> DataFrame:
+    """Table 1 on RealSRSet (bench/test/realsrset): bicubic, ITER, and every folder of another method's outputs in
+    bench/published, scored alike without a reference. Tidy rows: method, photo, niqe (and pi, where its weights are here).
+
+    largest: ITER skips LQ photos with a longer side in pixels; the others score all photos.
+    """
+    import pandas as pd
+    from tqdm import tqdm
+
+    from itersr.evaluation import pair
+
+    paths = images.folder(bench / "test" / "realsrset")
+    names = [name for name in metrics.TABLE_1 if metrics.available(name)]
+    common = {"metrics": [metrics.describe(name) for name in names], "code": code_hash()}
+    weights = {"weights": fingerprint(model), "shift": model.calibration if shift is None else shift,
+               "settings": dataclasses.asdict(sampler)}
+    jobs: list[tuple[str, Path, Path, dict[str, Any]]] = [("bicubic", path, path, {}) for path in paths]
+    for folder in sorted((bench / "published").glob("*/")):
+        jobs += [(folder.name, source, output, {}) for output, source in pair(images.folder(folder), paths).items()]
+    jobs += [("ITER", path, path, weights) for path in paths if max(images.read(path).size) <= (largest or math.inf)]
+
+    finished, rows = Store(store), []
+    for name, source, file, settings in tqdm(jobs, unit="photo"):
+        key = key_of(**common, **settings, method=name, file=sha256(file))
+        if key not in finished.rows:
+            image = images.read(file).tensor[None]
+            if name == "bicubic":
+                image = bicubic(image, model.tier.scale)
+            elif name == "ITER":
+                with calibrated(model, shift):
+                    image = model.restore(image, sampler).image.cpu()
+            image = (image * 255).round() / 255  # as a file would hold it
+            finished.add(key, {metric: float(metrics.score(metric, image)) for metric in names})
+        rows.append({"method": name, "photo": source.stem, "seed": 0, **finished.rows[key]})
+    return pd.DataFrame(rows)
 
 
 # --------------------------------------------------------------------------------------------------- what rows answer

@@ -240,7 +240,8 @@ evidence = {
     f"{LOOK}, best α inside − α = 0": experiments.difference(best, end[0.0], look),
     f"{LOOK}, best α inside − α = 1": experiments.difference(best, end[1.0], look),
     "PSNR, α = 1 − α = 0": experiments.difference(end[1.0], end[0.0], "psnr"),
-    "T_s, α = 1 − α = 0": experiments.difference(end[1.0], end[0.0], "T_s"),
+    **{f"T_s, {name}, α = .75 − α = .25": experiments.difference(*(rows[(rows.method == name) & (rows.dial == a)] for a in (0.75, 0.25)), "T_s")
+       for name in ("raw", "corrected")},
     **{f"PSNR at α = {a:g}": experiments.interval(end[a], "psnr") for a in end},
     **{f"token accuracy at α = {a:g}": experiments.interval(end[a], "token accuracy") for a in end},
 }
