@@ -139,7 +139,7 @@ path = run.save_figure(fig, "first")
 
 # %% [markdown]
 # *See: the left picture is all that the model got. It cannot know every hair, since the information is gone; what it adds is texture of the kind
-# that its codebook learned from sharp photos.*
+# that its codebook learned from sharp photos. How good that looks depends on the tier: the line above says which one you have.*
 #
 # The sizes, which hold for any photo:
 
@@ -193,7 +193,7 @@ path = run.save_figure(fig, "five_pictures")
 
 # %% [markdown]
 # 1. **LQ.** The bad photo.
-# 2. **S_l.** The LQ encoder E_l reads it as tokens, one for each small square, and the decoder D_H paints them. The distortion is gone, and so is the texture.
+# 2. **S_l.** The LQ encoder E_l reads it as tokens, one for each small square, and the decoder D_H paints them. The distortion goes, and so does the texture.
 # 3. **m_s.** The evaluator φ_e judges each token: blue is good and is kept, grey is to be made anew. How many are good decides how many steps are taken, T_s.
 # 4. **S_t.** In each step the refiner φ_r proposes tokens for the grey places, φ_e judges again, and some more are kept.
 # 5. **Result.** After the last step all tokens are kept; D_H paints them.

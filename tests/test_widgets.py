@@ -230,7 +230,7 @@ def lab(tmp_path: Path) -> Iterator[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1500)
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine: apt-get install chromium")
 @pytest.mark.skipif(not (ROOT / "notebooks/06_adaptive_inference.ipynb").exists(), reason="notebook 06 is not built")
 def test_the_alpha_slider_changes_the_picture_in_a_browser(lab: str) -> None:
@@ -248,7 +248,7 @@ def test_the_alpha_slider_changes_the_picture_in_a_browser(lab: str) -> None:
         page.get_by_text("Run All Cells", exact=True).click()
 
         picture = page.locator("img.widget-image")
-        picture.wait_for(timeout=420_000)  # every cell before the panel has run by then
+        picture.wait_for(timeout=900_000)  # every cell before the panel has run by then
         slider = page.locator(".widget-hslider", has=page.get_by_text("α", exact=True))
         handle, track = slider.locator(".noUi-handle"), slider.locator(".noUi-base")
         handle.scroll_into_view_if_needed()
