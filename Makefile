@@ -84,6 +84,8 @@ lab: setup
 
 bench: setup
 	$(PY) -m tests.bench
+	$(PY) -m tests.benchmarks.bench_degradation
+	$(PY) -m tests.benchmarks.bench_patches
 
 figures: setup
 	$(PY) -m tests.notebook_tools build $(ONLY)

@@ -46,6 +46,7 @@ run = Run.start("01", tier=tier, seed=seed, device=device, data=data, out=out)
 
 # %%
 import io
+import json
 import math
 from dataclasses import replace
 
@@ -160,15 +161,15 @@ for k in kernels.values():
 # 2×2 or 4×4 pixels only, *however far down they go*. What lies between is skipped, and fine patterns come back as false, coarse ones:
 # aliasing. A library would filter first; phones and web pages often do not, and neither does the degradation.
 #
-# Caption: stripes five pixels apart, reduced 3.1 times. Area fades them; bilinear and bicubic invent wide bands that were never
+# Caption: stripes three pixels apart, reduced 3.1 times. Area fades them; bilinear and bicubic invent wide bands that were never
 # there.
 
 # %%
 by_hand = hq.reshape(1, 3, 48, 4, 48, 4).mean((3, 5))  # area, a whole factor: the mean of 4×4 blocks
 assert torch.allclose(by_hand, deg.resize(hq, (48, 48), "area"), atol=1e-6)
 
-stripes = (torch.arange(192) % 5 < 2).float().expand(1, 3, 192, 192)
-pictures = {"stripes": stripes[..., :48, :48]} | {f"{n} / 3.1": deg.resize(stripes, (62, 62), n) for n in deg.INTERPOLATIONS}
+stripes = (torch.arange(192) % 3 < 1).float().expand(1, 3, 192, 192)
+pictures = {"stripes": stripes[..., :62, :62]} | {f"{n} / 3.1": deg.resize(stripes, (62, 62), n) for n in deg.INTERPOLATIONS}
 path = show(pictures, "resize")
 
 # %% [markdown]
@@ -244,8 +245,11 @@ path = show({"HQ": crop, **{f"JPEG {q}": deg.jpeg(hq, q)[..., 20:84, 40:104] for
 
 # %% tags=["nbval-check-output"]
 d = draw(1, generator=torch.Generator().manual_seed(5))[0]
-for name, value in d.to_dict().items():
-    print(name, "=", {k: (round(v, 3) if isinstance(v, float) else v) for k, v in value.items()} if isinstance(value, dict) else value)
+record = json.loads(json.dumps(d.to_dict()), parse_float=lambda number: round(float(number), 3))
+for order in ("first", "second"):
+    for name, value in record.pop(order).items():
+        print(f"{order}.{name} = {value}")
+print(record)
 
 
 # %% [markdown]
@@ -363,8 +367,8 @@ folder = run.data or (kodak if kodak.is_dir() else None)
 sources = list(photos.values()) if folder is None else [images.read(path).tensor for path in images.folder(folder)[:24]]
 crops = torch.stack([p[:, (p.shape[1] - 256) // 2 :, (p.shape[2] - 256) // 2 :][:, :256, :256] for p in sources])
 bicubic = F.interpolate(crops, scale_factor=1 / 4, mode="bicubic", antialias=True).clamp(0, 1)
-where = "scikit-image's photos" if folder is None else folder.name
-print(len(crops), "photos of", where)
+where = "scikit-image" if folder is None else folder.name
+print(len(crops), "photos from", where)
 
 
 # %%
@@ -381,9 +385,9 @@ def distribution(ranges, count):
 wrong = replace(Degradation(), poisson_scale=((0.05, 0.3), (0.05, 0.25)), gaussian_sigma=((0.1, 3.0), (0.1, 2.5)))  # a tenth of the noise
 measured = {
     "published": distribution(Degradation(), 500),
-    "first order": distribution(replace(Degradation(), second_order=0.0), 100),
-    "mild": distribution(MILD, 100),
-    "wrong range": distribution(wrong, 100),
+    "first order": distribution(replace(Degradation(), second_order=0.0), 80),
+    "mild": distribution(MILD, 80),
+    "wrong range": distribution(wrong, 80),
 }
 
 # %%

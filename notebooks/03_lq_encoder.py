@@ -75,7 +75,7 @@ for f in (4, 8):
     halvings = int(math.log2(f / 4))
     e_l = LQEncoder(config.LQEncoderConfig(width=8, swin=swin), codes=64, halvings=halvings)
     logits = e_l(torch.rand(2, 3, 16, 24))
-    print(f"f = {f}: LQ (2, 3, 16, 24) -> {halvings} halvings -> logits {tuple(logits.shape)}; HQ would be {4 * 16}×{4 * 24}, S_h {4 * 16 // f}×{4 * 24 // f}")
+    print(f"f = {f}: LQ (2, 3, 16, 24) -> {halvings} halving(s) -> logits {tuple(logits.shape)}; HQ would be {4 * 16}×{4 * 24}, S_h {4 * 16 // f}×{4 * 24 // f}")
 
 # %% [markdown]
 # It is a *classifier at every place*, like semantic segmentation: K classes, no ambiguity about the loss. That is why Stage II is easy to train. What makes it hard is the
@@ -225,8 +225,8 @@ print(f"shifted: differ by at most {difference:.1e} (with the wrong shift it wou
 # asking the fused kernel for the gradient of a bias makes PyTorch leave its fast path.
 
 # %%
-q, k, v = torch.randn(3, 1, 4, 16, 8, generator=g)  # (B, windows·heads, N, d)
-bias = torch.randn(1, 4, 16, 16, generator=g, requires_grad=True)
+q, k, v = torch.randn(3, 6, 2, 16, 8, generator=g)  # (B·windows, heads, N, d)
+bias = torch.randn(1, 2, 16, 16, generator=g, requires_grad=True)  # the same for every window
 explicit = attend(q, k, v, bias)  # textbook: the bias wants a gradient
 with torch.no_grad():
     fused = attend(q, k, v, bias)
@@ -447,6 +447,8 @@ with torch.no_grad():
                    "tokens right": (maps[name] == s_h).float().mean().item() if name in maps else None,
                    "equal neighbours": (maps[name][..., 1:] == maps[name][..., :-1]).float().mean().item() if name in maps else None}
             for name, picture in pictures.items()}
+assert rows["argmax S_l"]["equal neighbours"] > rows["a sample of E_l"]["equal neighbours"], "independent draws must agree less than the argmax"
+assert rows["averaged latent"]["detail, HQ = 1"] < rows["a sample of E_l"]["detail, HQ = 1"], "the average must be smoother than a sample"
 print(pd.DataFrame(rows).T.astype(float).round(3).to_string(na_rep="-"))
 
 # %%
@@ -460,10 +462,9 @@ for row in range(3):
 path = run.save_figure(fig, "argmax_sample_average")
 
 # %%
-best_look, best_psnr = (min if key == look.name else max for key in (look.name, "PSNR dB"))
 contest = ["argmax S_l", "a sample of E_l", "averaged latent"]
-by_look = best_look(contest, key=lambda name: rows[name][look.name])
-by_psnr = best_psnr(contest, key=lambda name: rows[name]["PSNR dB"])
+by_look = min(contest, key=lambda name: rows[name][look.name])
+by_psnr = max(contest, key=lambda name: rows[name]["PSNR dB"])
 display(Markdown(f"Here the best PSNR of the three has *{by_psnr}*, the best {look.name} (lower is better) *{by_look}*. Neighbouring tokens are equal "
                  f"{rows['bound: S_h']['equal neighbours']:.0%} of the time in S_h, {rows['argmax S_l']['equal neighbours']:.0%} in S_l, "
                  f"{rows['a sample of E_l']['equal neighbours']:.0%} in the sample."))
@@ -473,10 +474,10 @@ display(Markdown(f"Here the best PSNR of the three has *{by_psnr}*, the best {lo
 #
 # - *The argmax is too uniform. Where several tokens are possible it takes the same likeliest one again and again: flat areas grow, texture goes.*
 # - *The sample has texture, but every place is drawn **on its own**. E_l gives one distribution a place, not a joint one, so neighbours do not know of each other's draw: grain that fits nothing.*
-# - *The average hedges. It is smooth, and its latents are no codes, so D_H was never trained on them.*
+# - *The average hedges. It is smooth, and a mean of codes is no code: D_H was trained on codes alone.*
 #
 # None is what we want: a draw in which neighbours agree. That takes a network that sees the tokens already chosen, and several steps. It is φ_r, in notebook 04. And note the bar: the whole diffusion only pays off if
-# it beats **one plain sample of E_l**, which costs nothing.
+# it beats **one plain sample of E_l**, which needs no further network.
 #
 # ## 12 · Does E_l know when it is wrong?
 #

@@ -356,7 +356,7 @@ def toy_logits(tokens: torch.Tensor, keep: torch.Tensor) -> torch.Tensor:
 
 
 # %% [markdown]
-# This is the whole of masked token modelling, in nine lines: draw maps, draw r, mask, predict, Eq. 4, step.
+# This is the whole of masked token modelling, in ten lines: draw maps, draw r, mask, predict, Eq. 4, step.
 
 # %%
 optimizer = torch.optim.Adam(toy.parameters(), lr=8e-3)
@@ -417,8 +417,9 @@ for column, axis in enumerate(axes.flat):
 path = run.save_figure(fig, "toy_samples")
 
 # %% [markdown]
-# *What to see: four samples each, from nothing, in 1, 4, 8 and 16 steps; the number is how much of a map equals the nearest true map, on average
-# over 100. In one step: noise. In more steps: stripes. It is the same network with the same weights.*
+# *What to see: four samples each, from nothing, in 1, 4, 8 and 16 steps; the number is how much of a map equals the nearest of the 16 true maps,
+# on average over 100 (in one step, what pure noise gets). In one step: noise. In more steps: stripes, with a fault here and there. It is the same
+# network with the same weights.*
 
 # %% [markdown]
 # ## 5. One step of Algorithm 1, by hand

@@ -451,3 +451,38 @@ def test_cuda_gives_the_cpus_pictures(batch: Tensor) -> None:
     assert (cpu - cuda).abs().mean() < 1 / 255  # rounding may tip a JPEG coefficient
     with pytest.raises(ValueError, match="CPU generator"):
         degrade(batch, generator=torch.Generator("cuda"))
+
+
+# ---- the panel's picture
+
+
+@pytest.mark.parametrize("order", ["first", "second"])
+def test_the_view_shows_what_the_settings_say(order: str) -> None:
+    pytest.importorskip("matplotlib")
+    from itersr.widgets import degradation_view
+
+    settings = {"sigma": 1.0, "factor": 0.5, "noise": 4.0, "quality": 60, "order": order, "seed": 0}
+
+    def pictures(**changes: object) -> list[np.ndarray]:
+        figure = degradation_view(photo(64)[0], **{**settings, **changes})  # type: ignore[arg-type]
+        return [np.asarray(axis.images[0].get_array()) for axis in figure.axes]
+
+    hq, blurred, small, noisy, coded, lq = pictures()
+    assert hq.shape == blurred.shape == (64, 64, 3) and small.shape == noisy.shape == coded.shape == (32, 32, 3)
+    assert lq.shape == (16, 16, 3)
+    assert np.array_equal(lq, pictures()[5])
+    for change in ({"sigma": 3.0}, {"factor": 0.2}, {"noise": 20.0}, {"quality": 30}, {"seed": 1}):
+        assert not np.array_equal(lq, pictures(**change)[5]), change
+    with pytest.raises(ValueError, match="'third'"):
+        pictures(order="third")
+
+
+def test_the_panel_moves() -> None:
+    widgets = pytest.importorskip("ipywidgets")
+    from itersr.widgets import degradation_panel
+
+    panel = degradation_panel({"photo": photo(64)[0]})
+    controls, shown = panel.children
+    before = bytes(shown.value)
+    next(c for c in controls.children if isinstance(c, widgets.IntSlider)).value = 31
+    assert bytes(shown.value) != before and bytes(shown.value).startswith(b"\x89PNG")

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,10 @@ def train_stage(stage: str, config: Tier, data: str | Path | None, out: Path, *,
     def save() -> None:
         weights.save(folder, task.trained, config)
 
+    if accelerator.is_main_process:
+        (out / stage).mkdir(parents=True, exist_ok=True)
+        record = {**dataclasses.asdict(settings), "seed": seed, "precision": precision, "photos": len(photos)}
+        (out / stage / "settings.json").write_text(json.dumps(record, indent=1) + "\n")  # what a model card is written from
     with torch.random.fork_rng(devices=[]):
         validated = train(task, crops, out / stage, validate=validate, save_weights=save, accelerator=accelerator, **options)
     return validated

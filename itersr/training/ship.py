@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import shutil
 import sys
 from pathlib import Path
@@ -17,7 +18,7 @@ from itersr.training.run import STAGES
 CURVE_ROWS = 60  # training rows kept of every curve
 
 
-def ship(run: Path, to: Path, *, data: str, hardware: str, commit: str, seed: int = 0) -> None:
+def ship(run: Path, to: Path, *, data: str, hardware: str, commit: str) -> None:
     """Copy RUN/weights to `to`, thin the logs of its stages to curves there, and write the card. WeightsError where a
     network is missing."""
     config, extra = weights.read_config(run / "weights")
@@ -29,7 +30,8 @@ def ship(run: Path, to: Path, *, data: str, hardware: str, commit: str, seed: in
     logs = {stage: _thin(run / stage / "log.csv") for stage in stages}
     for stage, log in logs.items():
         log.to_csv(to / f"{stage}.csv", index=False)
-    (to / "MODEL_CARD.md").write_text(card(config, extra, logs, weights.fingerprint(to), data, hardware, commit, seed))
+    settings = {stage: json.loads((run / stage / "settings.json").read_text()) for stage in stages}
+    (to / "MODEL_CARD.md").write_text(card(config, extra, logs, settings, weights.fingerprint(to), data, hardware, commit))
 
 
 def _thin(path: Path) -> Any:
@@ -43,22 +45,24 @@ def _thin(path: Path) -> Any:
     return log[(log.split == "validation") | log.step.isin(keep)]
 
 
-def card(config: Any, extra: dict[str, Any], logs: dict[str, Any], fingerprint: str, data: str, hardware: str, commit: str,
-         seed: int) -> str:
+def card(config: Any, extra: dict[str, Any], logs: dict[str, Any], settings: dict[str, Any], fingerprint: str, data: str,
+         hardware: str, commit: str) -> str:
     """The model card: what these weights are, how they came about, and what they reached on held-out photos."""
     lines = [
         f"# itersr `{config.name}`: {config.notes}", "",
         f"Weights of ITER (Chen et al., AAAI 2024) for ×{config.scale} super-resolution, trained by this project's code.", "",
         f"- fingerprint: `{fingerprint}`", f"- data: {data}",
         f"- degradation: `{config.degradation}` ranges (`itersr.degradation`)",
-        f"- hardware: {hardware}; seed {seed}; commit {commit}",
+        f"- hardware: {hardware}; commit {commit}",
         f"- VQGAN: f = {config.vqgan.factor}, {config.vqgan.codes} codes of {config.vqgan.code_dim} dimensions",
         f"- φ_e's logit is shifted by {extra.get('calibration', 0.0):.3f} (share of good tokens, held-out training photos)", "",
-        "For research and teaching. The numbers below are the last validation's, on held-out photos of the training set.", "",
+        "For research and teaching. The numbers below are the last validation's, on photos that were not trained on.", "",
         "| stage | steps | minutes | command |", "|---|---|---|---|",
     ]
     for stage, log in logs.items():
-        command = f"itersr train {stage} --tier {config.name} --steps {log.step.max()}"
+        used = settings[stage]
+        command = (f"itersr train {stage} --tier {config.name} --steps {used['steps']} --batch {used['batch']} "
+                   f"--precision {used['precision']} --seed {used['seed']}")
         lines.append(f"| {stage} | {log.step.max()} | {log.seconds.max() / 60:.0f} | `{command}` |")
     lines += ["", "| stage | what | value |", "|---|---|---|"]
     for stage, log in logs.items():

@@ -1,6 +1,6 @@
 """LQ images a second: the module beside a plain loop over images written with NumPy and OpenCV, on the same draws.
 
-    python tests/benchmarks/bench_degradation.py [--size 256] [--batch 16] [--seconds 5]
+    python -m tests.benchmarks.bench_degradation [--size 256] [--batch 16] [--seconds 5]
 
 The rows take turns, so that a busy machine slows all of them alike; the best turn of each counts.
 """

@@ -1,6 +1,6 @@
 """Megapixels a second of cutting into patches, and of Pillow's PNG writer in place of ours.
 
-    python tests/benchmarks/bench_patches.py [--megapixels 60] [--jobs 2]
+    python -m tests.benchmarks.bench_patches [--megapixels 60] [--jobs 2]
 """
 
 from __future__ import annotations
@@ -48,7 +48,8 @@ def main() -> None:
             size = sum(path.stat().st_size for path in made.iterdir()) / (len(done[0]["patches"]) * count * 256 * 256)
             rows[name] = max(rows.get(name, (0.0, 0.0)), (pixels / 1e6 / seconds, size))
         patches.png = ours
-    print(f"cut: megapixels a second, {args.jobs} threads, {count} PNGs of {photo.shape[1]}×{photo.shape[0]} (aim: 40 on 2 cores)")
+    what = f"{count} PNGs of {photo.shape[1]}×{photo.shape[0]}"
+    print(f"cut: megapixels a second, {args.jobs} threads, {what} (aim: 40 on 2 cores)")
     for name, (rate, size) in rows.items():
         print(f"  {name:24s} {rate:6.1f}   {size:.2f} bytes a pixel   x{rate / rows['Pillow, level 1'][0]:.2f}")
 

@@ -22,6 +22,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from unittest import mock
 
@@ -39,6 +40,7 @@ from itersr.schedule import tokens_to_keep
 
 ALPHA = 0.999  # more than an untrained φ_e ever says
 FORMS = ("plain float32", "float32", "bfloat16")
+JOBS = ("E_l", "φ_r", "φ_e", "E_H", "D_H", "×4")
 
 
 # ------------------------------------------------------------------------------------------------------------ plain forms
@@ -76,9 +78,10 @@ def plain_evaluator(self: token_nets.Evaluator, tokens: Tensor, condition: Tenso
 def plain_forms() -> ExitStack:
     """A context in which the networks are the plain ones."""
     stack = ExitStack()
-    for owner, name, form in ((swin, "attend", plain_attend), (vqgan.Upsample, "forward", plain_upsample),
-                              (token_nets.Refiner, "forward", plain_refiner), (token_nets.Evaluator, "forward", plain_evaluator)):
-        stack.enter_context(mock.patch.object(owner, name, form))
+    stack.enter_context(mock.patch.object(swin, "attend", plain_attend))
+    for network, forward in ((vqgan.Upsample, plain_upsample), (token_nets.Refiner, plain_refiner),
+                             (token_nets.Evaluator, plain_evaluator)):
+        stack.enter_context(mock.patch.object(network, "forward", forward))
     return stack
 
 
@@ -125,7 +128,7 @@ def operations(run: Callable[[], object]) -> float:
 
 
 def jobs(model: ITER, side: int, plain: bool) -> dict[str, Callable[[], object]]:
-    """Each network on a `side`×`side` photo, and the whole ×4 upscale."""
+    """Each network on a `side`×`side` photo, and the whole ×4 upscale in T = 8 steps."""
     g = torch.Generator().manual_seed(0)
     lq, hq = torch.rand(1, 3, side, side, generator=g), torch.rand(1, 3, 4 * side, 4 * side, generator=g)
     tokens = torch.randint(model.tier.vqgan.codes, (1, side // 2, side // 2), generator=g)
@@ -144,7 +147,7 @@ def jobs(model: ITER, side: int, plain: bool) -> dict[str, Callable[[], object]]
         "φ_e": lambda: model.evaluator(tokens, tokens),
         "E_H": lambda: model.vqgan.encoder(hq),
         "D_H": lambda: model.vqgan.decode(tokens),
-        "×4, T = 8": upscale,
+        "×4": upscale,
     }
 
 
@@ -158,7 +161,7 @@ def peak_memory(side: int, form: str) -> float:
     model = build().requires_grad_(False).eval() if form == FORMS[0] else build().ready("cpu")
     if form == "bfloat16":
         model.bfloat16()
-    run = jobs(model, side, form == FORMS[0])["×4, T = 8"]
+    run = jobs(model, side, form == FORMS[0])["×4"]
     try:
         Path("/proc/self/clear_refs").write_text("5")  # forget the peak of building random weights
     except OSError:
@@ -184,7 +187,8 @@ def main() -> None:
     parser.add_argument("--sides", type=int, nargs="+", default=[64, 128], help="of the LQ photo, multiples of 16")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--clock", choices=CLOCKS, default="wall", help="cpu: seconds of work, for a busy machine (--threads 1)")
+    parser.add_argument("--only", nargs="+", choices=JOBS, default=list(JOBS), help="(default: all, and peak memory)")
+    parser.add_argument("--clock", choices=CLOCKS, default="wall", help="cpu: time at work, for a busy machine (--threads 1)")
     parser.add_argument("--peak", choices=FORMS, help="print only the peak memory of one form at the first side, in GB")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
@@ -195,36 +199,47 @@ def main() -> None:
         return
 
     plain = build().requires_grad_(False).eval()
-    models = {FORMS[0]: plain, FORMS[1]: copy.deepcopy(plain).ready("cpu"), FORMS[2]: copy.deepcopy(plain).ready("cpu").bfloat16()}
+    fast = copy.deepcopy(plain).ready("cpu")
+    models = {FORMS[0]: plain, FORMS[1]: fast, FORMS[2]: copy.deepcopy(fast).bfloat16()}
     print(f"{platform.machine()} CPU, {torch.get_num_threads()} of {os.cpu_count()} threads, torch {torch.__version__}; "
           f"{args.clock} seconds, best of {args.rounds} turns")
     for side in args.sides:
-        of_form = {form: jobs(model, side, form == FORMS[0]) for form, model in models.items()}
-        names = list(of_form[FORMS[0]])
-        counts = {form: {name: operations(lambda f=form, n=name: in_form(f, of_form[f][n])) for name in names}
-                  for form in FORMS[:2]}
-        rates = {torch.float32: 0.0, torch.bfloat16: 0.0}
-        best = {form: dict.fromkeys(names, float("inf")) for form in FORMS}
-        for _ in range(args.rounds):
-            for name in names:
-                for dtype in rates:
-                    rates[dtype] = max(rates[dtype], rate(dtype))
-                for form in FORMS:
-                    took = seconds(lambda f=form, n=name: in_form(f, of_form[f][n]))
-                    best[form][name] = min(best[form][name], took)
-        command = [sys.executable, "-m", "tests.benchmarks.bench_published", "--threads", str(args.threads), "--sides", str(side)]
-        peaks = {form: float(subprocess.run([*command, "--peak", form], check=True, capture_output=True, text=True).stdout)
-                 for form in FORMS}
-        fast, slow = rates[torch.bfloat16], rates[torch.float32]
-        print(f"\n{side}×{side} → {4 * side}×{4 * side}; products at {slow:.0f} GFLOP/s in float32, {fast:.0f} in bfloat16")
-        print(f"{'seconds':10} {'plain':>8} {'float32':>8} {'floor':>7} {'×':>5} {'bfloat16':>9} {'floor':>7} {'×':>5}"
-              f" {'GFLOP plain':>12} {'ours':>7}")
+        report(models, side, args.rounds, args.only)
+        if args.only != list(JOBS):
+            continue
+        peaks = []
+        for form in FORMS:
+            options = ["--threads", str(args.threads), "--sides", str(side), "--peak", form]
+            command = [sys.executable, "-m", "tests.benchmarks.bench_published", *options]
+            peaks.append(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+        print("{:10} {:8.2f} {:8.2f} {:13} {:9.2f}".format("peak GB", *map(float, peaks[:2]), "", float(peaks[2])), flush=True)
+
+
+def report(models: dict[str, ITER], side: int, rounds: int, names: list[str]) -> None:
+    """Time every network in every form, in turns, and print the table."""
+    rows = {form: jobs(model, side, form == FORMS[0]) for form, model in models.items()}
+    rates = dict.fromkeys((torch.float32, torch.bfloat16), 0.0)
+    best = {(form, name): float("inf") for form in FORMS for name in names}
+    counted: dict[tuple[str, str], float] = {}
+    for turn in range(rounds + 1):
         for name in names:
-            p, f32, bf16 = (best[form][name] for form in FORMS)
-            ours = counts[FORMS[1]][name]
-            print(f"{name:10} {p:8.3f} {f32:8.3f} {ours / slow:7.3f} {p / f32:5.2f} {bf16:9.3f} {ours / fast:7.3f} {p / bf16:5.2f}"
-                  f" {counts[FORMS[0]][name]:12.1f} {ours:7.1f}", flush=True)
-        print(f"{'peak GB':10} {peaks[FORMS[0]]:8.2f} {peaks[FORMS[1]]:8.2f} {'':13} {peaks[FORMS[2]]:9.2f}")
+            for dtype in rates:
+                rates[dtype] = max(rates[dtype], rate(dtype))
+            for form in FORMS:
+                run = partial(in_form, form, rows[form][name])
+                if turn == 0:  # the first turn warms up and counts
+                    counted[form, name] = operations(run)
+                else:
+                    best[form, name] = min(best[form, name], seconds(run))
+    slow, fast = rates.values()
+    print(f"\n{side}×{side} → {4 * side}×{4 * side}; products at {slow:.0f} GFLOP/s in float32, {fast:.0f} in bfloat16")
+    print(f"{'seconds':10} {'plain':>8} {'float32':>8} {'floor':>7} {'×':>5} {'bfloat16':>9} {'floor':>7} {'×':>5}"
+          f" {'GFLOP plain':>12} {'ours':>7}")
+    for name in names:
+        p, f32, bf16 = (best[form, name] for form in FORMS)
+        before, ours = counted[FORMS[0], name], counted[FORMS[1], name]
+        print(f"{name:10} {p:8.3f} {f32:8.3f} {ours / slow:7.3f} {p / f32:5.2f} {bf16:9.3f} {ours / fast:7.3f} {p / bf16:5.2f}"
+              f" {before:12.1f} {ours:7.1f}", flush=True)
 
 
 if __name__ == "__main__":
