@@ -327,7 +327,7 @@ def measure(model: ITER, method: Method, pair: Pair, seed: int, names: Sequence[
         row["token accuracy"] = float((tokens == s_h).double().mean())
     for name in names:
         fits = min(image.shape[-2:]) >= metrics.find(name).smallest
-        row[name] = float(metrics.score(name, image, pair.hq)) if fits else None
+        row[name] = float(metrics.score(name, image, pair.hq, model.device)) if fits else None
     return row
 
 

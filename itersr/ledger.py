@@ -120,7 +120,7 @@ def claims(results: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
         named = [need.evidence for need in claim.needs if need.evidence in evidence]
         why = [name for name in claim.explained_by if name in evidence] if decided == FAILS else []
         fewest = min((evidence[name]["n"] for name in named), default=FEWEST)
-        few = [f"{fewest:g} photos, too few for a verdict: {FEWEST} are needed"] if fewest < FEWEST else []
+        few = [f"too few photos for a verdict, {FEWEST} are needed"] if fewest < FEWEST else []
         tier = content.get("provenance", {}).get("tier", "smoke")
         rows.append({
             "number": claim.number, "claim": claim.text, "paper": claim.paper,

@@ -278,7 +278,7 @@ print(f"{len(pairs)} photos that no tier trains on, crops of {size.side}², {len
 s_h = experiments.tokens_of(model, pairs[0])
 knows = experiments.oracle(s_h)
 assert (knows(s_h, s_h) == 0).all()
-assert torch.allclose(knows(s_h + 1, s_h).exp(), torch.tensor(1e-3))
+assert torch.allclose(knows(s_h + 1, s_h).exp().cpu(), torch.tensor(1e-3))
 
 # %%
 rows = experiments.policies(model, pairs, size.seeds, store=run.checkpoints / "rows.jsonl")

@@ -35,8 +35,8 @@ BOARD = torch.tensor([[(y + x) % 2 == 0 for x in range(8)] for y in range(8)])
 def random_masks(count: int, k: int, shape: tuple[int, int] = (8, 8)) -> list[torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
     places = shape[0] * shape[1]
-    return [torch.zeros(places, dtype=torch.bool).index_fill(0, torch.randperm(places, generator=generator)[:k], True).view(shape)
-            for _ in range(count)]
+    orders = [torch.randperm(places, generator=generator)[:k] for _ in range(count)]
+    return [torch.zeros(places, dtype=torch.bool).index_fill(0, order, True).view(shape) for order in orders]
 
 
 # Where a mask puts its tokens ----------------------------------------------------------------------------------------
@@ -159,7 +159,7 @@ def test_a_sweep_goes_on_where_it_stopped(model: ITER, pairs: list[experiments.P
         file.write('{"key": "cut sho')  # the power went while a line was written
 
     measured.clear()
-    monkeypatch.setattr(experiments, "measure", lambda m, method, *rest: (measured.append(method.name), real(m, method, *rest))[1])
+    monkeypatch.setattr(experiments, "measure", lambda m, way, *rest: (measured.append(way.name), real(m, way, *rest))[1])
     rows = experiments.sweep(model, methods, pairs, [0, 1], store=store, names=())
     assert measured.count("ITER") == 4 - 3
     same = [c for c in whole.columns if c != "seconds"]
@@ -200,7 +200,8 @@ def test_rows_of_something_else_are_not_taken(change: str, model: ITER, pairs: l
 
 def test_table_1_scores_every_method_alike(model: ITER, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     generator = torch.Generator().manual_seed(0)
-    for folder, names, side in (("test/realsrset", ("a.png", "b.png"), 24), ("published/peer", ("a_peer.png", "b_peer.png"), 96)):
+    peer = ("published/peer", ("a_peer.png", "b_peer.png"), 96)
+    for folder, names, side in (("test/realsrset", ("a.png", "b.png"), 24), peer):
         (tmp_path / folder).mkdir(parents=True)
         for i, name in enumerate(names):
             image = torch.rand(3, side + 8 * i, side + 8 * i, generator=generator)
@@ -210,7 +211,8 @@ def test_table_1_scores_every_method_alike(model: ITER, tmp_path: Path, monkeypa
     monkeypatch.setattr(experiments.metrics, "score", lambda name, x: (scored.append(tuple(x.shape[-2:])), x.mean())[1])
     store = tmp_path / "rows.jsonl"
     rows = experiments.real_set(model, tmp_path, Sampler(steps=1), largest=24, store=store)
-    assert rows.groupby("method", sort=False).photo.agg(list).to_dict() == {"bicubic": ["a", "b"], "peer": ["a", "b"], "ITER": ["a"]}
+    photos = rows.groupby("method", sort=False).photo.agg(list).to_dict()
+    assert photos == {"bicubic": ["a", "b"], "peer": ["a", "b"], "ITER": ["a"]}
     assert scored == [(96, 96), (128, 128), (96, 96), (104, 104), (96, 96)]
     again = experiments.real_set(model, tmp_path, Sampler(steps=1), largest=24, store=store)
     assert len(scored) == 5 and again.equals(rows)
@@ -307,7 +309,8 @@ def test_an_unknown_relation_is_refused() -> None:
 
 
 def everything(value: float) -> dict[str, dict[str, Any]]:
-    evidence = {name: found(value) for claim in ledger.CLAIMS for name in (*(n.evidence for n in claim.needs), *claim.explained_by)}
+    evidence = {name: found(value) for claim in ledger.CLAIMS
+                for name in (*(need.evidence for need in claim.needs), *claim.explained_by)}
     results = {"evidence": evidence, "weights": "0123456789ab", "photos": 24, "seeds": 3}
     return {number: {"provenance": {"tier": "tiny"}, "results": results} for number in ledger.NOTEBOOKS}
 
