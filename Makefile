@@ -89,6 +89,7 @@ bench: setup
 
 figures: setup
 	$(PY) -m tests.notebook_tools build $(ONLY)
+	$(PY) -m itersr.ledger
 
 exercises: setup
 	$(PY) -m tests.notebook_tools exercises

@@ -197,7 +197,7 @@ def _add_train(commands: Any, common: argparse.ArgumentParser) -> None:
     p.add_argument("--out", default="checkpoints", metavar="DIR", help="where runs and weights go (default: %(default)s)")
     p.add_argument("--minutes", type=float, help="stop after so long; --resume goes on")
     p.add_argument("--resume", action="store_true", help="go on from the last checkpoint in --out")
-    p.add_argument("--steps", type=int, help="instead of the tier's")
+    p.add_argument("--steps", type=int, help="instead of the tier's; its warm-up and phases are scaled with it")
     p.add_argument("--batch", type=int, help="instead of the tier's")
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--device", default="auto")

@@ -96,6 +96,14 @@ class TrainConfig:
     corrupt: float = 0.0  # largest share of kept tokens replaced by samples of E_l's posterior
     masked_loss: bool = False  # Eq. 4 over masked tokens alone (True) or over all (False, the paper)
 
+    def scaled(self, steps: int) -> TrainConfig:
+        """The same run made longer or shorter: what happens at a step then happens at the same share of the run."""
+        def at(step: int) -> int:
+            return round(step * steps / self.steps)
+
+        return dataclasses.replace(self, steps=steps, warmup=at(self.warmup), gan_start=at(self.gan_start),
+                                   autoencoder_steps=at(self.autoencoder_steps))
+
 
 @dataclass(frozen=True)
 class Tier:

@@ -34,7 +34,7 @@ class LQEncoder(nn.Module):
         self.head = nn.Conv2d(config.swin.width, codes, 1)
 
     def forward(self, lq: Tensor) -> Tensor:
-        x = self.conv_in(lq)
+        x = self.conv_in(lq.to(self.conv_in.weight.dtype))
         for stage in self.stages:
             x = stage(x)
         return self.head(self.swin(self.project(x)))

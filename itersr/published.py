@@ -77,7 +77,7 @@ LQ_STAGE: Rows = [
     ("#.conv2", "#.conv.5"),
 ]
 TOKEN_NET: Rows = [
-    ("table", "code_emb"),  # theirs is a 1×1 convolution of one-hot maps, (width, entries, 1, 1); ours the table, (entries, width)
+    ("table", "code_emb"),  # theirs a 1×1 convolution of one-hot maps (width, entries, 1, 1), ours the table (entries, width)
     ("combine", "combine"),
     *under("swin", "swin_layers", SWIN_LAYERS),
     ("norm", "conv_out.0"),
@@ -146,7 +146,8 @@ def read_pickle(path: str | Path) -> dict[str, Tensor]:
                            f"({type(error).__name__})") from None
     if not isinstance(content, dict) or not isinstance(content.get("params"), dict):
         held = ", ".join(str(key) for key in list(content)[:5]) if isinstance(content, dict) else type(content).__name__
-        raise WeightsError(f"{path}: no dictionary `params` of tensors, as the released files have (it holds: {held or 'nothing'})")
+        held = held or "nothing"
+        raise WeightsError(f"{path}: no dictionary `params` of tensors, as the released files have (it holds: {held})")
     for name, value in content["params"].items():
         if not isinstance(name, str) or not isinstance(value, Tensor) or value.layout != torch.strided or value.is_quantized:
             raise WeightsError(f"{path}: {name!r} is no plain tensor but a {type(value).__name__}")
@@ -154,7 +155,7 @@ def read_pickle(path: str | Path) -> dict[str, Tensor]:
 
 
 def read_vqgan(path: str | Path) -> dict[str, Tensor]:
-    """The tensors of `ITER_swinvqgan.pth`, without the second copy of the decoder, `generator.…`, which must equal the first."""
+    """The tensors of `ITER_swinvqgan.pth`, without the decoder's second copy, `generator.…`, which must equal the first."""
     state = read_pickle(path)
     for name in [name for name in state if name.startswith("generator.")]:
         twin = state.get(name.replace("generator.", "decoder.", 1))
@@ -208,8 +209,9 @@ def read(vqgan_path: str | Path, iter_path: str | Path, build: Callable[[Tier], 
     stage1, rest = read_vqgan(vqgan_path), read_pickle(iter_path)
     halvings = halvings_of(rest)
     if halvings not in (1, 2):
-        raise WeightsError(f"{iter_path}: not an ITER file of scale 4 or 2: it has {halvings} stages of lq_encoder.model, needed "
-                           f"are 1 or 2 (its first tensor: {next(iter(rest), 'none')})")
+        first = next(iter(rest), "none")
+        raise WeightsError(f"{iter_path}: not an ITER file of scale 4 or 2: it has {halvings} stages of lq_encoder.model, "
+                           f"needed are 1 or 2 (its first tensor: {first})")
     model = build(published_tier(halvings))
     for network, (prefix, rows) in table(halvings).items():
         state, source = (stage1, vqgan_path) if network == "vqgan" else (rest, iter_path)

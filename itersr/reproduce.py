@@ -223,7 +223,8 @@ def run(
 def kernel_environment(**extra: str) -> Iterator[None]:
     """The environment for a notebook's kernel: parameters count, pictures go inline, no progress bar freezes in an output."""
     before = dict(os.environ)
-    for name in [name for name in os.environ if name.startswith("ITERSR_") or name == "MPLBACKEND"]:
+    keep = "ITERSR_BENCH"  # names the test photos, and no notebook has a parameter for it
+    for name in [name for name in os.environ if name.startswith("ITERSR_") and name != keep or name == "MPLBACKEND"]:
         del os.environ[name]
     os.environ.update(extra, TQDM_DISABLE="1", JUPYTER_PREFER_ENV_PATH="1")
     try:

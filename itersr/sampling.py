@@ -54,8 +54,26 @@ class Sampler:
         tokens_to_keep(0, 1, 1, self.schedule)  # an unknown schedule names those that exist
 
 
-# What the released sampler does and Alg. 2 does not, under one name.
-RELEASED = Sampler(alpha=0.7, schedule="linear", resample=True, skip_last=True)
+# The released sampler differs from Alg. 2 in this, and in nothing else that can be chosen:
+#
+#                     "paper" (Alg. 2)                              "released"
+#   γ                 the one that training used: cosine            linear
+#   steps             T_s                                           one fewer: the step that would keep all tokens is left
+#                                                                   out, and at T_s ≤ 1 the answer is S_l
+#   kept tokens       keep their values                             are sampled again at every step
+#   re-masking        `remask`, off by default (both are shown)     never
+#   α                 0.5                                           0.7, since its φ_e was trained on balanced classes
+#
+# (It also lets the images of a batch share one T_s; here each image of a batch is what it would be alone.)
+RELEASED = Sampler(alpha=0.7, schedule="linear", remask=False, resample=True, skip_last=True)
+PRESETS = {"paper": Sampler(), "released": RELEASED}
+
+
+def preset_named(name: str) -> Sampler:
+    """The sampler of a preset; ValueError names those that exist."""
+    if name not in PRESETS:
+        raise ValueError(f"preset {name!r}: there are {', '.join(PRESETS)}")
+    return PRESETS[name]
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,7 @@ class TokenNet(nn.Module):
             if evidence is None:
                 raise ValueError("this network was built with posterior=True: it needs E_l's log-probabilities as `evidence`")
             here = evidence.gather(1, tokens[:, None])
-            x = x + self.posterior(torch.cat([evidence.exp(), here], 1))
+            x = x + self.posterior(torch.cat([evidence.exp(), here], 1).to(x.dtype))
         return self.head(F.silu(self.norm(self.swin(x))))
 
 

@@ -93,7 +93,7 @@ class Encoder(nn.Module):
         self.blocks = nn.Sequential(*blocks)
 
     def forward(self, image: Tensor) -> Tensor:
-        return self.blocks(2 * image - 1)
+        return self.blocks((2 * image - 1).to(self.blocks[0].weight.dtype))
 
 
 class Decoder(nn.Module):
@@ -118,7 +118,7 @@ class Decoder(nn.Module):
         self.blocks = nn.Sequential(*blocks)
 
     def forward(self, latent: Tensor) -> Tensor:
-        return (self.blocks(latent) + 1) / 2
+        return (self.blocks(latent).float() + 1) / 2  # in half precision the halving would cost a bit of the pixels
 
 
 class Codebook(nn.Module):

@@ -137,9 +137,9 @@ def draw(trace: Trace, lq: Tensor, step: int, reference: Tensor | None = None) -
     figure = Figure(figsize=(8, 4.6), layout="constrained")
     grid = figure.subplots(2, 4)
     sampler = trace.sampler
-    figure.suptitle(f"α = {sampler.alpha:.2f}   T = {sampler.steps}   T_s = {start}   {sampler.policy}   step {step} of {len(taken)}",
-                    fontsize=10)
-    now = trace.at(step) if step else trace.at(0)
+    settings = f"α = {sampler.alpha:.2f}   T = {sampler.steps}   T_s = {start}   {sampler.policy}"
+    figure.suptitle(f"{settings}   step {step} of {len(taken)}", fontsize=10)
+    now = trace.at(step)
     pictures = [("LQ, bicubic", images.resize(lq[0].cpu(), size)[None]), ("S_l decoded", trace.at(0)),
                 (f"after step {step}", now), ("result", trace.image)]
     for axis, (title, picture) in zip(grid[0], pictures, strict=True):
@@ -172,7 +172,7 @@ def draw(trace: Trace, lq: Tensor, step: int, reference: Tensor | None = None) -
 
 
 def mask_states(trace: Trace, step: int) -> Tensor:
-    """What became of the tokens of a single image after `step` steps, (h, w): 0 masked, 1 kept already, 2 kept since this step."""
+    """The tokens of a single image after `step` steps, (h, w): 0 masked, 1 kept already, 2 kept since this step."""
     kept = [trace.restored.condition_keep, *(s.keep for s in trace.restored.steps)]
     now, before = kept[step][0].cpu(), kept[max(step - 1, 0)][0].cpu()
     return now.long() + (now & ~before)

@@ -182,14 +182,14 @@ WRONG_ITER: dict[str, tuple[Callable[[State], object], str]] = {
     "stray": (lambda s: s.update(stray=torch.zeros(1)), "tensor stray is unexpected"),
     "shape": (lambda s: s.update({SOME: s[SOME][:, :-1]}), f"tensor {SOME} has shape (96, 31), needed is (96, 32)"),
     "integers": (lambda s: s.update({SOME: s[SOME].long()}), f"tensor {SOME} (torch.int64) does not hold finite"),
-    "not a number": (lambda s: s[SOME].__setitem__((0, 0), float("nan")), f"tensor {SOME} (torch.float32) does not hold finite"),
-    "infinite": (lambda s: s[SOME].__setitem__((0, 0), float("inf")), f"tensor {SOME} (torch.float32) does not hold finite"),
+    "not a number": (lambda s: s[SOME].fill_(float("nan")), f"tensor {SOME} (torch.float32) does not hold finite"),
+    "infinite": (lambda s: s[SOME].view(-1)[:1].fill_(float("inf")), f"tensor {SOME} (torch.float32) does not hold finite"),
     "without values": (lambda s: s.update({SOME: s[SOME].to("meta")}), f"tensor {SOME} (torch.float32) does not hold finite"),
     "text": (lambda s: s.update({SOME: "text"}), f"'{SOME}' is no plain tensor but a str"),
     "list": (lambda s: s.update({SOME: [1.0, 2.0]}), f"'{SOME}' is no plain tensor but a list"),
     "sparse": (lambda s: s.update({SOME: s[SOME].to_sparse()}), f"'{SOME}' is no plain tensor"),
     "numbered": (lambda s: s.update({7: torch.zeros(1)}), "7 is no plain tensor"),
-    "no lq encoder": (lambda s: [s.pop(n) for n in list(s) if n.startswith("lq_encoder")], "it has 0 stages of lq_encoder.model"),
+    "no lq encoder": (lambda s: [s.pop(name) for name in list(s) if name.startswith("lq_encoder")], "it has 0 stages"),
     "empty": (lambda s: s.clear(), "it has 0 stages of lq_encoder.model, needed are 1 or 2 (its first tensor: none)"),
 }
 

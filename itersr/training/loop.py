@@ -116,7 +116,7 @@ def train(task: Any, crops: Crops, out: Path, *, validate: Validate, save_weight
 
     began, losses = time.monotonic(), [math.inf]
     scalars: dict[str, float] = {}
-    bar = tqdm(total=config.steps, initial=step, disable=not (progress and main), unit="step", dynamic_ncols=True)
+    bar = tqdm(total=config.steps, initial=step, disable=None if progress and main else True, unit="step", dynamic_ncols=True)
     for batch in loader if start < stop else ():
         wrapped.train()
         logged: dict[str, Tensor] = {}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import logging
 import warnings
 
@@ -40,7 +42,7 @@ class LPIPS(nn.Module):
             raise RuntimeError("LPIPS weights are not on this machine")
         import pyiqa
 
-        with warnings.catch_warnings():
+        with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():  # it prints a path and warns
             warnings.simplefilter("ignore")
             self.net = pyiqa.create_metric("lpips", net="squeeze", as_loss=True, loss_reduction="none", device="cpu")
         self.requires_grad_(False)

@@ -100,7 +100,7 @@ def load_networks(folder: Path, config: Tier, trained: tuple[str, ...]) -> ITER:
         path = folder / f"{name}.safetensors"
         if path.exists():
             weights.load_state(model.get_submodule(name), weights.read_tensors(path), str(path))
-        elif name == "vqgan" or (name == "lq_encoder" and name not in trained):
+        elif name == "vqgan" or (name == "lq_encoder" and not {"vqgan", "lq_encoder"} & set(trained)):
             raise weights.WeightsError(f"{path}: no such file; train the stage before this one first")
     return model
 
@@ -108,8 +108,9 @@ def load_networks(folder: Path, config: Tier, trained: tuple[str, ...]) -> ITER:
 def run(args: argparse.Namespace) -> int:
     """`itersr train {vqgan,lq_encoder,token_nets,iter} …`: see `itersr train --help`."""
     config, stage = tier(args.tier), args.what
-    given = {name: value for name, value in (("steps", args.steps), ("batch", args.batch)) if value}
-    config = dataclasses.replace(config, train={**config.train, stage: dataclasses.replace(config.train[stage], **given)})
+    settings = config.train[stage].scaled(args.steps or config.train[stage].steps)
+    settings = dataclasses.replace(settings, batch=args.batch or settings.batch)
+    config = dataclasses.replace(config, train={**config.train, stage: settings})
     scalars = train_stage(stage, config, args.data, Path(args.out), seed=args.seed, device=args.device,
                           precision=args.precision, minutes=args.minutes, resume=args.resume, workers=args.workers)
     for name, value in scalars.items():

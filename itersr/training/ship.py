@@ -58,7 +58,7 @@ def card(config: Any, extra: dict[str, Any], logs: dict[str, Any], fingerprint: 
         "| stage | steps | minutes | command |", "|---|---|---|---|",
     ]
     for stage, log in logs.items():
-        command = f"itersr train {stage} --tier {config.name}"
+        command = f"itersr train {stage} --tier {config.name} --steps {log.step.max()}"
         lines.append(f"| {stage} | {log.step.max()} | {log.seconds.max() / 60:.0f} | `{command}` |")
     lines += ["", "| stage | what | value |", "|---|---|---|"]
     for stage, log in logs.items():

@@ -1,0 +1,562 @@
+"""The paper's experiments: a sweep of methods over photos and seeds that returns tidy rows, and what is asked of the rows.
+
+`sweep` is the one loop. A `Method` says how an LQ photo becomes a picture (Alg. 2 with some `Sampler`, or a baseline), a
+row holds what came of one method, photo and seed. The experiments (`policies`, `alpha_curve`, …) are lists of methods.
+Finished rows stay on disk under a key of everything they depend on, so a sweep that was stopped goes on where it was.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+import os
+import time
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from itersr import images, metrics
+from itersr.config import Tier
+from itersr.degradation import MILD, PUBLISHED, degrade
+from itersr.model import ITER
+from itersr.reproduce import ROOT
+from itersr.sampling import RELEASED, EvaluatorFn, Restored, Sampler, categorical
+from itersr.weights import sha256
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+# --------------------------------------------------------------------------------------------------- photos and sizes
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A sharp photo and its degraded version: hq (1, 3, H, W) and lq (1, 3, H/s, W/s), both in [0, 1]."""
+
+    name: str
+    hq: Tensor
+    lq: Tensor
+
+    @cached_property
+    def digest(self) -> str:
+        """A hash of the pixels: rows on disk belong to them, whatever the photo is called."""
+        return hashlib.sha256(self.hq.numpy().tobytes() + self.lq.numpy().tobytes()).hexdigest()[:12]
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much an experiment measures."""
+
+    photos: int | None  # how many of `unseen_photos`; None: all
+    side: int  # of the centre crops, in HQ pixels
+    seeds: tuple[int, ...]
+    alphas: tuple[float, ...]
+    steps: tuple[int, ...]  # values of T
+    temperatures: tuple[float, ...]
+
+
+def sizes(tier: Tier, seed: int = 0) -> Sizes:
+    """A look at `smoke` (two small crops, one seed), the experiment at every other tier (all photos, three seeds, 21 α)."""
+    if tier.name == "smoke":
+        return Sizes(2, 96, (seed,), (0.0, 0.25, 0.5, 0.75, 1.0), (1, 2, 8, 16), (0.7, 1.0))
+    alphas = tuple(round(0.05 * i, 2) for i in range(21))
+    return Sizes(None, 256, tuple(seed + i for i in range(3)), alphas, (1, 2, 3, 4, 6, 8, 12, 16, 24, 32),
+                 (0.4, 0.55, 0.7, 0.85, 1.0))
+
+
+def bench_folder() -> Path | None:
+    """The folder with test/kodak24, test/realsrset and published/…: ITERSR_BENCH, else ../shared/data beside the repository."""
+    named = os.environ.get("ITERSR_BENCH")
+    folder = Path(named) if named else ROOT.parent / "shared" / "data"
+    return folder if folder.is_dir() else None
+
+
+def unseen_photos(limit: int | None = None, bench: Path | None = None) -> dict[str, Tensor]:
+    """The photos that no tier trains on: scikit-image's test split, then Kodak24 where `bench`/test/kodak24 is there."""
+    photos = images.bundled("test")
+    if bench is not None and (bench / "test" / "kodak24").is_dir():
+        photos |= {f"kodak{path.stem}": images.read(path).tensor for path in images.folder(bench / "test" / "kodak24")}
+    return dict(list(photos.items())[:limit])
+
+
+def make_pairs(photos: Mapping[str, Tensor], tier: Tier, side: int, seed: int = 0) -> list[Pair]:
+    """Centre crops of the photos (3, H, W), degraded as the tier was trained, each from its own name and the seed.
+
+    side: of a crop in HQ pixels, less where the photo is smaller; always whole windows of tokens, so that nothing is padded.
+    """
+    unit = tier.lq_encoder.swin.window * 2**tier.halvings * tier.scale
+    pairs = []
+    for name, photo in photos.items():
+        h, w = (min(side, n) // unit * unit for n in photo.shape[-2:])
+        if not h or not w:
+            raise ValueError(f"photo {name} is {tuple(photo.shape[-2:])}, needed at least {unit} pixels on each side")
+        y, x = (photo.shape[-2] - h) // 2, (photo.shape[-1] - w) // 2
+        hq = photo[None, :, y : y + h, x : x + w].contiguous()
+        generator = torch.Generator().manual_seed(zlib.crc32(f"{seed}/{name}".encode()))
+        ranges = MILD if tier.degradation == "mild" else PUBLISHED
+        pairs.append(Pair(name, hq, degrade(hq, generator=generator, scale=tier.scale, ranges=ranges)))
+    return pairs
+
+
+def bicubic(lq: Tensor, scale: int) -> Tensor:
+    """(B, 3, h, w) → (B, 3, s·h, s·w), clamped, with the kernel of OpenCV's INTER_CUBIC (a = −0.75), as in Table 1."""
+    return F.interpolate(lq, scale_factor=scale, mode="bicubic", align_corners=False).clamp(0, 1)
+
+
+# ---------------------------------------------------------------------------- where a mask puts its tokens (Fig. 8)
+
+
+def expected_joins(shape: Sequence[int], k: int) -> float:
+    """How many adjacent pairs of kept tokens a random mask with k of h·w tokens has on average."""
+    h, w = shape
+    return (h * (w - 1) + w * (h - 1)) * k * (k - 1) / (h * w * (h * w - 1))
+
+
+def joins(keep: Tensor) -> float:
+    """Join count of a mask (h, w) over that of random masks of equal size: 1 random, more is clustered. NaN for k < 2."""
+    count = int((keep[1:] & keep[:-1]).sum() + (keep[:, 1:] & keep[:, :-1]).sum())
+    k = int(keep.sum())
+    return count / expected_joins(keep.shape, k) if k > 1 else math.nan
+
+
+def moran(keep: Tensor) -> float:
+    """Moran's I of a mask (h, w) over its four neighbours: 1 one block, −1 a chequerboard, −1/(h·w − 1) random.
+
+    NaN where all tokens are kept, or none.
+    """
+    x = keep.double() - keep.double().mean()
+    products = torch.cat([(x[1:] * x[:-1]).flatten(), (x[:, 1:] * x[:, :-1]).flatten()])
+    variance = float(x.square().mean())
+    return float(products.mean()) / variance if variance > 0 else math.nan
+
+
+def nearness(new: Tensor, kept: Tensor) -> float:
+    """How far newly kept tokens lie from those kept before, over the same for tokens chosen at random; masks (h, w).
+
+    1 is random, less means that a mask grows from its neighbours. The mean over all free places is the exact expectation
+    of a random choice. NaN where nothing is new or nothing was kept.
+    """
+    from scipy.ndimage import distance_transform_edt
+
+    if not new.any() or not kept.any():
+        return math.nan
+    distance = torch.from_numpy(distance_transform_edt((~kept).cpu().numpy()))
+    return float(distance[new.cpu()].mean() / distance[~kept.cpu()].mean())
+
+
+def random_band(statistic: Any, shape: Sequence[int], k: int, generator: torch.Generator, draws: int = 200) -> Tensor:
+    """A statistic of `draws` random masks with k tokens, (draws,): the control for any mask of that size."""
+    places = shape[0] * shape[1]
+    masks = [torch.zeros(places, dtype=torch.bool).index_fill(0, torch.randperm(places, generator=generator)[:k], True)
+             for _ in range(draws)]
+    return torch.tensor([statistic(mask.view(*shape)) for mask in masks], dtype=torch.float64)
+
+
+def mask_statistics(restored: Restored, s_h: Tensor | None = None) -> list[dict[str, Any]]:
+    """A row for each step of one image that had something to choose: t, k, and where the kept tokens lie."""
+    before = restored.condition_keep[0]
+    rows = []
+    for s in restored.steps:
+        keep = s.keep[0]
+        if s.score is not None:
+            row = {"t": s.t, "k": int(keep.sum()), "nearness": nearness(keep & ~before, before), "joins": joins(keep),
+                   "moran": moran(keep)}
+            if s_h is not None:
+                row["kept right"] = float((s.tokens[0] == s_h[0])[keep].double().mean())
+            rows.append({name: None if math.isnan(value) else value for name, value in row.items()})
+        before = keep
+    return rows
+
+
+# -------------------------------------------------------------------------------------------- the share of good tokens
+
+
+@contextmanager
+def calibrated(model: ITER, shift: float | None) -> Iterator[None]:
+    """Within it φ_e's logit is shifted by `shift` (None: as the model ships)."""
+    before = model.calibration
+    model.calibration = before if shift is None else shift
+    try:
+        yield
+    finally:
+        model.calibration = before
+
+
+def held_out(data: Path | None) -> dict[str, Tensor]:
+    """Photos to calibrate on, never those of a test: a training folder's held-out ones, else scikit-image's training split."""
+    if data is None:
+        return images.bundled("train")
+    from itersr.training.data import Photos
+
+    _, rest = Photos.of(data).split()
+    return {Path(name).stem: rest[i] for i, name in enumerate(rest.names)}
+
+
+@torch.no_grad()
+def judge(model: ITER, pairs: Sequence[Pair]) -> tuple[Tensor, Tensor]:
+    """φ_e's logit of "good", without any shift, for every token of every S_l (float64), and whether it is good (bool); flat."""
+    logits, good = [], []
+    with calibrated(model, 0.0):
+        for pair in pairs:
+            evidence = model.log_posterior(model.pad(pair.lq.to(model.device)))
+            s_l = evidence.argmax(1)
+            log_p = model.functions(evidence)[1](s_l, s_l).double()
+            logits.append((log_p - torch.log(-torch.expm1(log_p))).flatten().cpu())
+            good.append((s_l == tokens_of(model, pair)).flatten().cpu())
+    return torch.cat(logits), torch.cat(good)
+
+
+def fit_shift(logits: Tensor, good: Tensor) -> float:
+    """The shift b with mean σ(logit + b) = the share of good tokens: the most likely one, and the prior put right.
+
+    ValueError where all tokens are good, or none: no shift would do.
+    """
+    share = float(good.double().mean())
+    if not 0 < share < 1:
+        raise ValueError(f"the share of good tokens is {share:g}, needed strictly between 0 and 1 to fit a shift")
+    low, high = -50.0, 50.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        if float((logits + middle).sigmoid().mean()) < share:
+            low = middle
+        else:
+            high = middle
+    return (low + high) / 2
+
+
+def calibrate(model: ITER, photos: Mapping[str, Tensor], *, side: int = 256, seed: int = 0) -> float:
+    """The shift of φ_e's logit that makes α a probability, fitted on S_l of `photos` (see `held_out`: never test photos).
+
+    It is what `ITER.calibration` holds; this function does not set it.
+    """
+    return fit_shift(*judge(model, make_pairs(photos, model.tier, side, seed)))
+
+
+# ------------------------------------------------------------------------------------------------------------- methods
+
+Kind = Literal["iter", "oracle", "bicubic", "bound", "S_l", "sample"]
+
+
+@dataclass(frozen=True)
+class Method:
+    """One way from an LQ photo to a picture.
+
+    kind: "iter" (Alg. 2), "oracle" (Alg. 2 where φ_e knows S_h), "sample" (one plain sample of E_l, at the sampler's
+    temperature), "S_l" (E_l's argmax, decoded), "bound" (S_h decoded: no token method can be better), "bicubic".
+    """
+
+    name: str
+    kind: Kind = "iter"
+    sampler: Sampler = field(default_factory=Sampler)
+    shift: float | None = None  # of φ_e's logit; None: the model's own
+    dial: float | None = None  # where the method stands on the axis of a curve
+
+    @property
+    def draws(self) -> bool:
+        """Whether another seed gives another picture."""
+        return self.kind in ("iter", "oracle", "sample")
+
+    def settings(self) -> dict[str, Any]:
+        """Everything that its result depends on, beside model, photo and seed."""
+        if self.kind == "sample":
+            return {"kind": self.kind, "temperature": self.sampler.temperature}
+        if not self.draws:
+            return {"kind": self.kind}
+        return {"kind": self.kind, "shift": self.shift, **dataclasses.asdict(self.sampler)}
+
+
+@torch.no_grad()
+def tokens_of(model: ITER, pair: Pair) -> Tensor:
+    """S_h, (1, h, w)."""
+    return model.vqgan.encode(pair.hq.to(model.device))
+
+
+def oracle(s_h: Tensor, doubt: float = 1e-3) -> EvaluatorFn:
+    """An evaluator that knows: log 1 for tokens that equal S_h, log `doubt` for the others. The bound of any φ_e."""
+    def evaluator(tokens: Tensor, condition: Tensor) -> Tensor:
+        return torch.where(tokens == s_h, 0.0, math.log(doubt))
+
+    return evaluator
+
+
+@torch.no_grad()
+def apply(model: ITER, method: Method, pair: Pair, seed: int = 0) -> tuple[Tensor, Restored | None, Tensor | None]:
+    """The picture (1, 3, H, W) that a method makes, on the CPU; what Alg. 2 did, where it did; and the final tokens."""
+    lq = pair.lq.to(model.device)
+    if method.kind == "bicubic":
+        return bicubic(lq, model.tier.scale).cpu(), None, None
+    if method.kind in ("iter", "oracle"):
+        evaluator = oracle(tokens_of(model, pair)) if method.kind == "oracle" else None
+        with calibrated(model, method.shift):
+            trace = model.restore(lq, method.sampler, seed=seed, evaluator=evaluator)
+        return trace.image.cpu(), trace.restored, trace.restored.tokens
+    if method.kind == "bound":
+        tokens = tokens_of(model, pair)
+    else:
+        log_p = model.log_posterior(lq)
+        noise = torch.rand(log_p.shape[0], *log_p.shape[2:], generator=torch.Generator().manual_seed(seed)).to(log_p.device)
+        tokens, _ = categorical(log_p, noise, 0.0 if method.kind == "S_l" else method.sampler.temperature)
+    return model.vqgan.decode(tokens).float().clamp(0, 1).cpu(), None, tokens
+
+
+def metrics_here() -> tuple[str, ...]:
+    """PSNR, SSIM, LPIPS (GMSD where its weights are not on this machine) and NIQE where it can be had."""
+    look = "lpips" if metrics.available("lpips") else "gmsd"
+    return ("psnr", "ssim", look, *(("niqe",) if metrics.available("niqe") else ()))
+
+
+def measure(model: ITER, method: Method, pair: Pair, seed: int, names: Sequence[str]) -> dict[str, Any]:
+    """What a row holds beside its labels: T_s, steps run, seconds, token accuracy against S_h, metrics, masks of every step."""
+    began = time.perf_counter()
+    image, restored, tokens = apply(model, method, pair, seed)
+    row: dict[str, Any] = {"seconds": time.perf_counter() - began}
+    s_h = tokens_of(model, pair)
+    if restored is not None:
+        row |= {"T_s": int(restored.start), "run": len(restored.steps), "masks": mask_statistics(restored, s_h)}
+    if tokens is not None:
+        row["token accuracy"] = float((tokens == s_h).double().mean())
+    for name in names:
+        fits = min(image.shape[-2:]) >= metrics.find(name).smallest
+        row[name] = float(metrics.score(name, image, pair.hq)) if fits else None
+    return row
+
+
+# --------------------------------------------------------------------------------------------------------------- sweep
+
+# The modules that a row's numbers come from: rows made by other code are not used again.
+_CODE = ("config", "degradation", "experiments", "lq_encoder", "masking", "metrics", "model", "sampling", "schedule", "swin",
+         "token_nets", "vqgan")
+
+
+@lru_cache(maxsize=1)
+def code_hash() -> str:
+    here = Path(__file__).parent
+    return hashlib.sha256(b"".join((here / f"{name}.py").read_bytes() for name in _CODE)).hexdigest()[:12]
+
+
+def fingerprint(model: ITER) -> str:
+    """12 hexadecimal digits that name the weights in memory (in half precision, as they are kept in files)."""
+    digest = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        digest.update(name.encode() + tensor.detach().half().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:12]
+
+
+class Store:
+    """Finished rows, one JSON line each, added the moment they are finished; a line cut short by a crash is left out."""
+
+    def __init__(self, path: Path | None) -> None:
+        self.path, self.rows = path, dict[str, dict[str, Any]]()
+        if path is not None and path.exists():
+            for line in path.read_text(encoding="utf-8").splitlines():
+                try:
+                    entry = json.loads(line)
+                    self.rows[entry["key"]] = entry["row"]
+                except (ValueError, KeyError, TypeError):
+                    continue
+
+    def add(self, key: str, row: dict[str, Any]) -> None:
+        self.rows[key] = row
+        if self.path is not None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write("\n" * self._cut_short() + json.dumps({"key": key, "row": row}, allow_nan=False) + "\n")
+
+    def _cut_short(self) -> bool:
+        assert self.path is not None
+        size = self.path.stat().st_size
+        return size > 0 and self.path.read_bytes()[-1:] != b"\n"
+
+
+def key_of(**parts: Any) -> str:
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:20]
+
+
+def sweep(model: ITER, methods: Sequence[Method], pairs: Sequence[Pair], seeds: Sequence[int] = (0,), *,
+          store: Path | None = None, names: Sequence[str] | None = None) -> DataFrame:
+    """Every method on every photo with every seed: one row each, in that order.
+
+    store: a file of finished rows; what is there is not computed again (weights, code, pixels, settings, metrics and seed
+    make its key). names: metrics, by default `metrics_here()`.
+    """
+    import pandas as pd
+    from tqdm import tqdm
+
+    names = metrics_here() if names is None else tuple(names)
+    common = {"weights": fingerprint(model), "code": code_hash(), "device": model.device.type,
+              "metrics": [metrics.describe(name) for name in names]}
+    finished = Store(store)
+    rows = []
+    jobs = [(method, pair, seed) for method in methods for pair in pairs for seed in seeds]
+    for method, pair, seed in tqdm(jobs, unit="row"):
+        own_seed = seed if method.draws else 0
+        shift = model.calibration if method.shift is None and method.draws else None
+        key = key_of(**common, pair=pair.digest, seed=own_seed, shipped_shift=shift, settings=method.settings())
+        if key not in finished.rows:
+            finished.add(key, measure(model, method, pair, own_seed, names))
+        labels: dict[str, Any] = {"method": method.name, "photo": pair.name, "seed": seed, "dial": method.dial}
+        rows.append({**labels, **method.settings(), **finished.rows[key]})
+    return pd.DataFrame(rows)
+
+
+def steps_of(rows: DataFrame) -> DataFrame:
+    """The masks of every step as tidy rows: method, photo, seed, t, k, nearness, joins, moran, kept right."""
+    import pandas as pd
+
+    own = rows[rows["masks"].map(lambda masks: isinstance(masks, list))]
+    return pd.DataFrame([{"method": r.method, "photo": r.photo, "seed": r.seed, **step}
+                         for r in own.itertuples() for step in r.masks]).astype({"nearness": float})
+
+
+# --------------------------------------------------------------------------------------------------------- experiments
+
+
+def baselines(temperatures: Sequence[float] = ()) -> list[Method]:
+    """What Alg. 2 has to beat, and what bounds it."""
+    fixed = [Method("bicubic", "bicubic"), Method("S_l", "S_l"), Method("VQGAN bound", "bound")]
+    return fixed + [Method("one sample of E_l", "sample", Sampler(temperature=x), dial=x) for x in temperatures]
+
+
+def policies(model: ITER, pairs: Sequence[Pair], seeds: Sequence[int], temperature: float = 1.0, **options: Any) -> DataFrame:
+    """Fig. 8: who chooses the tokens to keep. All from nothing known, so that T and every k are equal; then the baselines."""
+    from itersr.masking import POLICIES
+
+    base = Sampler(steps=model.tier.steps, adaptive=False, temperature=temperature)
+    methods = [Method(name, sampler=dataclasses.replace(base, policy=name)) for name in POLICIES]
+    return sweep(model, [*methods, Method("oracle", "oracle", base), *baselines([temperature])], pairs, seeds, **options)
+
+
+def alpha_curve(model: ITER, pairs: Sequence[Pair], seeds: Sequence[int], alphas: Mapping[float, float], *,
+                name: str = "raw", shift: float = 0.0, **options: Any) -> DataFrame:
+    """Fig. 7: the threshold. `alphas`: {place on the axis: α}; the same number twice where α itself is the axis."""
+    methods = [Method(name, sampler=Sampler(steps=model.tier.steps, alpha=alpha), shift=shift, dial=dial)
+               for dial, alpha in alphas.items()]
+    return sweep(model, methods, pairs, seeds, **options)
+
+
+def step_curve(model: ITER, pairs: Sequence[Pair], seeds: Sequence[int], counts: Sequence[int], **options: Any) -> DataFrame:
+    """Quality against T, from nothing known, so that T steps are run."""
+    methods = [Method("T", sampler=Sampler(steps=T, adaptive=False), dial=T) for T in counts]
+    return sweep(model, methods, pairs, seeds, **options)
+
+
+def variants(model: ITER, pairs: Sequence[Pair], seeds: Sequence[int], temperatures: Sequence[float], *,
+             shift: float | None = None, **options: Any) -> DataFrame:
+    """One setting of Alg. 2 changed at a time: start, re-masking, γ, temperature, and the released sampler's preset."""
+    base = Sampler(steps=model.tier.steps)
+    change = dataclasses.replace
+    samplers = {
+        "Alg. 2": base,
+        "full start": change(base, adaptive=False),
+        "re-masking": change(base, remask=True),
+        "γ linear": change(base, schedule="linear"),
+        "γ square": change(base, schedule="square"),
+        **{f"temperature {x:g}": change(base, temperature=x) for x in temperatures if x != base.temperature},
+        "released": change(RELEASED, steps=model.tier.steps),
+    }
+    return sweep(model, [Method(name, sampler=s, shift=shift) for name, s in samplers.items()], pairs, seeds, **options)
+
+
+def refinement(model: ITER, pairs: Sequence[Pair], seeds: Sequence[int], temperatures: Sequence[float], *,
+               shift: float | None = None, **options: Any) -> DataFrame:
+    """Fig. 6 and the question behind it: Alg. 2 against S_l and against one plain sample of E_l, over temperatures."""
+    base = Sampler(steps=model.tier.steps)
+    methods = [Method("ITER", sampler=dataclasses.replace(base, temperature=x), shift=shift, dial=x) for x in temperatures]
+    return sweep(model, [*methods, *baselines(temperatures)], pairs, seeds, **options)
+
+
+def real_set(model: ITER, bench: Path, sampler: Sampler, *, shift: float | None = None, largest: int | None = None,
+             store: Path | None = None) -> DataFrame:
+    """Table 1 on RealSRSet (bench/test/realsrset): bicubic, ITER, and every folder of another method's outputs in
+    bench/published, scored alike without a reference. Tidy rows: method, photo, niqe (and pi, where its weights are here).
+
+    largest: ITER skips LQ photos with a longer side in pixels; the others score all photos.
+    """
+    import pandas as pd
+    from tqdm import tqdm
+
+    from itersr.evaluation import pair
+
+    paths = images.folder(bench / "test" / "realsrset")
+    names = [name for name in metrics.TABLE_1 if metrics.available(name)]
+    common = {"metrics": [metrics.describe(name) for name in names], "code": code_hash()}
+    weights = {"weights": fingerprint(model), "shift": model.calibration if shift is None else shift,
+               "settings": dataclasses.asdict(sampler)}
+    jobs: list[tuple[str, Path, Path, dict[str, Any]]] = [("bicubic", path, path, {}) for path in paths]
+    for folder in sorted((bench / "published").glob("*/")):
+        jobs += [(folder.name, source, output, {}) for output, source in pair(images.folder(folder), paths).items()]
+    jobs += [("ITER", path, path, weights) for path in paths if max(images.read(path).size) <= (largest or math.inf)]
+
+    finished, rows = Store(store), []
+    for name, source, file, settings in tqdm(jobs, unit="photo"):
+        key = key_of(**common, **settings, method=name, file=sha256(file))
+        if key not in finished.rows:
+            image = images.read(file).tensor[None]
+            if name == "bicubic":
+                image = bicubic(image, model.tier.scale)
+            elif name == "ITER":
+                with calibrated(model, shift):
+                    image = model.restore(image, sampler).image.cpu()
+            image = (image * 255).round() / 255  # as a file would hold it
+            finished.add(key, {metric: float(metrics.score(metric, image)) for metric in names})
+        rows.append({"method": name, "photo": source.stem, "seed": 0, **finished.rows[key]})
+    return pd.DataFrame(rows)
+
+
+# --------------------------------------------------------------------------------------------------- what rows answer
+
+
+def _table(rows: DataFrame, value: str) -> Tensor:
+    """(photos, seeds) of one value of one method's rows; ValueError where one is missing or there twice."""
+    wide = rows.dropna(subset=[value]).pivot(index="photo", columns="seed", values=value)
+    if wide.empty or wide.isna().any(axis=None):
+        raise ValueError(f"{value} is missing for some photo and seed")
+    return torch.tensor(wide.sort_index().to_numpy(), dtype=torch.float64)
+
+
+def interval(rows: DataFrame, value: str, seed: int = 0) -> dict[str, float]:
+    """Mean and 95 % interval by bootstrap over photos and seeds, of one method's rows: {"mean", "low", "high", "n"}."""
+    found = metrics.mean_interval(_table(rows, value), torch.Generator().manual_seed(seed), resamples=4000)
+    return dataclasses.asdict(found)
+
+
+def difference(a: DataFrame, b: DataFrame, value: str, seed: int = 0) -> dict[str, float]:
+    """The same for a − b, paired by photo and seed."""
+    if {*zip(a.photo, a.seed, strict=True)} != {*zip(b.photo, b.seed, strict=True)}:
+        raise ValueError("a and b were not measured on the same photos and seeds")
+    found = metrics.paired_interval(_table(a, value), _table(b, value), torch.Generator().manual_seed(seed), resamples=4000)
+    return dataclasses.asdict(found)
+
+
+def summary(rows: DataFrame, values: Sequence[str], by: Sequence[str] = ("method",)) -> DataFrame:
+    """`interval` of every value for every group, in order of appearance: the groups, value, mean, low, high, n."""
+    import pandas as pd
+
+    found = []
+    for group, own in rows.groupby(list(by), sort=False, dropna=False):
+        for value in values:
+            if value in own and own[value].notna().all():
+                found.append({**dict(zip(by, group, strict=True)), "value": value, **interval(own, value)})
+    return pd.DataFrame(found)
+
+
+def at_its_best(rows: DataFrame, value: str, over: str = "dial") -> DataFrame:
+    """For each photo the rows at the level of `over` that is best on all *other* photos: chosen without seeing its score."""
+    import pandas as pd
+
+    picked = []
+    for photo in rows.photo.unique():
+        means = rows[rows.photo != photo].groupby(over)[value].mean()
+        best = means.idxmin() if metrics.find(value).lower_better else means.idxmax()
+        picked.append(rows[(rows.photo == photo) & (rows[over] == best)])
+    return pd.concat(picked)

@@ -1,0 +1,391 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#     notebook_metadata_filter: kernelspec,jupytext,-jupytext.text_representation.jupytext_version
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#       format_version: '1.3'
+#   kernelspec:
+#     display_name: Python 3 (ipykernel)
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 00 · Start here
+#
+# **What you do.** Upscale a photo ×4 in the first minute, wipe between before and after, see in five pictures how it came about, and find
+# your way through the other notebooks.
+#
+# **Why.** *Iterative Token Evaluation and Refinement* (ITER; Chen et al., AAAI 2024) restores photos that were blurred, shrunk, noised and compressed.
+# It does so on **tokens**: a picture becomes a small map of numbers, each of which names an entry of a learned codebook; wrong tokens are found
+# and drawn anew until all are good. This course builds every part of it by hand, trains it, and measures it.
+#
+# **What you need.** Python, some PyTorch. Nothing about diffusion: that is what the course teaches.
+#
+# **Minutes.** Ten to read. To run: seconds with trained weights at hand; without them this notebook trains a very small model first, which takes about a
+# minute on two CPU cores and less on a GPU.
+#
+# > "Extensive experimental results show that ITER is easy to train and performs well within just 8 iterative steps."
+# > (Chen et al. 2024, abstract)
+#
+# Run the cells from top to bottom (Shift+Enter).
+
+# %% tags=["parameters"]
+tier = "smoke"
+seed = 0
+device = "auto"
+data = None
+out = None
+
+# %%
+from itersr.reproduce import Run
+
+run = Run.start("00", tier=tier, seed=seed, device=device, data=data, out=out)
+
+# %%
+import dataclasses
+import importlib.util
+import math
+import sys
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from IPython.display import Image as Png
+from IPython.display import Markdown, display
+from matplotlib.colors import ListedColormap
+from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
+from PIL import Image
+
+from itersr import ITER, config, images, metrics, weights, widgets
+
+# %% [markdown]
+# ## 1 · Is everything here?
+
+# %% tags=["nbval-check-output"]
+needed = ["torch", "torchvision", "skimage", "safetensors", "matplotlib", "ipywidgets", "pyiqa", "papermill", "jupytext"]
+missing = [name for name in needed if importlib.util.find_spec(name) is None]
+print("Python 3.11 or newer:", sys.version_info >= (3, 11))
+print("packages:", "all found" if not missing else f"missing {', '.join(missing)} (make setup installs them)")
+print("photos that need no download:", *images.bundled("test"))
+assert not missing
+
+# %% [markdown]
+# What depends on your machine: a GPU is used if there is one; some metrics need weights that may not be here (then the notebooks
+# say so and use the others).
+
+# %%
+print("device:", run.device.type, f"({torch.cuda.get_device_name()})" if run.device.type == "cuda" else "")
+print("metrics:", ", ".join(f"{name} {'yes' if metrics.available(name) else 'no weights here'}" for name in ("psnr", "ssim", "lpips", "niqe")))
+print("tiers with shipped weights:", ", ".join(weights.shipped()) or "none")
+
+
+# %% [markdown]
+# ## 2 · A model
+#
+# The best weights that ship with the package, if any do. Otherwise a very small model is trained now, on three photos, for a few
+# dozen steps: enough to show that the machine runs, not enough for good pictures. It stays in a folder of its own: notebooks 02 to 05 train
+# their parts properly.
+
+# %%
+def a_model():
+    """The best model that is to be had in a minute, and where it comes from."""
+    if weights.shipped():
+        return ITER.from_pretrained(device=run.device), "shipped"
+    from itersr.training.run import load_or_train
+
+    small = config.tier("smoke")
+    changes = {  # fewer, larger steps than the tier has, and colours before texture
+        "vqgan": {"steps": 70, "autoencoder_steps": 28, "gan_start": 10**9, "lr": 3e-3, "perceptual_weight": 0.2, "validate_every": 70},
+        "lq_encoder": {"steps": 80, "lr": 2e-3, "validate_every": 80},
+        "token_nets": {"steps": 100, "lr": 2e-3, "validate_every": 100},
+    }
+    train = {stage: dataclasses.replace(small.train[stage], **change) for stage, change in changes.items()}
+    small = dataclasses.replace(small, train={**small.train, **train})
+    for stage in changes:
+        model = load_or_train(stage, small, run.data, run.checkpoints / "first_look", seed=run.seed, device=str(run.device))
+    return model, "trained on the spot"
+
+
+model, origin = a_model()
+size = sum(p.numel() for p in model.parameters()) / 1e6
+if origin == "shipped":
+    words = f"You have the **{model.tier.name}** tier's shipped weights ({size:.1f} million numbers)."
+else:
+    words = f"No weights ship with this copy, so you have a **{model.tier.name}** model trained on the spot ({size:.1f} million numbers). "
+    words += "**Its pictures are poor**: look at what happens in it, not at how it looks."
+display(Markdown(words))
+
+# %% [markdown]
+# ## 3 · A photo, upscaled
+#
+# Chelsea the cat, a photo inside scikit-image that no model here was trained on. We take a square of it, make it bad as a camera and
+# the internet do (blur, a quarter of the side, noise, JPEG: notebook [01](01_degradation.ipynb)), and have ITER undo it.
+
+# %%
+lq, hq = widgets.example_pairs(model, side=192, seed=run.seed)["chelsea"]
+result = model.upscale(lq, steps=8, alpha=0.5, seed=run.seed)  # a tensor in, a tensor out; PIL images and arrays too
+bicubic = images.resize(lq, hq.shape[-2:])  # what an ordinary program does: smooth interpolation
+
+fig, axes = plt.subplots(1, 3, figsize=(8, 3.0), layout="constrained")
+for axis, (title, picture) in zip(axes, {"LQ, enlarged": bicubic, "ITER": result, "HQ (the truth)": hq}.items()):
+    axis.imshow(picture.permute(1, 2, 0))
+    axis.set_title(title, fontsize=10)
+    axis.axis("off")
+path = run.save_figure(fig, "first")
+
+# %% [markdown]
+# *See: the left picture is all that the model got. It cannot know every hair, since the information is gone; what it adds is texture of the kind
+# that its codebook learned from sharp photos.*
+#
+# The sizes, which hold for any photo:
+
+# %% tags=["nbval-check-output"]
+print("LQ    ", tuple(lq.shape))
+print("result", tuple(result.shape))
+print("four times the sides:", result.shape[-1] == 4 * lq.shape[-1] and result.shape[-2] == 4 * lq.shape[-2])
+print("values from 0 to 1:  ", bool(result.min() >= 0 and result.max() <= 1))
+print("the same seed again: ", torch.equal(result, model.upscale(lq, steps=8, alpha=0.5, seed=run.seed)))
+print("another seed:        ", torch.equal(result, model.upscale(lq, steps=8, alpha=0.5, seed=run.seed + 1)))
+
+# %% [markdown]
+# The last two lines: the model *draws* texture by chance, and the seed fixes the chance.
+#
+# ## 4 · Before and after
+#
+# The line is movable. As a still picture, on GitHub for example, it is at 0.5:
+
+# %%
+shown = widgets.before_after_view(bicubic, result, position=0.5)
+display(Png(data=widgets.png(shown), width=384))
+
+# %%
+widgets.before_after_slider(bicubic, result)
+
+# %% [markdown]
+# ## 5 · What happened, in five pictures
+#
+# `model.restore` does what `upscale` does and hands back every step of it, a `Trace`.
+
+# %%
+trace = model.restore(lq[None], steps=8, alpha=0.5, seed=run.seed)
+assert torch.equal(trace.image[0].cpu(), result)
+count = len(trace.restored.steps)
+middle = max(1, count // 2) if count else 0
+
+fig, axes = plt.subplots(1, 5, figsize=(8, 2.1), layout="constrained")
+two = ListedColormap([widgets.MASKED, widgets.KEPT])
+pictures = {
+    "1  LQ": bicubic, "2  S_l decoded": trace.at(0)[0].cpu(), "3  good tokens, m_s": trace.restored.condition_keep[0].cpu(),
+    f"4  after step {middle} of {count}": trace.at(middle)[0].cpu(), "5  result": result,
+}
+for axis, (title, picture) in zip(axes, pictures.items()):
+    if picture.ndim == 2:
+        axis.imshow(picture, cmap=two, vmin=0, vmax=1, interpolation="nearest")
+    else:
+        axis.imshow(picture.permute(1, 2, 0))
+    axis.set_title(title, fontsize=8)
+    axis.set(xticks=[], yticks=[])
+path = run.save_figure(fig, "five_pictures")
+
+# %% [markdown]
+# 1. **LQ.** The bad photo.
+# 2. **S_l.** The LQ encoder E_l reads it as tokens, one for each small square, and the decoder D_H paints them. The distortion is gone, and so is the texture.
+# 3. **m_s.** The evaluator φ_e judges each token: blue is good and is kept, grey is to be made anew. How many are good decides how many steps are taken, T_s.
+# 4. **S_t.** In each step the refiner φ_r proposes tokens for the grey places, φ_e judges again, and some more are kept.
+# 5. **Result.** After the last step all tokens are kept; D_H paints them.
+
+# %%
+good = trace.restored.condition_keep[0]
+words = f"Here the picture is a map of {good.shape[0]} × {good.shape[1]} tokens out of {model.tier.vqgan.codes} codes. φ_e finds **{int(good.sum())} of "
+words += f"{good.numel()}** tokens of S_l good with probability α = 0.5 or more, so the restoration starts at **T_s = {int(trace.start[0])}** of T = 8."
+display(Markdown(words))
+
+# %% [markdown]
+# How many tokens a step keeps does not depend on the photo or the model; the schedule γ says it in advance. Of 64 tokens:
+
+# %% tags=["nbval-check-output"]
+from itersr.schedule import tokens_to_keep
+
+print("from t =", *(f"{t:3d}" for t in range(8, 0, -1)))
+print("kept   =", *(f"{tokens_to_keep(t - 1, 8, 64):3d}" for t in range(8, 0, -1)))
+
+# %% [markdown]
+# ## 6 · The map
+#
+# The whole method in one picture; the orange numbers are the notebooks that build each part.
+
+# %%
+boxes = {  # name: (x, y, text, notebook)
+    "hq": (0.0, 2, "HQ photo", ""), "eh": (1.7, 2, "encoder E_H", "02"), "sh": (3.4, 2, "S_h, the true tokens", "02"),
+    "dh": (6.8, 1, "decoder D_H", "02"), "out": (8.5, 1, "result", "09"),
+    "lq": (0.0, 0, "LQ photo", "01"), "el": (1.7, 0, "LQ encoder E_l", "03"), "sl": (3.4, 0, "S_l, first guess", "03"),
+    "pe": (5.1, 0, "evaluator φ_e", "05"), "pr": (5.1, 2, "refiner φ_r", "04"), "st": (5.1, 1, "S_t and masks\nAlgorithm 2", "06"),
+}
+arrows = [("hq", "eh"), ("eh", "sh"), ("lq", "el"), ("el", "sl"), ("sl", "pe"), ("pe", "st"), ("st", "pr"), ("st", "dh"), ("dh", "out"), ("hq", "lq")]
+fig, axis = plt.subplots(figsize=(8, 2.9), layout="constrained")
+for x, y, text, number in boxes.values():
+    axis.add_patch(FancyBboxPatch((x - 0.62, y - 0.26), 1.24, 0.52, boxstyle="round,pad=0.06", facecolor="#eef3f7", edgecolor=widgets.KEPT))
+    axis.text(x, y - 0.07, text, ha="center", va="center", fontsize=7)
+    axis.text(x + 0.62, y + 0.19, number, ha="right", va="center", fontsize=8, color="#c8660a", weight="bold")
+for a, b in arrows:
+    (xa, ya), (xb, yb) = boxes[a][:2], boxes[b][:2]
+    flat = ya == yb
+    start = (xa + 0.7, ya) if flat else (xa, ya + math.copysign(0.34, yb - ya))
+    end = (xb - 0.7, yb) if flat else (xb, yb - math.copysign(0.34, yb - ya))
+    both = (a, b) in (("pe", "st"), ("st", "pr"))
+    axis.add_patch(FancyArrowPatch(start, end, arrowstyle="<|-|>" if both else "-|>", mutation_scale=9, color="#444444"))
+axis.text(0.12, 1, "degradation", fontsize=7, color="#444444", va="center")
+axis.text(3.4, 1.5, "trained to predict S_h:\nE_l, φ_r, φ_e", fontsize=7, color="#444444", ha="center", va="center")
+axis.set(xlim=(-0.8, 9.3), ylim=(-0.5, 2.5))
+axis.axis("off")
+path = run.save_figure(fig, "map")
+
+# %% [markdown]
+# *See: the lower row is what runs on a photo of yours; the upper row exists in training only, because there the HQ photo is known. The loop between S_t, φ_r
+# and φ_e is Algorithm 2.*
+#
+# | notebook | what you build | in the paper |
+# |---|---|---|
+# | [01 Degradation](01_degradation.ipynb) | how a sharp photo becomes a bad one | Sec. 4.1 |
+# | [02 VQGAN](02_vqgan.ipynb) | tokens: encoder, codebook, decoder, and their losses | Stage I, Eq. 1 |
+# | [03 LQ encoder](03_lq_encoder.ipynb) | E_l: tokens from a distorted photo | Stage II, Eq. 2 |
+# | [04 Refiner](04_refiner.ipynb) | φ_r: masked tokens, predicted from the others | Stage III, Eq. 4, Alg. 1 |
+# | [05 Evaluator](05_evaluator.ipynb) | φ_e: which tokens are good | Stage III, Eq. 5, Alg. 1 |
+# | [06 Adaptive inference](06_adaptive_inference.ipynb) | the sampler, with a panel to play with | Alg. 2 |
+# | [07 Top-k or evaluator](07_topk_vs_evaluator.ipynb) | who should choose the tokens to keep | Fig. 8 |
+# | [08 α curves](08_alpha_curves.ipynb) | what the threshold trades | Fig. 7 |
+# | [09 Benchmark](09_benchmark.ipynb) | the method against others, with intervals | Table 1, Figs. 1, 4, 6 |
+#
+# Read them in order for the whole story (about six hours). In a hurry: 02, 04, 06. For the results alone: 07, 08, 09.
+#
+# Four words that all notebooks use: **token**, a number that names a codebook entry; **mask**, True where a token is good and kept;
+# **tier**, a size of the networks (`smoke` trains in minutes, `tiny` and `small` are better, `paper` has the published sizes);
+# **S_h, S_l, S_t**: the token maps of the HQ photo, of E_l's guess, and after the step to t.
+#
+# ## 7 · Your own photo
+#
+# Put a path in place of `None` and run this cell; the result is shown, and `images.write` would save it. A large photo takes a while on a CPU: begin with a small one.
+
+# %%
+my_photo = None  # for example "holiday.jpg"
+
+if my_photo is None:
+    mine = images.bundled("test")["coffee"][:, 150:230, 200:320]  # a small one to show the way
+else:
+    mine = images.read(my_photo)
+large = model.upscale(mine, steps=8, alpha=0.5, seed=run.seed)
+pixels = images.to_tensor(large)[0]
+fig, axis = plt.subplots(figsize=(5, 3.4), layout="constrained")
+axis.imshow(pixels.permute(1, 2, 0))
+axis.axis("off")
+path = run.save_figure(fig, "own_photo")
+# images.write(large, "holiday_x4.png")  # for a photo that images.read gave: keeps its transparency, colour profile and EXIF
+
+# %% [markdown]
+# `upscale` gives back the kind that it gets. From the command line, for one photo or many:
+#
+# ```
+# itersr upscale holiday.jpg -o holiday_x4.png
+# ```
+
+# %% tags=["nbval-check-output"]
+flat = np.full((20, 30, 3), 128, dtype=np.uint8)
+for picture in (flat, Image.fromarray(flat), Image.fromarray(flat).convert("L"), Image.fromarray(flat).convert("RGBA")):
+    answer = model.upscale(picture, steps=2, seed=run.seed)
+    kind = f"PIL image {answer.mode:4} {answer.size}" if isinstance(answer, Image.Image) else f"array {answer.dtype} {answer.shape}"
+    print(f"{type(picture).__name__:8} -> {kind}")
+    assert isinstance(answer, type(picture)) or isinstance(answer, Image.Image)
+
+
+# %% [markdown]
+# ## 8 · What you learned
+#
+# - ITER restores tokens, not pixels: E_l guesses them, φ_e judges them, φ_r draws the bad ones anew, D_H paints them.
+# - A good first guess needs fewer steps, and a seed fixes what is drawn.
+# - Weights come in tiers. What you see is as good as the tier, the mechanism is the same in all.
+#
+# ## 9 · Exercises
+#
+# Each exercise is a cell to fill in, a folded solution and a check. `make exercises` writes copies of the notebooks without the solutions.
+#
+# **1.** A token covers f × f pixels of the HQ picture, and the LQ picture has 1/scale of its sides. How many tokens (rows, columns) does an LQ picture become?
+# Assume that the sides fit.
+
+# %% tags=["exercise"]
+def token_grid(lq_size: tuple[int, int], scale: int, f: int) -> tuple[int, int]:
+    """Rows and columns of the token map of an LQ picture of (height, width) pixels."""
+    raise NotImplementedError
+
+
+# %% jupyter={"source_hidden": true} tags=["solution"]
+def token_grid(lq_size: tuple[int, int], scale: int, f: int) -> tuple[int, int]:
+    """Rows and columns of the token map of an LQ picture of (height, width) pixels."""
+    return lq_size[0] * scale // f, lq_size[1] * scale // f
+
+
+# %% tags=["check"]
+assert token_grid((64, 64), 4, 8) == (32, 32)
+assert token_grid((32, 48), 4, 4) == (32, 48)
+assert token_grid(tuple(lq.shape[-2:]), model.tier.scale, model.tier.vqgan.factor) == tuple(trace.restored.tokens.shape[-2:])
+
+
+# %% [markdown]
+# **2.** Tokens are few. A token out of K codes needs log₂ K bits, a pixel 24. By what factor is the token map of an HQ picture smaller than the picture?
+
+# %% tags=["exercise"]
+def compression(f: int, codes: int) -> float:
+    """Bits of a picture (24 a pixel) divided by bits of its token map, f × f pixels a token."""
+    raise NotImplementedError
+
+
+# %% jupyter={"source_hidden": true} tags=["solution"]
+def compression(f: int, codes: int) -> float:
+    """Bits of a picture (24 a pixel) divided by bits of its token map, f × f pixels a token."""
+    return 24 * f * f / math.log2(codes)
+
+
+# %% tags=["check"]
+assert compression(1, 2**24) == 1
+assert abs(compression(8, 512) - 24 * 64 / 9) < 1e-9
+assert compression(8, 512) > compression(4, 512) > compression(4, 1024)
+
+
+# %% [markdown]
+# **3.** Write the wipe of section 4 yourself: left of the line the first picture, from the line on the second one.
+
+# %% tags=["exercise"]
+def wipe(before: torch.Tensor, after: torch.Tensor, position: float) -> torch.Tensor:
+    """(3, H, W): `before` in the first round(position · W) columns, `after` in the others."""
+    raise NotImplementedError
+
+
+# %% jupyter={"source_hidden": true} tags=["solution"]
+def wipe(before: torch.Tensor, after: torch.Tensor, position: float) -> torch.Tensor:
+    """(3, H, W): `before` in the first round(position · W) columns, `after` in the others."""
+    line = round(position * after.shape[-1])
+    return torch.cat([before[..., :line], after[..., line:]], -1)
+
+
+# %% tags=["check"]
+for position in (0.0, 0.25, 1.0):
+    wiped = wipe(bicubic, result, position)
+    assert wiped.shape == result.shape
+    view = images.to_tensor(widgets.before_after_view(bicubic, result, position))[0]
+    line = round(position * result.shape[-1])
+    apart = ((wiped - view).abs().amax(0) > 1 / 255).any(0).nonzero().flatten().tolist()
+    assert set(apart) <= {line - 1, line}, "only the drawn line may differ from widgets.before_after_view"
+
+# %%
+measured = {name: float(metrics.score(name, result[None], hq[None])) for name in ("psnr", "ssim")}
+path = run.record(
+    measured=f"×4 photo by the {model.tier.name} model ({origin}); T_s {int(trace.start[0])} of 8",
+    model=model.tier.name, origin=origin, start=int(trace.start[0]), good=int(good.sum()), tokens=good.numel(),
+    bicubic_psnr=float(metrics.score("psnr", bicubic[None], hq[None])), **measured,
+)
+
+# %% [markdown]
+# **Next:** [01 · Degradation](01_degradation.ipynb): how a sharp photo becomes a bad one.

@@ -1,0 +1,359 @@
+"""The experiments and the ledger: statistics against an independent computation, sweeps that go on, verdicts both ways."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import shlex
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from scipy import sparse
+from scipy.spatial.distance import cdist
+
+from itersr import ITER, experiments, images, ledger
+from itersr.config import tier
+from itersr.experiments import Method, joins, moran, nearness
+from itersr.reproduce import ROOT
+from itersr.sampling import Sampler
+from itersr.schedule import tokens_to_keep
+
+
+def mask(*rows: str) -> torch.Tensor:
+    return torch.tensor([[c == "#" for c in row] for row in rows])
+
+
+BLOCK = mask("####....", "####....", "####....", "####....", "........", "........", "........", "........")
+BOARD = torch.tensor([[(y + x) % 2 == 0 for x in range(8)] for y in range(8)])
+
+
+def random_masks(count: int, k: int, shape: tuple[int, int] = (8, 8)) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    places = shape[0] * shape[1]
+    return [torch.zeros(places, dtype=torch.bool).index_fill(0, torch.randperm(places, generator=generator)[:k], True).view(shape)
+            for _ in range(count)]
+
+
+# Where a mask puts its tokens ----------------------------------------------------------------------------------------
+
+
+def test_a_block_is_local_and_a_chequerboard_is_not() -> None:
+    assert joins(BLOCK) > 3 and moran(BLOCK) > 0.7
+    assert joins(BOARD) == 0 and moran(BOARD) == pytest.approx(-1)
+
+
+def test_random_masks_are_the_unit_of_every_statistic() -> None:
+    drawn = random_masks(1000, 20)
+    assert np.mean([joins(m) for m in drawn]) == pytest.approx(1, abs=0.03)
+    assert np.mean([moran(m) for m in drawn]) == pytest.approx(-1 / 63, abs=0.005)
+    kept = BLOCK
+    free = (~kept).flatten().nonzero().flatten()
+    generator = torch.Generator().manual_seed(1)
+    chosen = [torch.zeros(64, dtype=torch.bool).index_fill(0, free[torch.randperm(len(free), generator=generator)[:10]], True)
+              for _ in range(1000)]
+    assert np.mean([nearness(new.view(8, 8), kept) for new in chosen]) == pytest.approx(1, abs=0.03)
+
+
+def test_a_mask_that_grows_is_near_and_one_that_jumps_is_far() -> None:
+    ring = mask("....#...", "....#...", "....#...", "....#...", "#####...", "........", "........", "........")
+    corner = mask(*["........"] * 6, "......##", "......##")
+    assert nearness(ring, BLOCK) < 0.5 < 1.5 < nearness(corner, BLOCK)
+
+
+@pytest.mark.parametrize("m", [BLOCK, BOARD, mask("#..#.", ".##..", "....#"), *random_masks(3, 9, (5, 7))])
+def test_statistics_equal_an_independent_computation(m: torch.Tensor) -> None:
+    """Neighbours as a sparse matrix from two paths; distances as a full table."""
+    h, w = m.shape
+
+    def path(n: int) -> Any:
+        return sparse.diags([1.0, 1.0], [-1, 1], shape=(n, n))
+
+    A = sparse.kron(sparse.identity(h), path(w)) + sparse.kron(path(h), sparse.identity(w))
+    x = m.double().numpy().ravel()
+    d, k, n = x - x.mean(), int(x.sum()), x.size
+    assert moran(m) == pytest.approx(n / A.sum() * (d @ A @ d) / (d @ d))
+    assert joins(m) == pytest.approx((x @ A @ x / 2) / (A.sum() / 2 * k * (k - 1) / (n * (n - 1))))
+
+    old, free = np.argwhere(m.numpy()), np.argwhere(~m.numpy())
+    distance = cdist(free, old).min(1)
+    new = torch.zeros_like(m)
+    new[tuple(free[::2].T)] = True
+    assert nearness(new, m) == pytest.approx(distance[::2].mean() / distance.mean())
+
+
+def test_statistics_without_an_answer_are_nan() -> None:
+    none = torch.zeros(4, 4, dtype=torch.bool)
+    assert math.isnan(joins(none)) and math.isnan(moran(none)) and math.isnan(moran(~none)) and math.isnan(nearness(none, none))
+
+
+# Sweeps --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def model() -> ITER:
+    torch.manual_seed(0)
+    return ITER(tier("smoke")).eval().requires_grad_(False)
+
+
+@pytest.fixture(scope="module")
+def pairs(model: ITER) -> list[experiments.Pair]:
+    return experiments.make_pairs(experiments.unseen_photos(2), model.tier, 64)
+
+
+def test_every_policy_keeps_the_same_number_of_tokens(model: ITER, pairs: list[experiments.Pair]) -> None:
+    rows = experiments.policies(model, pairs, [0, 1], names=())
+    steps = experiments.steps_of(rows)
+    T, n = model.tier.steps, 16 * 16
+    assert set(steps.method) == {*experiments_policies(), "oracle"}
+    for _, own in steps.groupby(["method", "photo", "seed"]):
+        assert own.k.tolist() == [tokens_to_keep(t - 1, T, n) for t in range(T, 1, -1)]
+
+
+def experiments_policies() -> list[str]:
+    from itersr.masking import POLICIES
+
+    return list(POLICIES)
+
+
+def test_the_oracle_keeps_right_tokens(model: ITER, pairs: list[experiments.Pair]) -> None:
+    s_h = experiments.tokens_of(model, pairs[0])
+    other = (s_h + 1) % model.tier.vqgan.codes
+    half = torch.where(torch.arange(16)[None, :, None] < 8, s_h, other)
+    score = experiments.oracle(s_h)(half, s_h)
+    assert (score[:, :8] == 0).all() and (score[:, 8:] < -6).all()
+
+
+def test_baselines_need_no_seed_and_samples_do(model: ITER, pairs: list[experiments.Pair]) -> None:
+    def picture(method: Method, seed: int) -> torch.Tensor:
+        return experiments.apply(model, method, pairs[0], seed)[0]
+
+    for method in experiments.baselines([1.0]):
+        assert torch.equal(picture(method, 0), picture(method, 1)) != method.draws
+        assert picture(method, 0).shape == pairs[0].hq.shape
+
+
+def test_a_sweep_goes_on_where_it_stopped(model: ITER, pairs: list[experiments.Pair], tmp_path: Path,
+                                          monkeypatch: pytest.MonkeyPatch) -> None:
+    store = tmp_path / "rows.jsonl"
+    methods = [Method("ITER", sampler=Sampler(steps=2)), *experiments.baselines([1.0])]
+    whole = experiments.sweep(model, methods, pairs, [0, 1], names=())
+    measured: list[str] = []
+    real = experiments.measure
+
+    def counted(model: ITER, method: Method, *rest: Any) -> dict[str, Any]:
+        if len(measured) == 3:
+            raise KeyboardInterrupt
+        measured.append(method.name)
+        return real(model, method, *rest)
+
+    monkeypatch.setattr(experiments, "measure", counted)
+    with pytest.raises(KeyboardInterrupt):
+        experiments.sweep(model, methods, pairs, [0, 1], store=store, names=())
+    assert len(store.read_text().splitlines()) == 3
+    with store.open("a") as file:
+        file.write('{"key": "cut sho')  # the power went while a line was written
+
+    measured.clear()
+    monkeypatch.setattr(experiments, "measure", lambda m, method, *rest: (measured.append(method.name), real(m, method, *rest))[1])
+    rows = experiments.sweep(model, methods, pairs, [0, 1], store=store, names=())
+    assert measured.count("ITER") == 4 - 3
+    same = [c for c in whole.columns if c != "seconds"]
+    pd.testing.assert_frame_equal(rows[same], whole[same])
+    measured.clear()
+    experiments.sweep(model, methods, pairs, [0, 1], store=store, names=())
+    assert measured == []  # the row after the cut line was readable too
+
+
+@pytest.mark.parametrize("change", ["weights", "calibration", "setting", "seed", "photo"])
+def test_rows_of_something_else_are_not_taken(change: str, model: ITER, pairs: list[experiments.Pair], tmp_path: Path,
+                                              monkeypatch: pytest.MonkeyPatch) -> None:
+    store, method, seeds, photos = tmp_path / "rows.jsonl", Method("ITER", sampler=Sampler(steps=2)), [0], pairs[:1]
+    experiments.sweep(model, [method], photos, seeds, store=store, names=())
+    measured: list[str] = []
+    monkeypatch.setattr(experiments, "measure", lambda *args: (measured.append("row"), {"seconds": 0.0})[1])
+    experiments.sweep(model, [dataclasses.replace(method, name="another name")], photos, seeds, store=store, names=())
+    assert measured == []
+    bias = model.refiner.head.bias
+    assert bias is not None
+    if change == "weights":
+        bias.data += 1
+    elif change == "calibration":
+        monkeypatch.setattr(model, "calibration", 1.0)
+    elif change == "setting":
+        method = dataclasses.replace(method, sampler=Sampler(steps=2, remask=True))
+    elif change == "seed":
+        seeds = [1]
+    else:  # other pixels under the same name
+        photos = [dataclasses.replace(pairs[0], lq=pairs[0].lq.flip(-1))]
+    try:
+        experiments.sweep(model, [method], photos, seeds, store=store, names=())
+    finally:
+        if change == "weights":
+            bias.data -= 1
+    assert measured == ["row"]
+
+
+def test_table_1_scores_every_method_alike(model: ITER, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = torch.Generator().manual_seed(0)
+    for folder, names, side in (("test/realsrset", ("a.png", "b.png"), 24), ("published/peer", ("a_peer.png", "b_peer.png"), 96)):
+        (tmp_path / folder).mkdir(parents=True)
+        for i, name in enumerate(names):
+            image = torch.rand(3, side + 8 * i, side + 8 * i, generator=generator)
+            images.write(images.Photo(image), tmp_path / folder / name)
+    scored: list[tuple[int, ...]] = []
+    monkeypatch.setattr(experiments.metrics, "available", lambda name: name == "niqe")
+    monkeypatch.setattr(experiments.metrics, "score", lambda name, x: (scored.append(tuple(x.shape[-2:])), x.mean())[1])
+    store = tmp_path / "rows.jsonl"
+    rows = experiments.real_set(model, tmp_path, Sampler(steps=1), largest=24, store=store)
+    assert rows.groupby("method", sort=False).photo.agg(list).to_dict() == {"bicubic": ["a", "b"], "peer": ["a", "b"], "ITER": ["a"]}
+    assert scored == [(96, 96), (128, 128), (96, 96), (104, 104), (96, 96)]
+    again = experiments.real_set(model, tmp_path, Sampler(steps=1), largest=24, store=store)
+    assert len(scored) == 5 and again.equals(rows)
+
+
+def test_crops_are_whole_windows_and_photos_too_small_are_refused(model: ITER) -> None:
+    (pair,) = experiments.make_pairs({"odd": torch.rand(3, 75, 130)}, model.tier, 100)
+    assert pair.hq.shape == (1, 3, 64, 96) and pair.lq.shape == (1, 3, 16, 24)
+    with pytest.raises(ValueError, match=r"photo small is \(20, 90\), needed at least 32"):
+        experiments.make_pairs({"small": torch.rand(3, 20, 90)}, model.tier, 100)
+
+
+# The share of good tokens --------------------------------------------------------------------------------------------
+
+
+def test_the_fitted_shift_undoes_a_shift_that_was_put_in() -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits = 2 * torch.randn(20_000, generator=generator, dtype=torch.float64) - 1
+    good = torch.rand(20_000, generator=generator) < logits.sigmoid()
+    assert experiments.fit_shift(logits + 1.5, good) == pytest.approx(-1.5, abs=0.06)
+    with pytest.raises(ValueError, match="share of good tokens is 1"):
+        experiments.fit_shift(logits, torch.ones_like(good))
+
+
+def test_the_models_own_shift_does_not_reach_the_fit_and_comes_back(model: ITER, pairs: list[experiments.Pair],
+                                                                  monkeypatch: pytest.MonkeyPatch) -> None:
+    plain, _ = experiments.judge(model, pairs)
+    monkeypatch.setattr(model, "calibration", 3.0)
+    shifted, _ = experiments.judge(model, pairs)
+    assert torch.allclose(plain, shifted) and model.calibration == 3.0
+
+
+def test_photos_to_calibrate_on_are_never_tested_on() -> None:
+    assert not set(experiments.held_out(None)) & set(experiments.unseen_photos())
+
+
+# What rows answer ----------------------------------------------------------------------------------------------------
+
+
+def table(values: dict[float, list[float]], method: str = "m") -> pd.DataFrame:
+    return pd.DataFrame([{"method": method, "photo": f"p{i}", "seed": 0, "dial": dial, "lpips": v}
+                         for dial, per_photo in values.items() for i, v in enumerate(per_photo)])
+
+
+def test_the_best_setting_is_chosen_without_its_own_photo() -> None:
+    rows = table({0.0: [0.0, 0.9, 0.9], 1.0: [0.5, 0.5, 0.5]})  # setting 0 is best on p0 alone
+    assert experiments.at_its_best(rows, "lpips").sort_values("photo").dial.tolist() == [1.0, 0.0, 0.0]
+
+
+def test_differences_are_paired() -> None:
+    photos = torch.randn(30, generator=torch.Generator().manual_seed(0)).tolist()
+    a, b = table({0.0: [v - 0.1 for v in photos]}), table({0.0: photos})
+    found = experiments.difference(a, b, "lpips")
+    assert found["mean"] == pytest.approx(-0.1) and found["high"] < 0 and found["n"] == 30
+    wide = experiments.interval(a, "lpips")
+    assert wide["high"] - wide["low"] > 0.3
+    with pytest.raises(ValueError, match="not measured on the same photos"):
+        experiments.difference(a, b[1:], "lpips")
+
+
+# The ledger ----------------------------------------------------------------------------------------------------------
+
+
+def found(mean: float, half: float = 0.01, n: int = 24) -> dict[str, float]:
+    return {"mean": mean, "low": mean - half, "high": mean + half, "n": n}
+
+
+BELOW = ledger.Claim("0", "less", "Fig. 0", "09", (ledger.Need("d", "<", 0),), ("why",))
+
+
+@pytest.mark.parametrize(("evidence", "verdict"), [
+    ({"d": found(-0.02)}, "holds"),
+    ({"d": found(0.02)}, "does not hold"),
+    ({"d": found(-0.005)}, "does not hold"),  # the interval reaches over zero
+    ({"d": found(-0.02, n=5)}, "not measured"),
+    ({}, "not measured"),
+])
+def test_a_verdict_comes_from_the_interval(evidence: dict[str, dict[str, float]], verdict: str) -> None:
+    assert ledger.verdict(BELOW, evidence) == verdict
+
+
+@pytest.mark.parametrize(("need", "met", "missed"), [
+    (("<", 1.0, 0.0), 0.9, 0.995), ((">", 1.0, 0.0), 1.1, 1.005), (("≤", 0.01, 0.0), 0.0, 0.005), (("≥", 0.9, 0.0), 0.92, 0.9),
+    (("≈", 7.98, 0.03), 8.0, 8.02),
+])
+def test_every_relation_is_met_and_missed(need: tuple[str, float, float], met: float, missed: float) -> None:
+    one = ledger.Need("x", *need)
+    assert one.met(found(met)) and not one.met(found(missed))
+
+
+def test_an_unknown_relation_is_refused() -> None:
+    with pytest.raises(ValueError, match="relation '=='"):
+        ledger.Need("x", "==", 0).met(found(0))
+
+
+def everything(value: float) -> dict[str, dict[str, Any]]:
+    evidence = {name: found(value) for claim in ledger.CLAIMS for name in (*(n.evidence for n in claim.needs), *claim.explained_by)}
+    results = {"evidence": evidence, "weights": "0123456789ab", "photos": 24, "seeds": 3}
+    return {number: {"provenance": {"tier": "tiny"}, "results": results} for number in ledger.NOTEBOOKS}
+
+
+def test_the_ledger_has_every_claim_and_a_command_that_parses() -> None:
+    from itersr.cli import parser
+
+    rows = ledger.claims({})
+    assert {row["number"][0] for row in rows} == set("1234567")
+    assert {row["verdict"] for row in rows} == {"not measured"}
+    for row in ledger.claims(everything(-5.0)):
+        assert parser().parse_args(shlex.split(row["command"])[1:]).tier == "tiny"
+
+
+def test_what_does_not_hold_says_why() -> None:
+    rows = {row["number"]: row for row in ledger.claims(everything(5.0))}
+    assert rows["7"]["verdict"] == "does not hold" and "token accuracy of ITER: 5.00" in rows["7"]["because"]
+    assert rows["3a"]["verdict"] == "holds" and rows["3a"]["because"] == ""
+
+
+def test_the_readme_is_made_from_the_ledger(tmp_path: Path) -> None:
+    (tmp_path / "figures" / "results").mkdir(parents=True)
+    for number, content in everything(-5.0).items():
+        (tmp_path / "figures" / "results" / f"{number}.json").write_text(json.dumps(content))
+    (tmp_path / "README.md").write_text(f"# One\n{ledger.BEGIN}\nstale text\n{ledger.END}\nrest\n")
+    rows = ledger.write(tmp_path)
+    text = (tmp_path / "README.md").read_text()
+    assert "stale text" not in text and text.startswith("# One\n") and text.endswith(f"{ledger.END}\nrest\n")
+    assert "LPIPS, ITER − S_l: −5.00 [−5.01, −4.99]" in text and "**holds**" in text
+    assert json.loads((tmp_path / "figures" / "results" / "claims.json").read_text()) == rows
+    ledger.write(tmp_path)
+    assert (tmp_path / "README.md").read_text() == text
+    (tmp_path / "README.md").write_text("no marks")
+    with pytest.raises(ValueError, match="needs <!-- claims -->"):
+        ledger.write(tmp_path)
+
+
+def test_the_committed_ledger_and_readme_are_what_the_results_say() -> None:
+    folder = ROOT / "figures" / "results"
+    rows = ledger.claims(ledger.read_results(folder))
+    assert json.loads((folder / "claims.json").read_text(encoding="utf-8")) == rows, "python -m itersr.ledger renews it"
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert ledger.in_readme(readme, rows) == readme, "python -m itersr.ledger renews it"
+    for row in rows:  # the ordering behind every verdict, from the stored numbers
+        claim = next(c for c in ledger.CLAIMS if c.number == row["number"])
+        if row["verdict"] == "holds":
+            assert all(need.met(row["evidence"][need.evidence]) for need in claim.needs)
+        elif row["verdict"] == "does not hold":
+            assert not all(need.met(row["evidence"][need.evidence]) for need in claim.needs)
