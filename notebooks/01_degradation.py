@@ -365,7 +365,7 @@ from itersr.reproduce import ROOT
 kodak = ROOT.parent / "shared" / "data" / "test" / "kodak24"  # nothing of it is shown
 folder = run.data or (kodak if kodak.is_dir() else None)
 sources = list(photos.values()) if folder is None else [images.read(path).tensor for path in images.folder(folder)[:24]]
-crops = torch.stack([p[:, (p.shape[1] - 256) // 2 :, (p.shape[2] - 256) // 2 :][:, :256, :256] for p in sources])
+crops = torch.stack([p[:, (p.shape[1] - 192) // 2 :, (p.shape[2] - 192) // 2 :][:, :192, :192] for p in sources])
 bicubic = F.interpolate(crops, scale_factor=1 / 4, mode="bicubic", antialias=True).clamp(0, 1)
 where = "scikit-image" if folder is None else folder.name
 print(len(crops), "photos from", where)
@@ -385,9 +385,9 @@ def distribution(ranges, count):
 wrong = replace(Degradation(), poisson_scale=((0.05, 0.3), (0.05, 0.25)), gaussian_sigma=((0.1, 3.0), (0.1, 2.5)))  # a tenth of the noise
 measured = {
     "published": distribution(Degradation(), 500),
-    "first order": distribution(replace(Degradation(), second_order=0.0), 80),
-    "mild": distribution(MILD, 80),
-    "wrong range": distribution(wrong, 80),
+    "first order": distribution(replace(Degradation(), second_order=0.0), 60),
+    "mild": distribution(MILD, 60),
+    "wrong range": distribution(wrong, 60),
 }
 
 # %%
