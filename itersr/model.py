@@ -101,7 +101,7 @@ class ITER(nn.Module):
         probabilities, sampling and pixels stay in float32; logits then differ by about a hundredth of their spread, so that
         single tokens, and with them fine texture, come out differently.
         """
-        return self.to(pick_device(device), memory_format=torch.channels_last).eval().requires_grad_(False)
+        return self.to(pick_device(device)).to(memory_format=torch.channels_last).eval().requires_grad_(False)
 
     def save(self, folder: str | Path, *, dtype: torch.dtype = torch.float16, **extra: Any) -> None:
         """Write the four networks, in half precision unless told, with their configuration; `extra` goes into config.json."""

@@ -93,7 +93,7 @@ class Encoder(nn.Module):
         self.blocks = nn.Sequential(*blocks)
 
     def forward(self, image: Tensor) -> Tensor:
-        return self.blocks((2 * image - 1).to(self.blocks[0].weight.dtype))
+        return self.blocks((2 * image - 1).to(next(self.parameters()).dtype))
 
 
 class Decoder(nn.Module):
