@@ -523,7 +523,7 @@ words = f"On these photos at tier `{run.tier.name}`, going from S_l (α = 0, no 
 words += f"**{half['psnr'] - base['psnr']:+.2f} dB**"
 if "lpips" in half:
     words += f" and LPIPS by **{half['lpips'] - base['lpips']:+.3f}** (lower is better)"
-words += f". Decoding the true tokens S_h gives {rows['S_h decoded']['psnr']:.2f} dB: no sampler of tokens has much more to win than that."
+words += f". Decoding the true tokens S_h gives {rows['S_h decoded']['psnr']:.2f} dB: the price of tokens as such."
 display(Markdown(words))
 
 # %% [markdown]
