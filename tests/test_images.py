@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import functools
 import io
 import os
 import stat
@@ -32,6 +33,7 @@ def smooth(height: int, width: int) -> np.ndarray:
 BEST: dict[str, dict] = {"webp": {"lossless": True}, "jpg": {"quality": 98, "subsampling": 0}}
 
 
+@functools.cache  # Pillow writes the time into a profile that it makes
 def srgb() -> bytes:
     return ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 
