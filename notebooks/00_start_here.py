@@ -117,7 +117,7 @@ if origin == "shipped":
 else:
     words = f"No weights ship with this copy, so you have a **{model.tier.name}** model trained on the spot ({size:.1f} million numbers). "
 if model.tier.name == "smoke":
-    words += "It saw three photos for a minute, so **its pictures are poor**: look at what happens in it, not at how it looks."
+    words += "It was trained on three photos, briefly, so **its pictures are poor**: look at what happens in it, not at how it looks."
 display(Markdown(words))
 
 # %% [markdown]
