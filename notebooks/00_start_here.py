@@ -113,10 +113,11 @@ def a_model():
 model, origin = a_model()
 size = sum(p.numel() for p in model.parameters()) / 1e6
 if origin == "shipped":
-    words = f"You have the **{model.tier.name}** tier's shipped weights ({size:.1f} million numbers)."
+    words = f"You have the **{model.tier.name}** tier's shipped weights ({size:.1f} million numbers). "
 else:
     words = f"No weights ship with this copy, so you have a **{model.tier.name}** model trained on the spot ({size:.1f} million numbers). "
-    words += "**Its pictures are poor**: look at what happens in it, not at how it looks."
+if model.tier.name == "smoke":
+    words += "It was trained on three photos, briefly, so **its pictures are poor**: look at what happens in it, not at how it looks."
 display(Markdown(words))
 
 # %% [markdown]
