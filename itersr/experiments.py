@@ -489,8 +489,8 @@ def real_set(model: ITER, bench: Path, sampler: Sampler, *, shift: float | None 
 
     paths = images.folder(bench / "test" / "realsrset")
     names = [name for name in metrics.TABLE_1 if metrics.available(name)]
-    common = {"metrics": [metrics.describe(name) for name in names], "code": code_hash()}
-    weights = {"weights": fingerprint(model), "shift": model.calibration if shift is None else shift,
+    common = {"metrics": [metrics.describe(name) for name in names]}
+    weights = {"code": code_hash(), "weights": fingerprint(model), "shift": model.calibration if shift is None else shift,
                "settings": dataclasses.asdict(sampler)}
     jobs: list[tuple[str, Path, Path, dict[str, Any]]] = [("bicubic", path, path, {}) for path in paths]
     for folder in sorted((bench / "published").glob("*/")):

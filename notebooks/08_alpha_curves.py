@@ -98,6 +98,15 @@ path = run.save_figure(fig, "start_step")
 # *The same share of bad tokens starts earlier or later under another γ: α means little without naming the schedule.*
 #
 # ## The networks, and photos that none of them saw
+#
+# How much is measured at each tier: a look at `smoke`, the experiment elsewhere.
+
+# %% tags=["nbval-check-output"]
+from itersr.config import tier as tier_of
+
+for name in ("smoke", "tiny", "small", "paper"):
+    s = experiments.sizes(tier_of(name))
+    print(f"{name:5} crops of {s.side}², {len(s.seeds)} seed(s), {len(s.alphas)} α, T of", *s.steps)
 
 # %%
 from itersr.training.run import load_or_train

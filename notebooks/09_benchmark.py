@@ -67,7 +67,7 @@ for name in ("psnr", "ssim", "gmsd", "niqe", "pi"):
 # The baseline of every table, and not one thing either: Pillow's differs from OpenCV's. OpenCV's kernel is the cubic convolution with
 # a = −0.75, on half-pixel centres, without a filter. In one dimension:
 
-# %%
+# %% tags=["nbval-check-output"]
 def cubic(x, a=-0.75):
     x = abs(x)
     if x <= 1:
@@ -83,6 +83,14 @@ def enlarge_by_hand(row, scale):
         left = math.floor(centre)
         result.append(sum(cubic(centre - j) * row[min(max(j, 0), n - 1)] for j in range(left - 1, left + 3)))
     return np.clip(result, 0, 1)
+
+
+print("weights of the four neighbours, at the four phases of a ×4 enlargement:")
+for i in range(4):
+    phase = (i + 0.5) / 4 - 0.5 - math.floor((i + 0.5) / 4 - 0.5)
+    four = [cubic(phase - j) for j in (-1, 0, 1, 2)]
+    assert math.isclose(sum(four), 1)
+    print(f"phase {i}:", *(f"{weight:+.4f}" for weight in four))
 
 
 row = torch.rand(12, generator=run.generator(1, "cpu"))
