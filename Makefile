@@ -86,6 +86,7 @@ bench: setup
 	$(PY) -m tests.bench
 	$(PY) -m tests.benchmarks.bench_degradation
 	$(PY) -m tests.benchmarks.bench_patches
+	$(PY) -m tests.benchmarks.bench_published
 
 figures: setup
 	$(PY) -m tests.notebook_tools build $(ONLY)

@@ -117,6 +117,7 @@ def _add_upscale(commands: Any, common: argparse.ArgumentParser) -> None:
     a.add_argument("--policy", choices=POLICIES, help="how tokens to keep are chosen (default: evaluator)")
     a.add_argument("--schedule", choices=SCHEDULES, help="γ, the masked fraction over the steps (default: cosine)")
     a.add_argument("--temperature", type=float, help="of the sampled tokens (default: 1)")
+    a.add_argument("--preset", choices=("paper", "released"), help="settings to start from (released: see itersr.sampling)")
     a.add_argument("--seed", type=int, default=0, help="the same for every file (default: %(default)s)")
     d = p.add_argument_group("device and memory")
     d.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 … (default: auto)")
@@ -129,9 +130,9 @@ def _upscale(args: argparse.Namespace) -> int:
     from itersr import batch, images
     from itersr.sampling import Sampler
 
-    wanted = ("steps", "alpha", "policy", "schedule", "temperature")
+    wanted = ("steps", "alpha", "policy", "schedule", "temperature", "preset")
     settings = {name: getattr(args, name) for name in wanted if getattr(args, name) is not None}
-    Sampler(**settings)  # a wrong setting is told before any weights are loaded
+    Sampler(**{name: value for name, value in settings.items() if name != "preset"})  # told before any weights are loaded
     if args.scale is not None and not 0 < args.scale <= 16:
         raise ValueError(f"--scale {args.scale:g}: must be above 0 and at most 16")
     if args.tile is not None and args.tile < 1:
@@ -162,19 +163,10 @@ def _model(args: argparse.Namespace) -> Any:
     from itersr import ITER
 
     if args.published is not None:
-        vqgan, tokens = _released(Path(args.published))
-        return ITER.from_published(vqgan, tokens, device=args.device)
+        from itersr import published
+
+        return published.load(args.published, device=args.device)
     return ITER.from_pretrained(args.weights or args.tier, device=args.device)
-
-
-def _released(folder: Path) -> tuple[Path, Path]:
-    """The two released files in a folder; ×4 when both scales are there."""
-    vqgan = folder / "ITER_swinvqgan.pth"
-    tokens = next((path for path in (folder / "ITER_x4.pth", folder / "ITER_x2.pth") if path.exists()), folder / "ITER_x4.pth")
-    for path in (vqgan, tokens):
-        if not path.is_file():
-            raise FileNotFoundError(f"{path}: no such file; needed are ITER_swinvqgan.pth and ITER_x4.pth (or ITER_x2.pth)")
-    return vqgan, tokens
 
 
 def _code(failures: Sequence[Any]) -> int:
@@ -310,8 +302,7 @@ def _add_convert(commands: Any, common: argparse.ArgumentParser) -> None:
 def _convert(args: argparse.Namespace) -> int:
     from itersr import published
 
-    vqgan, tokens = _released(Path(args.published))
-    print(published.convert(vqgan, tokens, args.output))
+    print(published.convert(*published.locate(args.published), args.output))
     return 0
 
 

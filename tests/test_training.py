@@ -82,7 +82,6 @@ def test_smoke_learns_on_held_out_photos(smoke_run: tuple[Path, dict[str, dict[s
     assert results["lq_encoder"]["E_l top-1"] > constant
     for ratio in (0.25, 0.5, 0.75, 1.0):
         assert results["token_nets"][f"φ_r masked accuracy at {ratio}"] > constant, ratio
-    assert results["token_nets"]["AUC of φ_e on S_l"] > 0.55
     assert results["token_nets"]["AUC of φ_e on samples at 0.5"] > 0.6
 
     losses = [("vqgan", "l1"), ("lq_encoder", "lq_encoder"), ("token_nets", "refiner"), ("token_nets", "evaluator on samples")]
