@@ -467,7 +467,7 @@ def test_bad_input_is_one_line_and_code_2(
         (["--tile", "0"], "--tile 0"),
         (["--quality", "101"], "--quality 101"),
         (["--weights", "nowhere"], "nowhere"),
-        (["--published", "nowhere"], "ITER_swinvqgan.pth: no such file"),
+        (["--published", "nowhere"], "no ITER_swinvqgan.pth in this folder"),
     ],
 )
 def test_wrong_options_are_one_line_and_code_2(
