@@ -237,7 +237,7 @@ def heavy(notebook: NotebookNode) -> None:
         (prose(" [gone](no_such.ipynb)"), "link to no_such.ipynb leads nowhere"),
         (prose(' <img src="no_such.png">'), "link to no_such.png leads nowhere"),
         (prose(" Rec" "ieve it."), "==> Receive"),
-        (prose(" See /root/notes."), "'/root/notes'"),
+        (prose(" See /home/notes."), "'/home/notes'"),
         (heavy, "at most 1.5 MB"),
     ],
 )  # fmt: skip
