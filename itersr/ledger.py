@@ -3,7 +3,8 @@
 Notebooks 07–09 record `evidence`: named means with their 95 % intervals. A claim names the evidence that it needs and
 where each interval has to lie; nothing of a verdict is typed.
 
-    python -m itersr.ledger        figures/results/07–09.json → figures/results/claims.json and the README's first table
+    python -m itersr.ledger        figures/results/07–09.json → figures/results/claims.json, the README's first table, and
+                                   the numbers on test photos in the model card of the weights that were measured
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from itersr.reproduce import ROOT
 
 NOTEBOOKS = ("07", "08", "09")
 BEGIN, END = "<!-- claims -->", "<!-- /claims -->"
+CARD_BEGIN, CARD_END = "<!-- test photos -->", "<!-- /test photos -->"
 HOLDS, FAILS, UNKNOWN = "holds", "does not hold", "not measured"
 FEWEST = 6  # photos: with fewer, all of them agree by chance more often than one time in twenty (2 · 2⁻⁵ > .05)
 
@@ -70,8 +72,8 @@ CLAIMS = (
           (Need("nearness of the evaluator", "≥", 0.9),), ("nearness of random masks", "Moran's I of the evaluator")),
     Claim("2c", "The evaluator's masks give better pictures than top-k", "Fig. 8, pictures", "07",
           (Need("LPIPS, evaluator − top-k", "<", 0),), ("LPIPS, evaluator − random", "LPIPS, oracle − evaluator")),
-    Claim("3a", "The larger α, the more steps", "Fig. 7, curve", "08", (Need("T_s, corrected, α = .75 − α = .25", ">", 0),),
-          ("T_s, raw, α = .75 − α = .25",)),
+    Claim("3a", "The larger α, the more steps", "Fig. 7, curve", "08", (Need("T_s, corrected, α = .8 − α = .2", ">", 0),),
+          ("T_s, raw, α = .8 − α = .2",)),
     Claim("3b", "The larger α, the lower PSNR", "Fig. 7, curve", "08", (Need("PSNR, α = 1 − α = 0", "<", 0),),
           ("PSNR at α = 0", "PSNR at α = 1")),
     Claim("3c", "LPIPS is best at an α inside", "Fig. 7, curve", "08",
@@ -154,23 +156,48 @@ def read_results(folder: Path) -> dict[str, dict[str, Any]]:
     return {number: json.loads(path.read_text(encoding="utf-8")) for number, path in paths.items() if path.is_file()}
 
 
+def card(content: Mapping[str, Any]) -> str:
+    """What a model card says of the test photos: the summary that notebook 09 recorded, a table for each set of photos."""
+    results, tables = content["results"], []
+    for name, found in results["sets"].items():
+        values = list(dict.fromkeys(row["value"] for row in found["summary"]))
+        tables += [f"{name}: {found['photos']} photos, centre crops of {results['side']}², {results['seeds']} seeds", "",
+                   f"| | {' | '.join(values)} |", "|---" * (len(values) + 1) + "|"]
+        for method in dict.fromkeys(row["method"] for row in found["summary"]):
+            cells = {row["value"]: show(row) for row in found["summary"] if row["method"] == method}
+            tables.append(f"| {method} | {' | '.join(cells.get(value, '–') for value in values)} |")
+        tables += ["", *(f"- {what}: {show(value)}" for what, value in found["differences"].items()), ""]
+    conventions = "; ".join(results["conventions"].values())
+    return "\n".join([*tables, f"Mean and 95 % interval over photos and seeds; differences paired. {conventions}."])
+
+
+def between(text: str, begin: str, end: str, content: str, where: str) -> str:
+    """`text` with what stands between two marks made anew. ValueError where the marks are missing."""
+    if text.count(begin) != 1 or text.count(end) != 1:
+        raise ValueError(f"{where} needs {begin} and {end} once each")
+    head, _, rest = text.partition(begin)
+    return f"{head}{begin}\n{content}\n{end}{rest.partition(end)[2]}"
+
+
 def in_readme(text: str, rows: Sequence[Mapping[str, Any]]) -> str:
-    """The README with its table, between the two marks, made anew. ValueError where the marks are missing."""
-    if text.count(BEGIN) != 1 or text.count(END) != 1:
-        raise ValueError(f"README.md needs {BEGIN} and {END} once each, around the table of claims")
-    head, _, rest = text.partition(BEGIN)
-    return f"{head}{BEGIN}\n{markdown(rows)}\n{END}{rest.partition(END)[2]}"
+    """The README with its table made anew."""
+    return between(text, BEGIN, END, markdown(rows), "README.md")
 
 
 def write(root: Path = ROOT) -> list[dict[str, Any]]:
     """Write figures/results/claims.json and the README's table; gives the rows."""
     folder, readme = root / "figures" / "results", root / "README.md"
-    rows = claims(read_results(folder))
+    results = read_results(folder)
+    rows = claims(results)
     text = in_readme(readme.read_text(encoding="utf-8"), rows)
     folder.mkdir(parents=True, exist_ok=True)
     ledger = json.dumps(rows, indent=1, ensure_ascii=False, allow_nan=False)
     (folder / "claims.json").write_text(ledger + "\n", encoding="utf-8")
     readme.write_text(text, encoding="utf-8")
+    if "sets" in results.get("09", {}).get("results", {}):
+        path = root / "itersr" / "shipped" / results["09"]["results"]["tier"] / "MODEL_CARD.md"
+        text = between(path.read_text(encoding="utf-8"), CARD_BEGIN, CARD_END, card(results["09"]), path.name)
+        path.write_text(text, encoding="utf-8")
     return rows
 
 

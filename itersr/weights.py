@@ -76,7 +76,12 @@ def save(folder: Path, networks: dict[str, nn.Module], tier: Tier, extra: dict[s
     for name, module in networks.items():
         state = {key: value.detach().to("cpu", dtype).contiguous() for key, value in module.state_dict().items()}
         save_file(state, folder / f"{name}.safetensors")
-    (folder / "config.json").write_text(json.dumps({"tier": to_dict(tier), **(extra or {})}, indent=1) + "\n")
+    write_config(folder, tier, extra or {})
+
+
+def write_config(folder: Path, tier: Tier, extra: dict[str, Any]) -> None:
+    """Write `config.json`: the tier, and whatever else belongs to these weights."""
+    (folder / "config.json").write_text(json.dumps({"tier": to_dict(tier), **extra}, indent=1) + "\n")
 
 
 def read_config(folder: Path) -> tuple[Tier, dict[str, Any]]:

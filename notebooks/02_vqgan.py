@@ -50,6 +50,7 @@ import math
 
 import matplotlib.pyplot as plt
 import torch
+from IPython.display import Markdown, display
 from torch.nn import functional as F
 
 from itersr import config
@@ -57,7 +58,7 @@ from itersr.images import bundled
 from itersr.training import stage1
 from itersr.training.data import Photos
 from itersr.training.losses import hinge_discriminator, hinge_generator
-from itersr.training.run import learning_curve, load_or_train
+from itersr.training.run import learning_curve, load_or_train, recipe
 from itersr.vqgan import VQGAN, Codebook, PatchDiscriminator
 
 # %% [markdown]
@@ -434,6 +435,15 @@ assert trace("validation", "psnr")[1][-1] > trace("validation", "psnr")[1][0], "
 #
 # Three photos that no tier ever trains on. Photo, tokens (each code its own colour), and what D_H draws from the tokens alone.
 
+# %% [markdown]
+# **The run behind the weights that ship.** Its command, and what its log showed on the way: a run that is far from this at minute 2 has
+# something wrong, and need not be waited for.
+
+# %%
+line, healthy = recipe("vqgan")
+display(Markdown(line))
+healthy.loc[["train: l1", "train: lpips", "validation: psnr", "validation: lpips", "validation: codes used", "validation: perplexity"]].round(3)
+
 # %%
 unit = run.tier.vqgan.factor * run.tier.vqgan.swin.window  # whole windows in D_H's Swin layers
 photos = {}
@@ -469,8 +479,6 @@ path = run.save_figure(fig, "reconstruction")
 # anything must beat it by far; this notebook demands 6 dB.
 
 # %%
-from IPython.display import Markdown, display
-
 training, _ = Photos.of(run.data).split()
 mean_colour = torch.stack([training[i].mean((1, 2)) for i in range(min(len(training), 50))]).mean(0).to(run.device).view(1, 3, 1, 1)
 constant = {name: stage1.psnr(mean_colour.expand_as(photo), photo).item() for name, photo in photos.items()}

@@ -60,7 +60,7 @@ from itersr.swin import SwinBlock, WindowAttention, attend, relative_index, shif
 from itersr.training.algorithm1 import auc
 from itersr.training.data import Crops, Photos, ranges, validation_pairs
 from itersr.training.losses import perceptual
-from itersr.training.run import learning_curve, load_or_train
+from itersr.training.run import learning_curve, load_or_train, recipe
 from itersr.training.stage1 import psnr
 
 # %% [markdown]
@@ -371,7 +371,17 @@ assert accuracy > constant, f"accuracy {accuracy:.1%} must be above the best con
 # %% [markdown]
 # *What to see: the red lines are the bar, and a hard one: both know the held-out photos' own histogram, and a sky of one token is an easy exam for a fixed answer. Below the left
 # one E_l has learned something that depends on the photo; above the right one it is right more often than any fixed answer.*
-#
+
+# %% [markdown]
+# **The run behind the weights that ship.** Its command, and what its log showed on the way: a run that is far from this at minute 2 has
+# something wrong, and need not be waited for.
+
+# %%
+line, healthy = recipe("lq_encoder")
+display(Markdown(line))
+healthy.loc[["train: lq_encoder", "train: lq_encoder accuracy", *(f"validation: {name}" for name in ("E_l cross-entropy", "E_l explained", "E_l top-1", "E_l top-5", "best constant", "lpips S_l"))]].round(3)
+
+# %% [markdown]
 # An honest warning: this accuracy stays far from 100 % at every tier. Much of it *cannot* be known, because the degradation destroyed it.
 #
 # ## 10 · Wrong, but how far off?

@@ -58,7 +58,7 @@ from itersr.schedule import gamma, tokens_to_keep, tokens_to_mask
 from itersr.token_nets import Refiner
 from itersr.training.algorithm1 import Algorithm1, per_image
 from itersr.training.data import Crops, Photos, ranges, validation_pairs
-from itersr.training.run import learning_curve, load_or_train
+from itersr.training.run import learning_curve, load_or_train, recipe
 
 
 # %% [markdown]
@@ -547,6 +547,15 @@ assert masked_loss["value"].iloc[-1] < math.log(codes), "φ_r must know more tha
 # %% [markdown]
 # *What to see. Left: the loss on masked places, which copying cannot lower; each point is one batch with its own mask ratios, so it is rough.
 # Right: held-out crops, the masked tokens alone, at four mask ratios; what counts is the distance to the dotted line.*
+
+# %% [markdown]
+# **The run behind the weights that ship.** Its command, and what its log showed on the way: a run that is far from this at minute 2 has
+# something wrong, and need not be waited for.
+
+# %%
+line, healthy = recipe("token_nets")
+display(Markdown(line))
+healthy.loc[["train: refiner masked", "train: refiner masked accuracy", "validation: E_l top-1", *(f"validation: φ_r masked accuracy at {ratio}" for ratio in (0.25, 0.5, 0.75, 1.0)), "validation: lpips S_l", "validation: lpips one sample of E_l", "validation: lpips ITER"]].round(3)
 
 # %% [markdown]
 # ## 7. What φ_r predicts as more tokens are shown

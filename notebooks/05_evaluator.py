@@ -60,7 +60,7 @@ from itersr.schedule import start_step, tokens_to_keep, tokens_to_mask
 from itersr.token_nets import Evaluator
 from itersr.training.algorithm1 import Algorithm1, auc
 from itersr.training.data import Crops, Photos, ranges, validation_pairs
-from itersr.training.run import learning_curve, load_or_train
+from itersr.training.run import learning_curve, load_or_train, recipe
 
 # %% [markdown]
 # ## 1. A network that marks its own exam
@@ -300,6 +300,15 @@ path = run.save_figure(fig, "training")
 # %% [markdown]
 # *What to see. Left: one batch a point, so it is rough; it must end below the dotted line. Right: how well φ_e tells good from bad on held-out crops; 0.5 is chance. What
 # an AUC is comes next.*
+
+# %% [markdown]
+# **The run behind the weights that ship.** Its command, and what its log showed on the way: a run that is far from this at minute 2 has
+# something wrong, and need not be waited for.
+
+# %%
+line, healthy = recipe("token_nets")
+display(Markdown(line))
+healthy.loc[["train: evaluator on S_l", "train: evaluator on samples", "validation: AUC of φ_e on S_l", "validation: AUC of E_l's confidence on S_l", *(f"validation: AUC of {who} at {ratio}" for ratio in (0.25, 0.5, 0.75, 1.0) for who in ("φ_e on samples", "φ_r's confidence"))]].round(3)
 
 # %%
 z_l = each(judge, s_l, s_l, evidence)  # log-odds of "good" for every token of S_l, as φ_e was trained (no correction yet)

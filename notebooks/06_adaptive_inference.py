@@ -57,7 +57,7 @@ from matplotlib.colors import ListedColormap
 from itersr import masking, metrics, sampling, widgets
 from itersr.sampling import RELEASED, Sampler, proposer
 from itersr.schedule import gamma, start_step, tokens_to_keep
-from itersr.training.run import load_or_train
+from itersr.training.run import model_to_measure
 
 # %% [markdown]
 # ## 1 · The whole algorithm in ten lines
@@ -375,12 +375,11 @@ assert lost[False] == 0 < lost[True]
 #
 # ## 3 · One photo, step by step
 #
-# Now the trained networks. `load_or_train` takes the weights that the earlier notebooks of this run left, or the shipped ones, and trains
-# what is missing.
+# Now the trained networks: those that ship with the package. (A tier that does not ship is taken from the earlier notebooks of this
+# run, and trained where they left nothing.)
 
 # %%
-for stage in ("vqgan", "lq_encoder", "token_nets"):
-    model = load_or_train(stage, run.tier, run.data, run.checkpoints, seed=run.seed, device=str(run.device))
+model = model_to_measure(run.tier, run.data, run.checkpoints, seed=run.seed, device=str(run.device))
 print(f"tier {model.tier.name}: {model.tier.vqgan.codes} codes, a token covers {model.tier.vqgan.factor}×{model.tier.vqgan.factor} pixels, ×{model.tier.scale}")
 
 # %% [markdown]
@@ -519,7 +518,7 @@ for name, row in rows.items():
 
 # %%
 base, half = rows["α = 0.0"], rows["α = 0.5"]
-words = f"On these photos at tier `{run.tier.name}`, going from S_l (α = 0, no step) to α = 0.5 ({half['T_s']:.1f} steps on average) moves PSNR by "
+words = f"On these photos with `{model.tier.name}`, going from S_l (α = 0, no step) to α = 0.5 ({half['T_s']:.1f} steps on average) moves PSNR by "
 words += f"**{half['psnr'] - base['psnr']:+.2f} dB**"
 if "lpips" in half:
     words += f" and LPIPS by **{half['lpips'] - base['lpips']:+.3f}** (lower is better)"

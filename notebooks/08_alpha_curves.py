@@ -23,8 +23,8 @@
 # the whole curve. Before one argues about the shape of a curve, its axis has to mean something.
 #
 # **What you need.** Algorithm 2 ([06](06_adaptive_inference.ipynb)), intervals and paired differences ([07](07_topk_vs_evaluator.ipynb)).
-# **Time.** At `smoke` about a minute on two CPU cores; at larger tiers three sweeps of 21 α over all photos and three seeds, resumed where
-# they stopped.
+# **Time.** At `smoke`, two photos and one seed, about a minute on two CPU cores. The outputs shown here are those of `tier = "tiny"`: sweeps over
+# 27 photos and three seeds, an hour of one core, resumed where they stopped.
 
 # %% tags=["parameters"]
 tier = "smoke"
@@ -109,13 +109,12 @@ for name in ("smoke", "tiny", "small", "paper"):
     print(f"{name:5} crops of {s.side}², {len(s.seeds)} seed(s), {len(s.alphas)} α, T of", *s.steps)
 
 # %%
-from itersr.training.run import load_or_train
+from itersr.training.run import model_to_measure
 
-for stage in ("vqgan", "lq_encoder", "token_nets"):
-    model = load_or_train(stage, run.tier, run.data, run.checkpoints, seed=run.seed, device=str(run.device))
+model = model_to_measure(run.tier, run.data, run.checkpoints, seed=run.seed, device=str(run.device))
 size = experiments.sizes(run.tier, run.seed)
-pairs = experiments.make_pairs(experiments.unseen_photos(size.photos, experiments.bench_folder()), run.tier, size.side, run.seed)
-T = run.tier.steps
+pairs = experiments.make_pairs(experiments.unseen_photos(size.photos, experiments.bench_folder()), model.tier, size.side, run.seed)
+T = model.tier.steps
 store = run.checkpoints / "rows.jsonl"
 print(f"{len(pairs)} photos, crops of {size.side}², {len(size.seeds)} seed(s), {len(size.alphas)} values of α, T = {T}")
 
@@ -141,15 +140,17 @@ for alpha in size.alphas:
 # never on those that are measured below. By hand: walk along b and look.
 
 # %%
-fit_pairs = experiments.make_pairs(experiments.held_out(run.data), run.tier, 128 if run.tier.name == "smoke" else 256, run.seed)
+side = 128 if run.tier.name == "smoke" else 256
+fit_pairs = experiments.make_pairs(experiments.held_out(run.data), model.tier, side, run.seed)
 assert not {pair.name for pair in fit_pairs} & {pair.name for pair in pairs}
 fit_logits, fit_good = experiments.judge(model, fit_pairs)
 candidates = torch.linspace(-8, 8, 1601, dtype=torch.float64)
 likelihood = torch.stack([torch.where(fit_good, torch.nn.functional.logsigmoid(fit_logits + b), torch.nn.functional.logsigmoid(-fit_logits - b)).mean()
                           for b in candidates])
 by_hand = candidates[likelihood.argmax()].item()
-shift = experiments.calibrate(model, experiments.held_out(run.data), side=128 if run.tier.name == "smoke" else 256, seed=run.seed)
-assert abs(by_hand - shift) < 0.02, (by_hand, shift)
+fitted = experiments.calibrate(model, experiments.held_out(run.data), side=side, seed=run.seed)
+assert abs(by_hand - fitted) < 0.02, (by_hand, fitted)
+shift = model.calibration or fitted  # weights that ship carry the shift that the held-out photos of their own training gave
 
 
 # %%
@@ -185,7 +186,7 @@ gap = {name: abs(float((logits + b).sigmoid().mean() - good.double().mean())) fo
 
 # %%
 display(Markdown(f"On these photos **{good.double().mean():.1%}** of S_l's tokens are good. φ_e says {logits.sigmoid().mean():.1%} raw and "
-                 f"{(logits + shift).sigmoid().mean():.1%} with the shift of **{shift:+.2f}** that the other photos gave."))
+                 f"{(logits + shift).sigmoid().mean():.1%} with the shift of **{shift:+.2f}** (the photos at hand here give {fitted:+.2f})."))
 
 # %% [markdown]
 # A third way to place α: by **quantile**. To have a share q of tokens redone, take as α the q-quantile of φ_e's probabilities, on the same
@@ -200,10 +201,11 @@ assert all(abs(share - (1 - q)) < 0.02 for q, share in kept_share.items()), kept
 # ## The sweep (Fig. 7)
 
 # %%
+coarse = size.alphas if len(size.alphas) <= 5 else size.alphas[::2]  # α as it is meant gets the fine grid, its two rivals half of it
 rows = pd.concat([
-    experiments.alpha_curve(model, pairs, size.seeds, {a: a for a in size.alphas}, name="raw", shift=0.0, store=store),
     experiments.alpha_curve(model, pairs, size.seeds, {a: a for a in size.alphas}, name="corrected", shift=shift, store=store),
-    experiments.alpha_curve(model, pairs, size.seeds, quantiles, name="quantile", shift=0.0, store=store),
+    experiments.alpha_curve(model, pairs, size.seeds, {a: a for a in coarse}, name="raw", shift=0.0, store=store),
+    experiments.alpha_curve(model, pairs, size.seeds, {q: quantiles[q] for q in coarse}, name="quantile", shift=0.0, store=store),
 ])
 names = [name for name in ("psnr", "ssim", "lpips", "gmsd", "niqe") if name in rows]
 look = "lpips" if "lpips" in names else "gmsd"
@@ -211,7 +213,7 @@ LOOK = look.upper()
 if look == "gmsd":
     print("LPIPS's weights are not on this machine (TORCH_HOME): GMSD stands in, and claims about LPIPS are not measured.")
 curves = experiments.summary(rows, ["T_s", *names, "token accuracy"], by=("method", "dial"))
-print(f"{len(rows)} rows: 3 ways to place α × {len(size.alphas)} × {len(pairs)} photos × {len(size.seeds)} seed(s)")
+print(f"{len(rows)} rows: {len(size.alphas)} α corrected, {len(coarse)} raw, {len(coarse)} by quantile, × {len(pairs)} photos × {len(size.seeds)} seed(s)")
 
 # %%
 # At α = 0 every token passes and the answer is S_l; at α = 1 none does and all T steps are run. T_s never falls with α.
@@ -249,7 +251,7 @@ evidence = {
     f"{LOOK}, best α inside − α = 0": experiments.difference(best, end[0.0], look),
     f"{LOOK}, best α inside − α = 1": experiments.difference(best, end[1.0], look),
     "PSNR, α = 1 − α = 0": experiments.difference(end[1.0], end[0.0], "psnr"),
-    **{f"T_s, {name}, α = .75 − α = .25": experiments.difference(*(rows[(rows.method == name) & (rows.dial == a)] for a in (0.75, 0.25)), "T_s")
+    **{f"T_s, {name}, α = .8 − α = .2": experiments.difference(*(rows[(rows.method == name) & (rows.dial == a)] for a in (0.8, 0.2)), "T_s")
        for name in ("raw", "corrected")},
     **{f"PSNR at α = {a:g}": experiments.interval(end[a], "psnr") for a in end},
     **{f"token accuracy at α = {a:g}": experiments.interval(end[a], "token accuracy") for a in end},
@@ -355,7 +357,7 @@ display(Markdown(f"""
 - Mean T_s at α = .5: raw {at_half['raw']:.1f}, corrected {at_half['corrected']:.1f}, by quantile {at_half['quantile']:.1f}, of {T}.
 - From α = 0 to α = 1 PSNR changes by {ledger.show(evidence['PSNR, α = 1 − α = 0'])} dB.
 
-Tier `{run.tier.name}`, {len(pairs)} photos, {len(size.seeds)} seed(s). With fewer than {ledger.FEWEST} photos no verdict is given, whatever the intervals say.
+Weights of `{model.tier.name}`, {len(pairs)} photos, {len(size.seeds)} seed(s). With fewer than {ledger.FEWEST} photos no verdict is given, whatever the intervals say.
 """))
 
 

@@ -151,16 +151,15 @@ assert covered[0] < 0.6 and covered[-1] > 0.92, covered
 # ## The networks
 
 # %%
-from itersr.training.run import load_or_train
+from itersr.training.run import model_to_measure
 
-for stage in ("vqgan", "lq_encoder", "token_nets"):
-    model = load_or_train(stage, run.tier, run.data, run.checkpoints, seed=run.seed, device=str(run.device))
+model = model_to_measure(run.tier, run.data, run.checkpoints, seed=run.seed, device=str(run.device))
 size = experiments.sizes(run.tier, run.seed)
 bench = experiments.bench_folder()
-pairs = experiments.make_pairs(experiments.unseen_photos(size.photos, bench), run.tier, size.side, run.seed)
+pairs = experiments.make_pairs(experiments.unseen_photos(size.photos, bench), model.tier, size.side, run.seed)
 shift = model.calibration or experiments.calibrate(model, experiments.held_out(run.data), side=size.side, seed=run.seed)  # notebook 08
 store = run.checkpoints / "rows.jsonl"
-T = run.tier.steps
+T = model.tier.steps
 evidence = {}
 print(f"{len(pairs)} photos, crops of {size.side}², {len(size.seeds)} seed(s), T = {T}")
 
@@ -203,7 +202,7 @@ pd.DataFrame(table).set_index("method")
 # %%
 if measured:
     gaps = {name: abs(ours[name]["mean"] - paper[name]) for name in ("Bicubic", "BSRGAN") if ours[name] and ours[name]["n"] == 20}
-    display(Markdown("Away from the paper: " + ", ".join(f"{name} **{gap:.3f}**" for name, gap in gaps.items()) + f" in NIQE. ITER's row is tier `{run.tier.name}` "
+    display(Markdown("Away from the paper: " + ", ".join(f"{name} **{gap:.3f}**" for name, gap in gaps.items()) + f" in NIQE. ITER's row is tier `{model.tier.name}` "
                      f"on {ours['ITER']['n']} of the 20 photos" + (", the smallest ones: not comparable with its row in the paper." if ours["ITER"]["n"] < 20 else ".")))
     assert gaps.get("Bicubic", 0) <= 0.03 and gaps.get("BSRGAN", 0) <= 0.02, f"the bench does not measure what the paper measured: {gaps}"
 
@@ -224,10 +223,19 @@ if look == "gmsd":
 of = {name: rows[rows.method == name] for name in rows.method.unique()}
 best = {name: experiments.at_its_best(of[name], look) for name in ("ITER", "one sample of E_l")}
 tidy = pd.concat([rows[~rows.method.isin(list(best))], *best.values()])
-table = experiments.summary(tidy, [*names, "token accuracy"])
+order = ["bicubic", "S_l", "one sample of E_l", "ITER", "VQGAN bound"]
+
+
+def compared(tidy):
+    """The summary of a set of photos, and ITER's paired differences from what it has to beat."""
+    own = {name: tidy[tidy.method == name] for name in order}
+    found = experiments.summary(pd.concat(own.values()), [*names, "token accuracy"])
+    return found, {f"{LOOK}, ITER − {name}": experiments.difference(own["ITER"], own[name], look) for name in ("bicubic", "S_l", "one sample of E_l")}
+
+
+table, against = compared(tidy)
 table["shown"] = [ledger.show(r) for r in table.to_dict("records")]
-table.pivot(index="method", columns="value", values="shown").reindex(
-    index=["bicubic", "S_l", "one sample of E_l", "ITER", "VQGAN bound"], columns=[*names, "token accuracy"]).fillna("–")
+table.pivot(index="method", columns="value", values="shown").reindex(index=order, columns=[*names, "token accuracy"]).fillna("–")
 
 # %%
 by_temperature = experiments.summary(rows[rows.method.isin(list(best))], [look], by=("method", "dial"))
@@ -247,14 +255,23 @@ path = run.save_figure(fig, "temperatures")
 
 # %%
 evidence |= {
-    f"{LOOK}, ITER − S_l": experiments.difference(best["ITER"], of["S_l"], look),
-    f"{LOOK}, ITER − bicubic": experiments.difference(best["ITER"], of["bicubic"], look),
-    f"{LOOK}, ITER − one sample of E_l": experiments.difference(best["ITER"], best["one sample of E_l"], look),
+    **against,
     "token accuracy of S_l": experiments.interval(of["S_l"], "token accuracy"),
     "token accuracy of ITER": experiments.interval(best["ITER"], "token accuracy"),
     "token accuracy of one sample of E_l": experiments.interval(best["one sample of E_l"], "token accuracy"),
 }
 display(Markdown("\n".join(f"- {name}: {ledger.show(value)}" for name, value in evidence.items() if name.startswith(LOOK))))
+
+# %% [markdown]
+# The same for each set of photos alone; the model card of the weights takes its numbers from here.
+
+# %%
+sets = {}
+for name, inside in (("scikit-image", ~tidy.photo.str.startswith("kodak")), ("Kodak24", tidy.photo.str.startswith("kodak"))):
+    if tidy[inside].photo.nunique() > 1:
+        found, gaps = compared(tidy[inside])
+        sets[name] = {"photos": int(tidy[inside].photo.nunique()), "summary": found.to_dict("records"), "differences": gaps}
+        print(f"{name}: {sets[name]['photos']} photos; " + "; ".join(f"{what} {ledger.show(gap)}" for what, gap in gaps.items()))
 
 # %% [markdown]
 # ## Side by side (Fig. 4)
@@ -321,7 +338,7 @@ for claim in ledger.CLAIMS:
     print(f"{claim.number:2} needs", "; ".join(map(str, claim.needs)))
 
 # %%
-own = {"provenance": {"tier": run.tier.name},
+own = {"provenance": {"tier": model.tier.name},
        "results": {"evidence": evidence, "weights": experiments.fingerprint(model), "photos": len(pairs), "seeds": len(size.seeds)}}
 found = ledger.claims(ledger.read_results(ROOT / "figures" / "results") | ledger.read_results(run.out / "results") | {"09": own})
 display(Markdown(ledger.markdown(found)))
@@ -335,7 +352,7 @@ display(Markdown(ledger.markdown(found)))
 
 # %%
 verdicts = pd.Series([row["verdict"] for row in found]).value_counts()
-display(Markdown(f"Tier `{run.tier.name}`: " + ", ".join(f"{count} × {name}" for name, count in verdicts.items())
+display(Markdown(f"Weights of `{model.tier.name}`: " + ", ".join(f"{count} × {name}" for name, count in verdicts.items())
                  + f". ITER against one sample of E_l, each at its best temperature: {ledger.show(evidence[f'{LOOK}, ITER − one sample of E_l'])} in {LOOK}."))
 
 
@@ -359,7 +376,7 @@ def psnr_y(image, reference):
 
 
 # %% tags=["check"]
-candidate = experiments.bicubic(shown[0].lq, run.tier.scale)
+candidate = experiments.bicubic(shown[0].lq, model.tier.scale)
 assert abs(psnr_y(candidate, shown[0].hq) - float(metrics.score("psnr", candidate, shown[0].hq))) < 0.01
 
 
@@ -421,5 +438,5 @@ path = run.record(
     evidence=evidence, shift=shift, weights=experiments.fingerprint(model), photos=len(pairs), seeds=len(size.seeds), steps=T, side=size.side,
     coverage=dict(zip(map(str, counts), covered)), conventions={name: metrics.describe(name) for name in names},
     table_1=[{"method": name, "paper": paper[name], "here": ours[name]} for name in paper],
-    summary=table.drop(columns="shown").to_dict("records"),
+    sets=sets, tier=model.tier.name,
 )

@@ -24,8 +24,10 @@ from nbformat import NotebookNode
 
 import itersr
 from itersr.reproduce import ROOT, kernel_environment
+from itersr.weights import shipped
 
 PARAMETERS = {"tier", "seed", "device", "data", "out"}
+SHOWN_WITH_SHIPPED_WEIGHTS = {"02", "03", "04", "05", "06", "07", "08", "09"}  # 00 uses them anyway, 01 has no network
 TAGS = {"parameters", "nbval-check-output", "exercise", "solution", "check"}
 SIZE_LIMIT = 1_500_000  # bytes
 # The .py's header holds what makes the pair and nothing that a rebuild changes.
@@ -126,13 +128,20 @@ def locked(name: str, root: Path = ROOT) -> str:
     return match[1]
 
 
-def stamp(notebook: NotebookNode, root: Path = ROOT) -> dict[str, Any]:
+def shown_tier(source: Path) -> str | None:
+    """The tier whose outputs a notebook is committed with, where it is not that of its parameters: networks that trained for
+    seconds are for running, what is shown comes from the best weights that ship."""
+    best = shipped()[:1]
+    return best[0] if best and source.stem[:2] in SHOWN_WITH_SHIPPED_WEIGHTS else None
+
+
+def stamp(notebook: NotebookNode, source: Path, root: Path = ROOT) -> dict[str, Any]:
     """What the outputs depend on."""
     values = parameters(notebook)
     return {
         "code": code_hash(notebook),
         "parameters": values,
-        "tier": values.get("tier"),
+        "tier": shown_tier(source) or values.get("tier"),
         "versions": {"itersr": itersr.__version__, "torch": locked("torch", root)},
         "weights": weights(root),
     }
@@ -146,14 +155,15 @@ def build(source: Path, root: Path = ROOT, timeout: int = 3600) -> Path:
     from nbclient import NotebookClient
 
     notebook = with_py(source)
-    with kernel_environment(ITERSR_OUT=str(root / "figures")):
+    tier = shown_tier(source)
+    with kernel_environment(ITERSR_OUT=str(root / "figures"), **({"ITERSR_TIER": tier} if tier else {})):
         NotebookClient(
             notebook, timeout=timeout, kernel_name="python3", record_timing=False, store_widget_state=False,
             coalesce_streams=True, extra_arguments=["--log-level=ERROR"], resources={"metadata": {"path": str(source.parent)}},
         ).execute()
     clean(notebook)
     notebook.metadata = nbformat.from_dict(
-        {**copy.deepcopy(HEADER), "language_info": {"name": "python"}, "itersr": stamp(notebook, root)}
+        {**copy.deepcopy(HEADER), "language_info": {"name": "python"}, "itersr": stamp(notebook, source, root)}
     )
     return write(notebook, source)
 
@@ -211,7 +221,7 @@ def check_pair(notebook: NotebookNode, source: Path, root: Path) -> Iterator[str
 def check_stamp(notebook: NotebookNode, source: Path, root: Path) -> Iterator[str]:
     old = notebook.metadata.get("itersr", {})
     try:
-        new = stamp(notebook, root)
+        new = stamp(notebook, source, root)
     except ValueError:
         return  # check_tags says so
     for name in ("code", "parameters", "tier", "versions"):

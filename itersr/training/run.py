@@ -90,12 +90,47 @@ def load_or_train(stage: str, config: Tier, data: str | Path | None, out: Path, 
     return model.to(pick_device(options.get("device", "auto"))).eval().requires_grad_(False)
 
 
+def model_to_measure(config: Tier, data: str | Path | None, out: Path, **options: Any) -> ITER:
+    """What the result notebooks (06–09) look at: a tier's networks, all four; at `smoke`, a quick look at the best that ship.
+
+    Networks that trained for seconds show whether code runs, not what the method does.
+    """
+    if config.name == "smoke" and weights.shipped()[:1] not in ((), ("smoke",)):
+        return ITER.from_pretrained(device=options.get("device", "auto"))
+    for stage in ("vqgan", "lq_encoder", "token_nets"):
+        model = load_or_train(stage, config, data, out, **options)
+    return model
+
+
 def learning_curve(config: Tier, stage: str, out: Path) -> Any:
     """The log of a stage as a tidy pandas frame (step, seconds, split, name, value): this run's, else the shipped one."""
     import pandas as pd
 
     own, ships = out / stage / "log.csv", weights.SHIPPED / config.name / f"{stage}.csv"
     return pd.read_csv(own if own.exists() else ships)
+
+
+def recipe(stage: str, name: str | None = None, minutes: tuple[float, ...] = (2, 10, 30)) -> tuple[str, Any]:
+    """How a stage of shipped weights (of the best tier, or of `name`) was trained: one line, and a pandas frame of what its
+    log showed at these minutes and at the end, so that a reader's own run can be told to be healthy while it still runs.
+
+    Training values are means of five logged steps. WeightsError where these weights do not say how they were made.
+    """
+    import pandas as pd
+
+    folder = weights.locate(name)
+    _, extra = weights.read_config(folder)
+    if stage not in extra.get("runs", {}):
+        raise weights.WeightsError(f"{folder.name}: no record of the stage {stage}")
+    done, log = extra["runs"][stage], pd.read_csv(folder / f"{stage}.csv")
+    table: dict[str, dict[str, float]] = {}
+    for (split, value), rows in log.groupby(["split", "name"], sort=False):
+        for minute in (*minutes, done["minutes"]):
+            so_far = rows[rows.seconds <= 60 * minute + 30].value
+            if value != "learning rate" and len(so_far):
+                table.setdefault(f"{split}: {value}", {})[f"{minute:g} min"] = so_far.tail(5 if split == "train" else 1).mean()
+    line = f"`{done['command']}`: {done['steps']} steps in {done['minutes']} minutes on {done['hardware']}"
+    return line, pd.DataFrame(table).T
 
 
 def load_networks(folder: Path, config: Tier, trained: tuple[str, ...]) -> ITER:

@@ -1,6 +1,9 @@
 """Make a trained tier ship: its weights, its learning curves, and a model card written from what the run itself recorded.
 
-    python -m itersr.training.ship --run checkpoints --data "what it was trained on" --hardware "2 CPU cores"
+    python -m itersr.training.ship --run checkpoints --photos DIR --data "what it was trained on" --hardware "2 CPU cores"
+
+φ_e's shift (`ITER.calibration`) is fitted here, on the photos below DIR that training held out. The numbers on test photos
+come later, from notebook 09: `python -m itersr.ledger` writes them into the card.
 """
 
 from __future__ import annotations
@@ -12,26 +15,38 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from itersr import weights
+from itersr import experiments, weights
+from itersr.ledger import CARD_BEGIN, CARD_END
+from itersr.model import ITER
 from itersr.training.run import STAGES
 
 CURVE_ROWS = 60  # training rows kept of every curve
 
 
-def ship(run: Path, to: Path, *, data: str, hardware: str, commit: str) -> None:
-    """Copy RUN/weights to `to`, thin the logs of its stages to curves there, and write the card. WeightsError where a
-    network is missing."""
+def ship(run: Path, to: Path, *, photos: Path | None, data: str, hardware: str, commit: str) -> None:
+    """Copy RUN/weights to `to`, thin the logs of its stages to curves there, fit φ_e's shift, and write the card.
+
+    photos: the folder it was trained on (None: scikit-image's). WeightsError where a network is missing.
+    """
     config, extra = weights.read_config(run / "weights")
     for name in weights.NETWORKS:
         if not (run / "weights" / f"{name}.safetensors").exists():
             raise weights.WeightsError(f"{run / 'weights'}: {name}.safetensors is missing; train its stage first")
     shutil.copytree(run / "weights", to, dirs_exist_ok=True)
-    stages = [stage for stage in STAGES if (run / stage / "log.csv").exists()]
-    logs = {stage: _thin(run / stage / "log.csv") for stage in stages}
-    for stage, log in logs.items():
-        log.to_csv(to / f"{stage}.csv", index=False)
-    settings = {stage: json.loads((run / stage / "settings.json").read_text()) for stage in stages}
-    (to / "MODEL_CARD.md").write_text(card(config, extra, logs, settings, weights.fingerprint(to), data, hardware, commit))
+    logs, runs = {}, {}
+    for stage in STAGES:
+        if (run / stage / "log.csv").exists():
+            logs[stage] = _thin(run / stage / "log.csv")
+            logs[stage].to_csv(to / f"{stage}.csv", index=False)
+            used = json.loads((run / stage / "settings.json").read_text())
+            command = (f"itersr train {stage} --tier {config.name} --steps {used['steps']} --batch {used['batch']} "
+                       f"--precision {used['precision']} --seed {used['seed']}")
+            runs[stage] = {"command": command, "steps": int(logs[stage].step.max()), "hardware": hardware,
+                           "minutes": round(logs[stage].seconds.max() / 60)}
+    model = ITER.from_pretrained(to)
+    extra |= {"calibration": round(experiments.calibrate(model, experiments.held_out(photos)), 4), "runs": runs}
+    weights.write_config(to, config, extra)
+    (to / "MODEL_CARD.md").write_text(card(config, extra, logs, weights.fingerprint(to), data, hardware, commit))
 
 
 def _thin(path: Path) -> Any:
@@ -45,8 +60,8 @@ def _thin(path: Path) -> Any:
     return log[(log.split == "validation") | log.step.isin(keep)]
 
 
-def card(config: Any, extra: dict[str, Any], logs: dict[str, Any], settings: dict[str, Any], fingerprint: str, data: str,
-         hardware: str, commit: str) -> str:
+def card(config: Any, extra: dict[str, Any], logs: dict[str, Any], fingerprint: str, data: str, hardware: str,
+         commit: str) -> str:
     """The model card: what these weights are, how they came about, and what they reached on held-out photos."""
     lines = [
         f"# itersr `{config.name}`: {config.notes}", "",
@@ -59,29 +74,28 @@ def card(config: Any, extra: dict[str, Any], logs: dict[str, Any], settings: dic
         "For research and teaching. The numbers below are the last validation's, on photos that were not trained on.", "",
         "| stage | steps | minutes | command |", "|---|---|---|---|",
     ]
-    for stage, log in logs.items():
-        used = settings[stage]
-        command = (f"itersr train {stage} --tier {config.name} --steps {used['steps']} --batch {used['batch']} "
-                   f"--precision {used['precision']} --seed {used['seed']}")
-        lines.append(f"| {stage} | {log.step.max()} | {log.seconds.max() / 60:.0f} | `{command}` |")
+    for stage, done in extra["runs"].items():
+        lines.append(f"| {stage} | {done['steps']} | {done['minutes']} | `{done['command']}` |")
     lines += ["", "| stage | what | value |", "|---|---|---|"]
     for stage, log in logs.items():
         last = log[log.split == "validation"]
         last = last[last.step == last.step.max()]
         lines += [f"| {stage} | {row.name_} | {row.value:.4g} |" for row in last.rename(columns={"name": "name_"}).itertuples()]
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, "", "## On test photos", "", CARD_BEGIN, CARD_END]) + "\n"
 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m itersr.training.ship", description=__doc__.split("\n")[0])
     parser.add_argument("--run", type=Path, default=Path("checkpoints"), help="the folder that `itersr train --out` wrote")
+    parser.add_argument("--photos", type=Path, help="the folder it was trained on (default: scikit-image's photos)")
     parser.add_argument("--data", required=True, help="what it was trained on, for the card")
     parser.add_argument("--hardware", required=True, help="for the card")
     parser.add_argument("--commit", default="unknown", help="the commit that trained it, for the card")
     args = parser.parse_args(arguments)
     try:
         config, _ = weights.read_config(args.run / "weights")
-        ship(args.run, weights.SHIPPED / config.name, data=args.data, hardware=args.hardware, commit=args.commit)
+        ship(args.run, weights.SHIPPED / config.name, photos=args.photos, data=args.data, hardware=args.hardware,
+             commit=args.commit)
     except weights.WeightsError as error:
         print(f"ship: {error}", file=sys.stderr)
         return 2
