@@ -171,6 +171,16 @@ def card(content: Mapping[str, Any]) -> str:
     return "\n".join([*tables, f"Mean and 95 % interval over photos and seeds; differences paired. {conventions}."])
 
 
+def card_path(content: Mapping[str, Any], root: Path = ROOT) -> Path:
+    """The model card of the weights that notebook 09 measured."""
+    return root / "itersr" / "shipped" / content["results"]["tier"] / "MODEL_CARD.md"
+
+
+def in_card(text: str, content: Mapping[str, Any]) -> str:
+    """A model card with its numbers on test photos made anew."""
+    return between(text, CARD_BEGIN, CARD_END, card(content), "MODEL_CARD.md")
+
+
 def between(text: str, begin: str, end: str, content: str, where: str) -> str:
     """`text` with what stands between two marks made anew. ValueError where the marks are missing."""
     if text.count(begin) != 1 or text.count(end) != 1:
@@ -194,10 +204,9 @@ def write(root: Path = ROOT) -> list[dict[str, Any]]:
     ledger = json.dumps(rows, indent=1, ensure_ascii=False, allow_nan=False)
     (folder / "claims.json").write_text(ledger + "\n", encoding="utf-8")
     readme.write_text(text, encoding="utf-8")
-    if "sets" in results.get("09", {}).get("results", {}):
-        path = root / "itersr" / "shipped" / results["09"]["results"]["tier"] / "MODEL_CARD.md"
-        text = between(path.read_text(encoding="utf-8"), CARD_BEGIN, CARD_END, card(results["09"]), path.name)
-        path.write_text(text, encoding="utf-8")
+    if results.get("09", {}).get("results", {}).get("sets"):
+        path = card_path(results["09"], root)
+        path.write_text(in_card(path.read_text(encoding="utf-8"), results["09"]), encoding="utf-8")
     return rows
 
 

@@ -442,7 +442,7 @@ assert trace("validation", "psnr")[1][-1] > trace("validation", "psnr")[1][0], "
 # %%
 line, healthy = recipe("vqgan")
 display(Markdown(line))
-healthy.loc[["train: l1", "train: lpips", "validation: psnr", "validation: lpips", "validation: codes used", "validation: perplexity"]].round(3)
+healthy.loc[["train: l1", "train: lpips", "validation: psnr", "validation: lpips", "validation: codes used", "validation: perplexity"]]
 
 # %%
 unit = run.tier.vqgan.factor * run.tier.vqgan.swin.window  # whole windows in D_H's Swin layers

@@ -379,7 +379,7 @@ assert accuracy > constant, f"accuracy {accuracy:.1%} must be above the best con
 # %%
 line, healthy = recipe("lq_encoder")
 display(Markdown(line))
-healthy.loc[["train: lq_encoder", "train: lq_encoder accuracy", *(f"validation: {name}" for name in ("E_l cross-entropy", "E_l explained", "E_l top-1", "E_l top-5", "best constant", "lpips S_l"))]].round(3)
+healthy.loc[["train: lq_encoder", "train: lq_encoder accuracy", *(f"validation: {name}" for name in ("E_l cross-entropy", "E_l explained", "E_l top-1", "E_l top-5", "best constant", "lpips S_l"))]]
 
 # %% [markdown]
 # An honest warning: this accuracy stays far from 100 % at every tier. Much of it *cannot* be known, because the degradation destroyed it.

@@ -555,7 +555,7 @@ assert masked_loss["value"].iloc[-1] < math.log(codes), "φ_r must know more tha
 # %%
 line, healthy = recipe("token_nets")
 display(Markdown(line))
-healthy.loc[["train: refiner masked", "train: refiner masked accuracy", "validation: E_l top-1", *(f"validation: φ_r masked accuracy at {ratio}" for ratio in (0.25, 0.5, 0.75, 1.0)), "validation: lpips S_l", "validation: lpips one sample of E_l", "validation: lpips ITER"]].round(3)
+healthy.loc[["train: refiner masked", "train: refiner masked accuracy", "validation: E_l top-1", *(f"validation: φ_r masked accuracy at {ratio}" for ratio in (0.25, 0.5, 0.75, 1.0)), "validation: lpips S_l", "validation: lpips one sample of E_l", "validation: lpips ITER"]]
 
 # %% [markdown]
 # ## 7. What φ_r predicts as more tokens are shown

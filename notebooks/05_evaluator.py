@@ -308,7 +308,7 @@ path = run.save_figure(fig, "training")
 # %%
 line, healthy = recipe("token_nets")
 display(Markdown(line))
-healthy.loc[["train: evaluator on S_l", "train: evaluator on samples", "validation: AUC of φ_e on S_l", "validation: AUC of E_l's confidence on S_l", *(f"validation: AUC of {who} at {ratio}" for ratio in (0.25, 0.5, 0.75, 1.0) for who in ("φ_e on samples", "φ_r's confidence"))]].round(3)
+healthy.loc[["train: evaluator on S_l", "train: evaluator on samples", "validation: AUC of φ_e on S_l", "validation: AUC of E_l's confidence on S_l", *(f"validation: AUC of {who} at {ratio}" for ratio in (0.25, 0.5, 0.75, 1.0) for who in ("φ_e on samples", "φ_r's confidence"))]]
 
 # %%
 z_l = each(judge, s_l, s_l, evidence)  # log-odds of "good" for every token of S_l, as φ_e was trained (no correction yet)

@@ -348,12 +348,28 @@ def test_the_readme_is_made_from_the_ledger(tmp_path: Path) -> None:
         ledger.write(tmp_path)
 
 
+def test_a_model_card_takes_its_test_photos_from_notebook_09() -> None:
+    summary = [{"method": name, "value": value, **found(number)} for name, number in (("bicubic", 0.5), ("ITER", 0.2))
+               for value in ("psnr", "lpips")]
+    content = {"results": {"side": 192, "seeds": 3, "tier": "tiny", "conventions": {"lpips": "LPIPS v0.1"}, "sets": {
+        "Kodak24": {"photos": 24, "summary": summary[:-1], "differences": {"LPIPS, ITER − bicubic": found(-0.3)}}}}}
+    text = ledger.in_card(f"# Card\n{ledger.CARD_BEGIN}\nstale\n{ledger.CARD_END}\n", content)
+    assert "stale" not in text and "Kodak24: 24 photos, centre crops of 192², 3 seeds" in text
+    assert "| bicubic | 0.500 [0.490, 0.510] | 0.500 [0.490, 0.510] |" in text
+    assert "| ITER | 0.200 [0.190, 0.210] | – |" in text and "- LPIPS, ITER − bicubic: −0.300" in text
+    assert ledger.in_card(text, content) == text
+
+
 def test_the_committed_ledger_and_readme_are_what_the_results_say() -> None:
     folder = ROOT / "figures" / "results"
     rows = ledger.claims(ledger.read_results(folder))
     assert json.loads((folder / "claims.json").read_text(encoding="utf-8")) == rows, "python -m itersr.ledger renews it"
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     assert ledger.in_readme(readme, rows) == readme, "python -m itersr.ledger renews it"
+    benchmark = ledger.read_results(folder)["09"]
+    if benchmark["results"].get("sets"):
+        card = ledger.card_path(benchmark).read_text(encoding="utf-8")
+        assert ledger.in_card(card, benchmark) == card, "python -m itersr.ledger renews it"
     for row in rows:  # the ordering behind every verdict, from the stored numbers
         claim = next(c for c in ledger.CLAIMS if c.number == row["number"])
         if row["verdict"] == "holds":

@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from itersr import images
+from itersr import experiments, images
 from itersr.config import Tier, TrainConfig, tier
 from itersr.model import ITER
 from itersr.training import algorithm1
@@ -23,8 +23,10 @@ from itersr.training.algorithm1 import Algorithm1, auc, per_image
 from itersr.training.data import Crops, From, Photos, generator_for, random_crop
 from itersr.training.loop import Average, TrainingError, learning_rate
 from itersr.training.losses import GradientLoss, hinge_discriminator
-from itersr.training.run import train_stage
+from itersr.training.run import recipe, train_stage
+from itersr.training.ship import ship
 from itersr.training.stage1 import Stage1, psnr
+from itersr.weights import WeightsError
 
 ROOT = Path(__file__).parents[1]
 
@@ -111,6 +113,26 @@ def test_tokens_of_a_crop_are_those_of_its_photo(smoke_run: tuple[Path, dict[str
     crop = model.vqgan.encode(photo[..., y : y + side, x : x + side])
     inner = (whole == crop)[:, margin:-margin, margin:-margin]
     assert inner.float().mean() >= 0.99
+
+
+def test_shipped_weights_bring_their_shift_their_curves_and_their_card(
+    smoke_run: tuple[Path, dict[str, dict[str, float]]], tmp_path: Path
+) -> None:
+    to = tmp_path / "smoke"
+    ship(smoke_run[0], to, photos=None, data="three photos", hardware="a test machine", commit="0123456")
+    model = ITER.from_pretrained(to, device="cpu")
+    wanted = experiments.calibrate(model, experiments.held_out(None))
+    assert model.calibration == pytest.approx(wanted, abs=1e-3) and model.calibration != 0
+    steps = model.tier.train["token_nets"].steps
+    line, seen = recipe("token_nets", str(to), minutes=(0.0,))
+    assert line.startswith(f"`itersr train token_nets --tier smoke --steps {steps} --batch ") and "a test machine" in line
+    log = logged(smoke_run[0], "token_nets")
+    last = log[log.name == "refiner masked"].sort_values("step").value.tail(5)
+    assert seen.loc["train: refiner masked"].iloc[-1] == pytest.approx(last.mean(), abs=1e-3)
+    card = (to / "MODEL_CARD.md").read_text(encoding="utf-8")
+    assert line.partition(":")[0] in card and f"{model.calibration:.3f}" in card and "three photos" in card
+    with pytest.raises(WeightsError, match="no record of the stage iter"):
+        recipe("iter", str(to))
 
 
 # ------------------------------------------------------------------------------------------------ resuming and killing

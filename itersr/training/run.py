@@ -128,9 +128,10 @@ def recipe(stage: str, name: str | None = None, minutes: tuple[float, ...] = (2,
         for minute in (*minutes, done["minutes"]):
             so_far = rows[rows.seconds <= 60 * minute + 30].value
             if value != "learning rate" and len(so_far):
-                table.setdefault(f"{split}: {value}", {})[f"{minute:g} min"] = so_far.tail(5 if split == "train" else 1).mean()
+                mean = so_far.tail(5 if split == "train" else 1).mean()
+                table.setdefault(f"{split}: {value}", {})[f"{minute:g} min"] = round(mean, 3)
     line = f"`{done['command']}`: {done['steps']} steps in {done['minutes']} minutes on {done['hardware']}"
-    return line, pd.DataFrame(table).T
+    return line, pd.DataFrame(table).T.astype(object).where(lambda cell: cell.notna(), "–")
 
 
 def load_networks(folder: Path, config: Tier, trained: tuple[str, ...]) -> ITER:
