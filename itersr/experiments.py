@@ -68,9 +68,9 @@ class Sizes:
 def sizes(tier: Tier, seed: int = 0) -> Sizes:
     """A look at `smoke` (two small crops, one seed), the experiment at every other tier (all photos, three seeds, 21 α)."""
     if tier.name == "smoke":
-        return Sizes(2, 96, (seed,), (0.0, 0.2, 0.5, 0.8, 1.0), (1, 2, 8, 16), (0.7, 1.0))
+        return Sizes(2, 96, (seed,), (0.0, 0.25, 0.5, 0.75, 1.0), (1, 2, 8, 16), (0.7, 1.0))
     alphas = tuple(round(0.05 * i, 2) for i in range(21))
-    return Sizes(None, 192, tuple(seed + i for i in range(3)), alphas, (1, 2, 4, 8, 16, 32), (0.4, 0.55, 0.7, 0.85, 1.0))
+    return Sizes(None, 160, tuple(seed + i for i in range(3)), alphas, (1, 2, 4, 8, 16, 32), (0.4, 0.55, 0.7, 0.85, 1.0))
 
 
 def bench_folder() -> Path | None:

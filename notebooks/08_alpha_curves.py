@@ -201,7 +201,7 @@ assert all(abs(share - (1 - q)) < 0.02 for q, share in kept_share.items()), kept
 # ## The sweep (Fig. 7)
 
 # %%
-coarse = size.alphas if len(size.alphas) <= 5 else size.alphas[::2]  # α as it is meant gets the fine grid, its two rivals half of it
+coarse = size.alphas if len(size.alphas) <= 5 else size.alphas[::5]  # α as it is meant gets the fine grid, its two rivals a coarse one
 rows = pd.concat([
     experiments.alpha_curve(model, pairs, size.seeds, {a: a for a in size.alphas}, name="corrected", shift=shift, store=store),
     experiments.alpha_curve(model, pairs, size.seeds, {a: a for a in coarse}, name="raw", shift=0.0, store=store),
@@ -251,7 +251,7 @@ evidence = {
     f"{LOOK}, best α inside − α = 0": experiments.difference(best, end[0.0], look),
     f"{LOOK}, best α inside − α = 1": experiments.difference(best, end[1.0], look),
     "PSNR, α = 1 − α = 0": experiments.difference(end[1.0], end[0.0], "psnr"),
-    **{f"T_s, {name}, α = .8 − α = .2": experiments.difference(*(rows[(rows.method == name) & (rows.dial == a)] for a in (0.8, 0.2)), "T_s")
+    **{f"T_s, {name}, α = .75 − α = .25": experiments.difference(*(rows[(rows.method == name) & (rows.dial == a)] for a in (0.75, 0.25)), "T_s")
        for name in ("raw", "corrected")},
     **{f"PSNR at α = {a:g}": experiments.interval(end[a], "psnr") for a in end},
     **{f"token accuracy at α = {a:g}": experiments.interval(end[a], "token accuracy") for a in end},
