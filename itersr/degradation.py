@@ -475,14 +475,14 @@ def add_noise(images: Tensor, noise: Noise) -> Tensor:
 
 def jpeg(images: Tensor, quality: int) -> Tensor:
     """Write (B,3,H,W) as JPEG and read it again: libjpeg itself, 4:2:0 chroma. Clamped and rounded as a file is."""
-    pixels = images.mul(255).round_().clamp_(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous().cpu()
-    coded = np.empty(pixels.shape, np.uint8)
-    for i, one in enumerate(pixels.numpy()):
+    pixels = images.mul(255).round_().clamp_(0, 255).to(torch.uint8).cpu().numpy()  # (B,3,H,W)
+    coded = np.empty_like(pixels)
+    for planes, out in zip(pixels, coded, strict=True):
         file = io.BytesIO()
-        Image.fromarray(one).save(file, "JPEG", quality=quality)
-        coded[i] = np.asarray(Image.open(file))
-    planes = torch.from_numpy(coded).to(images.device).permute(0, 3, 1, 2).contiguous()
-    return planes.to(images.dtype).div_(255)
+        Image.merge("RGB", [Image.fromarray(plane) for plane in planes]).save(file, "JPEG", quality=quality)
+        for plane, band in zip(out, Image.open(file).split(), strict=True):
+            plane[:] = band
+    return torch.from_numpy(coded).to(images.device).to(images.dtype).div_(255)
 
 
 def round_to_bytes(images: Tensor) -> Tensor:
@@ -520,11 +520,15 @@ def apply(hq: Tensor, draws: Sequence[Draw], *, scale: int = 4) -> Tensor:
             return _degrade_one(image, d, size, scale)
 
     images = hq.float().split(1)
-    workers = min(torch.get_num_threads(), len(draws))  # as many as torch itself may use; one in a data-loading process
+    threads = torch.get_num_threads()  # one in a data-loading process
+    workers = min(threads, len(draws))
     if workers < 2:
         return torch.cat([one(image, d) for image, d in zip(images, draws, strict=True)])
-    with ThreadPoolExecutor(workers) as pool:
-        return torch.cat(list(pool.map(one, images, draws)))
+    try:  # the cores are dealt out to the images: were each operator to use them all as well, they would wait on each other
+        with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(threads // workers,)) as pool:
+            return torch.cat(list(pool.map(one, images, draws)))
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _degrade_one(image: Tensor, d: Draw, size: tuple[int, int], scale: int) -> Tensor:

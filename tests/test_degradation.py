@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -222,6 +223,15 @@ def test_jpeg_is_libjpegs(quality: int, size: int) -> None:
     assert peak_signal_noise_ratio(theirs, ours.astype(float)) > loss + 3  # and the same artefacts
 
 
+def test_jpeg_is_a_file_written_and_read(tmp_path: Path) -> None:
+    images = torch.cat([photo(48), photo(48, "coffee")]) * 1.2 - 0.1  # the codec clamps
+    pixels = (images * 255).round().clamp(0, 255).byte().permute(0, 2, 3, 1).numpy()
+    for one, coded in zip(pixels, deg.jpeg(images, 60), strict=True):
+        Image.fromarray(one).save(tmp_path / "one.jpg", quality=60)
+        assert np.array_equal((hwc(coded[None]) * 255).round(), np.asarray(Image.open(tmp_path / "one.jpg")))
+    assert torch.equal(deg.jpeg(images, 60)[1:], deg.jpeg(images[1:], 60))
+
+
 # ---- draws
 
 
@@ -296,6 +306,7 @@ def test_mild_is_milder() -> None:
     draws = draw(300, generator=generator(8), ranges=MILD)
     assert all(d.second is None for d in draws)
     assert all(50 <= d.jpeg_last <= 95 and 0.5 <= d.first.factor <= 1.2 for d in draws)
+    assert all(d.sinc is None and d.first.kernel and d.first.kernel.family in deg.FAMILIES for d in draws)  # no ringing
     hq = torch.cat([photo(64), photo(64, "coffee"), photo(64, "chelsea")]).repeat(8, 1, 1, 1)
     clean = deg.resize(hq, (16, 16), "area")
     published, mild = (degrade(hq, generator=generator(9), ranges=r) - clean for r in (Degradation(), MILD))
@@ -373,13 +384,16 @@ def test_a_batch_is_its_singles(batch: Tensor) -> None:
     assert torch.equal(together[:4], degrade(batch, generator=generator(23)))
 
 
-def test_threads_change_nothing(batch: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
-    draws = draw(4, generator=generator(25))
-    results = []
-    for threads in (1, 4):
-        monkeypatch.setattr(torch, "get_num_threads", lambda n=threads: n)
-        results.append(apply(batch, draws))
-    assert torch.equal(*results)
+def test_threads_change_nothing_and_are_left_as_they_were(batch: Tensor) -> None:
+    draws, before, results = draw(4, generator=generator(25)), torch.get_num_threads(), []
+    try:
+        for threads in (1, 3, 8):
+            torch.set_num_threads(threads)
+            results.append(apply(batch, draws))
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(results[0], results[1]) and torch.equal(results[0], results[2])
 
 
 def test_every_image_has_its_own_draw() -> None:
@@ -394,15 +408,31 @@ def test_the_order_of_the_last_two_steps_counts(batch: Tensor) -> None:
     assert not torch.equal(after, before)
 
 
-def test_the_chain_is_its_operators_in_order(batch: Tensor) -> None:
-    d = next(d for d in draw(50, generator=generator(28)) if d.second and d.second.kernel and d.sinc and d.jpeg_after)
+@pytest.mark.parametrize("jpeg_after", [True, False])
+def test_the_chain_is_its_operators_in_order(batch: Tensor, jpeg_after: bool) -> None:
+    d = next(d for d in draw(50, generator=generator(28)) if d.second and d.second.kernel and d.sinc)
+    d = replace(d, jpeg_after=jpeg_after)
     assert d.first.kernel and d.second and d.second.kernel and d.sinc
     image = deg.blur(batch[:1], deg.kernel_weights(d.first.kernel))
     image = deg.resize(image, (int(64 * d.first.factor),) * 2, d.first.interpolation)
     image = deg.jpeg(deg.add_noise(image, d.first.noise), d.jpeg_first)
     image = deg.blur(image, deg.kernel_weights(d.second.kernel))
     image = deg.resize(image, (int(16 * d.second.factor),) * 2, d.second.interpolation)
-    image = deg.resize(deg.add_noise(image, d.second.noise), (16, 16), d.interpolation)
+    image, kernel = deg.add_noise(image, d.second.noise), deg.kernel_weights(d.sinc)
+    if jpeg_after:
+        image = deg.jpeg(deg.blur(deg.resize(image, (16, 16), d.interpolation), kernel), d.jpeg_last)
+    else:
+        image = deg.blur(deg.resize(deg.jpeg(image, d.jpeg_last), (16, 16), d.interpolation), kernel)
+    assert torch.equal(apply(batch[:1], [d]), deg.round_to_bytes(image))
+
+
+def test_without_the_second_order_the_last_step_follows_the_first_noise(batch: Tensor) -> None:
+    d = next(d for d in draw(50, generator=generator(28), ranges=replace(Degradation(), second_order=0.0)) if d.sinc)
+    assert d.first.kernel and d.second is None and d.sinc
+    d = replace(d, jpeg_after=True)
+    image = deg.blur(batch[:1], deg.kernel_weights(d.first.kernel))
+    image = deg.resize(image, (int(64 * d.first.factor),) * 2, d.first.interpolation)
+    image = deg.resize(deg.add_noise(image, d.first.noise), (16, 16), d.interpolation)
     image = deg.jpeg(deg.blur(image, deg.kernel_weights(d.sinc)), d.jpeg_last)
     assert torch.equal(apply(batch[:1], [d]), deg.round_to_bytes(image))
 
