@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from isal import isal_zlib
 from PIL import Image, ImageOps
 from tqdm import tqdm
 
@@ -52,10 +53,10 @@ def digest(rgb: np.ndarray) -> str:
 
 
 def png(rgb: np.ndarray) -> bytes:
-    """(H, W, 3) uint8 as PNG, quickly: the difference to the left pixel, then Huffman codes alone.
+    """(H, W, 3) uint8 as PNG, quickly: the difference to the left pixel, deflated by ISA-L at its level 1.
 
-    Pillow tries five filters on each row and then looks for repetitions, which photos have few of. This is more than twice
-    as fast as its level 1, for files a few per cent larger (tests/benchmarks/bench_patches.py).
+    Pillow tries five filters on each row and deflates with zlib, which takes several times as long for files that are a few
+    per cent smaller (tests/benchmarks/bench_patches.py has both figures).
     """
     height, width, _ = rgb.shape
     rows = np.empty((height, 1 + 3 * width), np.uint8)
@@ -63,13 +64,12 @@ def png(rgb: np.ndarray) -> bytes:
     rows[:, 0] = 1  # filter type Sub
     rows[:, 1:4] = flat[:, :3]
     np.subtract(flat[:, 3:], flat[:, :-3], out=rows[:, 4:])
-    packer = zlib.compressobj(1, zlib.DEFLATED, 15, 9, zlib.Z_HUFFMAN_ONLY)
-    content = packer.compress(rows.data) + packer.flush()
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    content = isal_zlib.compress(rows.data, 1)
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", content) + chunk(b"IEND", b"")
 
 
