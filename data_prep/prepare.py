@@ -14,9 +14,13 @@ import errno
 import json
 import os
 import shutil
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
+
+from tqdm import tqdm
 
 from . import PrepError
 from .datasets import Archive, Dataset
@@ -136,23 +140,32 @@ def _images(work: Path, made: Path, jobs: int, size: int, quiet: bool) -> Made:
     shutil.rmtree(made, ignore_errors=True)
     folders = sorted(path for path in (work / "unpacked").iterdir())
     stems = [{path.stem for path in folder.iterdir()} for folder in folders]
-    lines, left_out = [], []
     for folder in folders:
         (made / folder.name).mkdir(parents=True)
-        for path in sorted(folder.iterdir()):
-            source = f"{folder.name}/{path.name}"
-            if not all(path.stem in others for others in stems):
-                left_out.append({"source": source, "left_out": "has no partner among " + " and ".join(f.name for f in folders)})
-                continue
-            try:
-                rgb = pixels(path)
-            except ValueError as error:
-                left_out.append({"source": source, "left_out": str(error)})
-                continue
-            shutil.copyfile(path, made / source)
-            box = [0, 0, rgb.shape[1], rgb.shape[0]]
-            lines.append({"image": source, "source": source, "box": box, "sha256": digest(rgb)})
-    return lines, left_out
+
+    def one(path: Path) -> dict[str, Any]:
+        source = f"{path.parent.name}/{path.name}"
+        if not all(path.stem in others for others in stems):
+            return {"source": source, "left_out": "has no partner among " + " and ".join(f.name for f in folders)}
+        try:
+            rgb = pixels(path)
+        except ValueError as error:
+            return {"source": source, "left_out": str(error)}
+        shutil.copyfile(path, made / source)
+        return {"image": source, "source": source, "box": [0, 0, rgb.shape[1], rgb.shape[0]], "sha256": digest(rgb)}
+
+    lines = _in_parallel(one, [path for folder in folders for path in sorted(folder.iterdir())], jobs, "check", quiet)
+    return [line for line in lines if "image" in line], [line for line in lines if "left_out" in line]
+
+
+def _in_parallel(
+    one: Callable[[Path], dict[str, Any]], paths: Sequence[Path], jobs: int, what: str, quiet: bool
+) -> list[dict[str, Any]]:
+    pool = ThreadPoolExecutor(jobs)
+    try:
+        return list(tqdm(pool.map(one, paths), total=len(paths), desc=what, unit=" images", disable=quiet or None))
+    finally:
+        pool.shutdown(cancel_futures=True)  # a stop waits for those in hand alone
 
 
 def _pairs(work: Path, made: Path, jobs: int, size: int, quiet: bool) -> Made:
@@ -160,10 +173,11 @@ def _pairs(work: Path, made: Path, jobs: int, size: int, quiet: bool) -> Made:
     left_out = [
         {"source": file, "left_out": reason} for file, reason in make_pairs(work / "unpacked" / "hq", made, quiet=quiet)
     ]
-    lines = []
-    for path in sorted((made / "lq").iterdir()) if (made / "lq").exists() else ():
+
+    def one(path: Path) -> dict[str, Any]:
         hq, lq = pixels(made / "hq" / path.name), pixels(path)
         box = [0, 0, hq.shape[1], hq.shape[0]]
-        line = {"image": f"lq/{path.name}", "source": path.name, "box": box, "sha256": digest(lq), "sha256_hq": digest(hq)}
-        lines.append(line)
-    return lines, left_out
+        return {"image": f"lq/{path.name}", "source": path.name, "box": box, "sha256": digest(lq), "sha256_hq": digest(hq)}
+
+    paths = sorted((made / "lq").iterdir()) if (made / "lq").exists() else []
+    return _in_parallel(one, paths, jobs, "check", quiet), left_out
