@@ -124,9 +124,18 @@ for by_hand, module in (
     assert torch.allclose(by_hand / by_hand.sum(), module, atol=1e-12)
 
 # %% [markdown]
-# The odd one is **sinc**, the ideal low-pass filter: it lets frequencies below ω pass and stops the rest. In space that is a Bessel
-# function that *rings*. Sharpened photos and strong JPEGs show such echoes beside edges, so a network should have met them.
-#
+# The odd one is **sinc**, the ideal low-pass filter: it lets frequencies below ω pass and stops the rest. So it is the sum of all
+# waves of frequency below ω, and that sum *rings*. (The module uses its closed form, a Bessel function.) Sharpened photos and strong
+# JPEGs show such echoes beside edges, so a network should have met them.
+
+# %%
+waves = (torch.arange(1000, dtype=torch.float64) + 0.5) / 1000 * 2 * math.pi - math.pi  # frequencies in radians a pixel
+passes = (waves[:, None] ** 2 + waves[None, :] ** 2 < (math.pi / 2) ** 2).double()  # those in the disc of radius ω
+cosines = torch.cos(axis[:, None] * waves)  # (13, 1000); the sines cancel, as the disc is symmetric
+by_hand = cosines @ passes @ cosines.T
+assert torch.allclose(by_hand / by_hand.sum(), deg.sinc_kernel(13, math.pi / 2), atol=1e-4)
+
+# %% [markdown]
 # Caption: kernels of 21×21, bright is more weight. Below, what each does to the cup. See the direction of the *aniso* blur in the
 # rim, and the echo lines that *sinc* leaves beside it.
 
@@ -160,14 +169,41 @@ for k in kernels.values():
 # Down and up again, by area, bilinear or bicubic interpolation. Area averages all pixels that fall into one; the other two look at
 # 2×2 or 4×4 pixels only, *however far down they go*. What lies between is skipped, and fine patterns come back as false, coarse ones:
 # aliasing. A library would filter first; phones and web pages often do not, and neither does the degradation.
-#
-# Caption: stripes three pixels apart, reduced 3.1 times. Area fades them; bilinear and bicubic invent wide bands that were never
-# there.
 
 # %%
 by_hand = hq.reshape(1, 3, 48, 4, 48, 4).mean((3, 5))  # area, a whole factor: the mean of 4×4 blocks
 assert torch.allclose(by_hand, deg.resize(hq, (48, 48), "area"), atol=1e-6)
 
+# %% [markdown]
+# The other two: find where the middle of a new pixel lies among the old ones, and weigh the nearest two or four by their distance,
+# along rows and then along columns.
+
+
+# %%
+def along_rows(image, n, weight, reach):
+    middle = (torch.arange(n) + 0.5) * image.shape[-1] / n - 0.5  # of each new pixel, in old ones
+    near = middle.floor().long()[:, None] + torch.arange(1 - reach, reach + 1)  # (n, 2·reach)
+    weights = weight((middle[:, None] - near).abs())
+    return (image[..., near.clamp(0, image.shape[-1] - 1)] * weights).sum(-1)
+
+
+def linear(d):
+    return 1 - d
+
+
+def cubic(d, a=-0.75):
+    return torch.where(d < 1, (a + 2) * d**3 - (a + 3) * d**2 + 1, a * (d**3 - 5 * d**2 + 8 * d - 4))
+
+
+for name, weight, reach in (("bilinear", linear, 1), ("bicubic", cubic, 2)):
+    by_hand = along_rows(along_rows(hq, 62, weight, reach).mT, 62, weight, reach).mT
+    assert torch.allclose(by_hand, deg.resize(hq, (62, 62), name), atol=1e-5)
+
+# %% [markdown]
+# Caption: stripes three pixels apart, reduced 3.1 times. Area fades them; bilinear and bicubic invent wide bands that were never
+# there.
+
+# %%
 stripes = (torch.arange(192) % 3 < 1).float().expand(1, 3, 192, 192)
 pictures = {"stripes": stripes[..., :62, :62]} | {f"{n} / 3.1": deg.resize(stripes, (62, 62), n) for n in deg.INTERPOLATIONS}
 path = show(pictures, "resize")
@@ -189,6 +225,9 @@ photons = 2 ** math.ceil(math.log2(len(levels.unique())))  # as published: a pow
 counted = torch.poisson(levels[0] * photons, generator=run.generator(2, "cpu")) / photons
 by_hand = hq + 2.0 * (counted - levels[0])
 assert torch.allclose(by_hand, deg.add_poisson_noise(hq, 2.0, grey=False, generator=run.generator(2, "cpu")), atol=1e-6)
+
+one_field = torch.randn(1, 1, *hq.shape[2:], generator=run.generator(1, "cpu")) * (12 / 255)  # grey: the same in R, G and B
+assert torch.equal(hq + one_field, deg.add_gaussian_noise(hq, 12, grey=True, generator=run.generator(1, "cpu")))
 
 # %% [markdown]
 # The property: measure the noise at every brightness of a ramp. Gaussian must be flat; Poisson must follow $s\sqrt{x / v}$ with scale
@@ -386,7 +425,7 @@ wrong = replace(Degradation(), poisson_scale=((0.05, 0.3), (0.05, 0.25)), gaussi
 measured = {
     "published": distribution(Degradation(), 500),
     "first order": distribution(replace(Degradation(), second_order=0.0), 60),
-    "mild": distribution(MILD, 60),
+    "mild": distribution(MILD, 240),
     "wrong range": distribution(wrong, 60),
 }
 
@@ -400,13 +439,16 @@ for name, rows in table.items():
 display(Markdown("\n".join(lines)))
 
 # %% [markdown]
+# *Mild* is `MILD`, the ranges that the small tiers train with: one order, each step of it gentler, and no sinc filter at all.
+#
 # The bands below are wide enough for any photos and narrow enough for a wrong range: with a tenth of the noise the noise row leaves
 # its band at once.
 #
-# Caption: the published ranges reach much further to the bad side than the mild ones that the small tiers train with.
+# Caption: the published ranges reach much further to the bad side than the mild ones.
 
 # %%
 median = {name: rows[:, 2].tolist() for name, rows in table.items()}
+assert all(d.second is None and d.sinc is None for d in draw(50, generator=run.generator(10, "cpu"), ranges=MILD))
 assert 17 < median["published"][0] < 26, f"PSNR {median['published'][0]:.1f} dB is outside its band"
 assert median["published"][0] < median["first order"][0] < median["mild"][0], "more degradation must cost more"
 assert 0.1 < median["published"][2] < 1.0, f"sharpness {median['published'][2]:.2f}: most LQ images are softer than bicubic"
