@@ -174,10 +174,10 @@ for k in kernels.values():
 by_hand = hq.reshape(1, 3, 48, 4, 48, 4).mean((3, 5))  # area, a whole factor: the mean of 4×4 blocks
 assert torch.allclose(by_hand, deg.resize(hq, (48, 48), "area"), atol=1e-6)
 
+
 # %% [markdown]
 # The other two: find where the middle of a new pixel lies among the old ones, and weigh the nearest two or four by their distance,
 # along rows and then along columns.
-
 
 # %%
 def along_rows(image, n, weight, reach):
