@@ -115,7 +115,10 @@ class ITER(nn.Module):
         return self.vqgan.codebook.embedding.weight.device
 
     def pad(self, lq: Tensor) -> Tensor:
-        """Mirror an LQ image (B, 3, H, W) at its right and bottom until its token grid is whole windows, and no further."""
+        """Mirror an LQ image (B, 3, H, W) at its right and bottom until its token grid is whole windows, and no further.
+
+        In `paper`, GroupNorm and the gate average over the whole padded picture: what is mirrored in weighs a bit everywhere.
+        """
         unit = self.tier.lq_encoder.swin.window * 2**self.tier.halvings
         for dim in (-1, -2):  # one axis at a time, in as many mirrors as a very small picture needs
             while missing := -lq.shape[dim] % unit:

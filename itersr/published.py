@@ -4,7 +4,10 @@ Two files make a model: `ITER_swinvqgan.pth` (Stage I) and `ITER_x4.pth` or `ITE
 part of this project and not under its licence (CC BY-NC-SA 4.0 and S-Lab 1.0: not for commercial use). Who has them uses
 them with `load`, or turns them once into a folder of safetensors with `convert`.
 
-`TABLE` is the whole mapping, a row for each kind of tensor. What each file holds beside it is named in `RECOMPUTED` and in
+These networks hold layers that mix the whole picture (GroupNorm, and a gate on the mean over all tokens): every token depends
+on every other, on the mirrored padding too, so that tiles, or one column of pixels more, change the picture everywhere.
+
+`table` is the whole mapping, a row for each kind of tensor. What each file holds beside it is named in `RECOMPUTED` and in
 `read_vqgan`; anything else is refused by name, and so is a tensor that is missing or of another shape.
 """
 

@@ -29,6 +29,12 @@ def normalization(kind: Norm, channels: int) -> nn.Module:
     return ChannelLayerNorm(channels) if kind == "layer" else nn.Identity()
 
 
+def add(y: Tensor, x: Tensor) -> Tensor:
+    """y + x, into y where no gradient is asked for: y is always a result of its own, and memory that is fresh from the
+    system costs several times the sum itself."""
+    return y + x if torch.is_grad_enabled() or y.dtype != x.dtype else y.add_(x)
+
+
 def windows(x: Tensor, side: int) -> Tensor:
     """Cut (B, H, W, C) into windows: (B·H/side·W/side, side², C), row by row."""
     b, h, w, c = x.shape
@@ -99,10 +105,12 @@ class WindowAttention(nn.Module):
             x = x.roll((-shift, -shift), (1, 2))
         qkv = self.qkv(windows(x, side))  # (B·windows, N, 3C)
         q, k, v = qkv.view(-1, n, 3, self.heads, c // self.heads).permute(2, 0, 3, 1, 4)  # (B·windows, heads, N, d), no copies
-        bias = self.bias_table.t()[:, relative_index(side).to(x.device)][None]  # (1, heads, N, N)
+        rows = self.bias_table.index_select(0, relative_index(side).flatten().to(x.device))  # whole rows: much the fastest
+        bias = rows.t().reshape(1, self.heads, n, n)
         if self.shifted:
             mask = shift_mask(h, w, side).to(device=x.device, dtype=bias.dtype)
-            bias = (bias + mask[:, None]).repeat(b, 1, 1, 1)  # (B·windows, heads, N, N)
+            bias = bias + mask[:, None]
+            bias = bias.expand(b, *bias.shape).flatten(0, 1)  # (B·windows, heads, N, N); no copy for B = 1
         out = attend(q, k, v, bias)  # (B·windows, heads, N, d)
         out = self.proj(out.transpose(1, 2).reshape(-1, n, c))
         out = unwindows(out, side, h, w)
@@ -117,8 +125,8 @@ class Gate(nn.Module):
         self.squeeze, self.excite = nn.Linear(hidden, hidden // 16), nn.Linear(hidden // 16, hidden)
 
     def forward(self, x: Tensor) -> Tensor:
-        mean = x.mean((1, 2), keepdim=True)  # (B, 1, 1, hidden)
-        return x * torch.sigmoid(self.excite(F.silu(self.squeeze(mean))))
+        """What to multiply the activations x (B, H, W, hidden) with, (B, hidden)."""
+        return torch.sigmoid(self.excite(F.silu(self.squeeze(x.mean((1, 2))))))
 
 
 class SwinBlock(nn.Module):
@@ -130,11 +138,20 @@ class SwinBlock(nn.Module):
         self.norm1, self.norm2 = nn.LayerNorm(config.width), nn.LayerNorm(config.width)
         self.attention = WindowAttention(config, shifted)
         self.fc1, self.fc2 = nn.Linear(config.width, hidden), nn.Linear(hidden, config.width)
-        self.gate: nn.Module = Gate(hidden) if config.gate else nn.Identity()
+        self.gate = Gate(hidden) if config.gate else None
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x + self.attention(self.norm1(x))
-        return x + self.fc2(self.gate(F.gelu(self.fc1(self.norm2(x)))))
+        x = add(self.attention(self.norm1(x)), x)
+        return add(self.contract(F.gelu(self.fc1(self.norm2(x)))), x)
+
+    def contract(self, y: Tensor) -> Tensor:
+        """fc2(gate · y), as (W·gate)·y for one image: the matrix has fewer entries than there are activations."""
+        if self.gate is None:
+            return self.fc2(y)
+        gate = self.gate(y)  # (B, hidden)
+        if len(y) == 1:
+            return F.linear(y, self.fc2.weight * gate, self.fc2.bias)
+        return self.fc2(y * gate[:, None, None])
 
 
 class SwinGroup(nn.Module):
@@ -149,7 +166,7 @@ class SwinGroup(nn.Module):
         y = x.permute(0, 2, 3, 1)  # (B, H, W, C)
         for block in self.blocks:
             y = block(y)
-        return x + self.conv(y.permute(0, 3, 1, 2))
+        return add(self.conv(y.permute(0, 3, 1, 2)), x)
 
 
 class SwinLayers(nn.Module):
@@ -169,4 +186,4 @@ class SwinLayers(nn.Module):
         y = self.conv_in(x)
         for group in self.groups:
             y = group(y)
-        return x + self.conv_out(y)
+        return add(self.conv_out(y), x)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from itersr.config import Norm, VQGANConfig
-from itersr.swin import SwinLayers, normalization
+from itersr.swin import SwinLayers, add, normalization
 
 
 class ResBlock(nn.Module):
@@ -22,16 +22,18 @@ class ResBlock(nn.Module):
         self.conv2 = nn.Conv2d(width_out, width_out, 3, padding=1)
         self.skip = nn.Conv2d(width_in, width_out, 1) if width_in != width_out else nn.Identity()
         self.slope = slope  # of a LeakyReLU; None: SiLU
+        self.fresh = norm != "none"  # a norm's result is a tensor of its own, which nobody else needs
         if norm == "none":  # with nothing to normalise it, a deep residual stack must start near the identity
             nn.init.zeros_(self.conv2.weight)
 
     def activate(self, x: Tensor) -> Tensor:
-        return F.silu(x) if self.slope is None else F.leaky_relu(x, self.slope)
+        inplace = self.fresh and not torch.is_grad_enabled()  # see `add`
+        return F.silu(x, inplace) if self.slope is None else F.leaky_relu(x, self.slope, inplace)
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.conv1(self.activate(self.norm1(x)))
         y = self.conv2(self.activate(self.norm2(y)))
-        return self.skip(x) + y
+        return add(y, self.skip(x))
 
 
 class Downsample(nn.Module):

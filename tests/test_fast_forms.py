@@ -10,9 +10,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from itersr import ITER, swin
-from itersr.config import SwinConfig, TokenNetConfig, tier
+from itersr.config import Norm, SwinConfig, TokenNetConfig, tier
 from itersr.token_nets import Evaluator, Refiner
-from itersr.vqgan import Upsample, folded
+from itersr.vqgan import ResBlock, Upsample, folded
 
 CODES = 24
 
@@ -123,6 +123,40 @@ def test_grids_that_are_no_whole_windows_are_refused() -> None:
     layers = swin.SwinLayers(8, SwinConfig(width=8, groups=1, depth=1, heads=1))
     with pytest.raises(ValueError, match="token map 8×12: both sides must be multiples of the window, 8"):
         layers(torch.zeros(1, 8, 8, 12))
+
+
+# ---------------------------------------------------------------------------------------------------------- in one's place
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("train", [False, True])
+def test_the_gate_in_the_matrix_is_the_gate_on_the_activations(batch: int, train: bool) -> None:
+    block = swin.SwinBlock(SwinConfig(width=16, groups=1, heads=2, gate=True), shifted=False).double()
+    assert block.gate is not None
+    y = torch.randn(batch, 8, 16, 64, dtype=torch.float64, generator=generator())
+    gate = torch.stack([block.gate(image[None])[0] for image in y])  # of each image alone
+    assert gate.shape == (batch, 64) and gate.std() > 0
+    slow = block.fc2(y * gate[:, None, None])
+    with torch.set_grad_enabled(train):
+        torch.testing.assert_close(block.contract(y), slow, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("norm", ["group", "layer", "none"])
+@pytest.mark.parametrize("slope", [None, 0.2])
+@pytest.mark.parametrize("widths", [(32, 32), (32, 64)])
+def test_working_in_place_spoils_nothing(norm: Norm, slope: float | None, widths: tuple[int, int]) -> None:
+    """Without gradients the blocks write into their own results: their inputs stay, and the numbers are the same."""
+    net = torch.nn.Sequential(ResBlock(*widths, norm, slope), swin.SwinLayers(widths[1], CONFIG.swin))
+    for weight in net.parameters():  # a zeroed convolution would hide a spoiled input
+        torch.nn.init.normal_(weight, std=0.1)
+    x = torch.randn(2, 32, 8, 16, generator=generator())
+    before = x.clone()
+    slow = net(x)
+    assert slow.requires_grad
+    with torch.no_grad():
+        fast = net(x)
+    assert torch.equal(x, before)
+    torch.testing.assert_close(fast, slow.detach(), rtol=1e-4, atol=1e-4)
 
 
 # ------------------------------------------------------------------------------------------------------------- token maps
