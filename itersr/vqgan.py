@@ -71,7 +71,8 @@ class Upsample(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.training:
             return self.conv(F.interpolate(x, scale_factor=2, mode="nearest"))
-        return F.conv_transpose2d(x, folded(self.conv.weight), self.conv.bias, stride=2, padding=1)
+        kernel = folded(self.conv.weight).contiguous(memory_format=torch.channels_last)  # as strided views it is a fifth slower
+        return F.conv_transpose2d(x, kernel, self.conv.bias, stride=2, padding=1)
 
 
 class Encoder(nn.Module):
