@@ -412,7 +412,8 @@ def _turned(x: Tensor, orientation: int) -> Tensor:
 
 def _chw(pixels: np.ndarray) -> Tensor:
     """(H, W, C) uint8, uint16 or float -> (C, H, W) float32 in [0, 1]."""
-    return torch.from_numpy(pixels.astype(np.float32) / np.float32(_TOP.get(pixels.dtype.name, 1))).permute(2, 0, 1).contiguous()
+    top = np.float32(_TOP.get(pixels.dtype.name, 1))
+    return torch.from_numpy(pixels.astype(np.float32) / top).permute(2, 0, 1).contiguous()
 
 
 # ------------------------------------------------------------------------------------------------------------ write
@@ -530,7 +531,7 @@ def _encode(photo: Photo, file_format: str, handle: IO[bytes], quality: int) -> 
 
 
 def _hwc(rgb: Tensor, alpha: Tensor | None, grey: bool, dtype: Any) -> np.ndarray:
-    """(3, H, W) and (1, H, W) or None -> (H, W, C) of `dtype`, clipped; in strips, since a large picture has no room for copies."""
+    """(3, H, W), and (1, H, W) or None -> (H, W, C) of `dtype`, clipped; in strips: copies of a large picture take room."""
     out = np.empty((*rgb.shape[-2:], (1 if grey else 3) + (alpha is not None)), dtype)
     top = _TOP.get(out.dtype.name)
     for start in range(0, len(out), 256):

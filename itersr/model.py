@@ -299,15 +299,20 @@ class ITER(nn.Module):
         merged = _merge([one(image, own) for image, own in zip(padded, seeds, strict=True)])
         return Trace(decode(merged.tokens), merged, sampler, decode)
 
-    def upscale(self, image: Any, *, seed: int = 0, **settings: Any) -> Any:
+    def upscale(self, image: Any, *, seed: int = 0, color_fix: str = "none", **settings: Any) -> Any:
         """A picture, `tier.scale` times as large, by Alg. 2: PIL image, H×W×C array or tensor in, the same kind out.
 
+        color_fix: "wavelet" or "adain" hold the colours to the input's, see `itersr.color`.
         settings: those of `restore` (`tile` among them) and fields of `Sampler`.
+        Raises TypeError and ValueError for what is no picture (`images.to_tensor` tells) and for wrong settings.
         """
-        from itersr.images import like, to_tensor
+        from itersr import color, images
 
-        tensor = to_tensor(image)
-        return like(image, self.restore(tensor, seed=seed, keep_steps=False, **settings).image.cpu())
+        lq = images.to_tensor(image)
+        if color_fix not in color.KINDS:
+            raise ValueError(f"color_fix {color_fix!r}: there are {', '.join(color.KINDS)}")
+        result = self.restore(lq, seed=seed, keep_steps=False, **settings).image.cpu()
+        return images.like(image, color.match(result, lq.cpu(), color_fix))
 
 
 def _merge(results: list[Restored]) -> Restored:

@@ -435,8 +435,9 @@ def test_help_needs_no_torch() -> None:
 def test_choices_are_those_of_the_package() -> None:
     from typing import get_args
 
-    from itersr import config, masking
+    from itersr import color, config, masking
 
+    assert cli.COLOR_FIXES == color.KINDS
     assert cli.TIERS == tuple(config.TIERS) and cli.POLICIES == tuple(masking.POLICIES)
     assert cli.SCHEDULES == get_args(config.GammaKind)
 
@@ -464,7 +465,7 @@ def test_bad_input_is_one_line_and_code_2(
         (["--alpha", "2"], "alpha = 2.0"),
         (["--steps", "0"], "steps = 0"),
         (["--scale", "0"], "--scale 0"),
-        (["--tile", "0"], "--tile 0"),
+        (["--tile", "-1"], "--tile -1"),
         (["--quality", "101"], "--quality 101"),
         (["--weights", "nowhere"], "nowhere"),
         (["--published", "nowhere"], "no ITER_swinvqgan.pth in this folder"),
