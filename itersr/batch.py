@@ -51,7 +51,7 @@ class Options:
     seed: int = 0
     tile: int | None = None  # LQ pixels; 0: in one piece; None: the model's choice, by size
     precision: str = "auto"  # or "fp32", "bf16"
-    color_fix: str = "none"  # or "wavelet", "adain", see itersr.color
+    color_fix: str = "wavelet"  # or "adain", "none", see itersr.color
     save_trace: bool = False
     max_pixels: int = images.MAX_PIXELS
     quality: int = 95  # of JPEG and WebP
@@ -216,11 +216,11 @@ def _upscale_one(model: Any, photo: Photo, target: Path, options: Options) -> No
     trace: Any = None
     if options.save_trace:
         trace = _in_memory(lambda tile: _restore(model, photo.tensor[None], settings, tile), photo, target, options)
-        result = trace.image
+        result = color.match(trace.image.cpu().clone(), photo.tensor[None], options.color_fix)
     else:
-        call = lambda tile: model.upscale(photo.tensor[None], **settings, **tile)  # noqa: E731
+        call = lambda tile: model.upscale(photo.tensor[None], color_fix=options.color_fix, **settings, **tile)  # noqa: E731
         result = _in_memory(call, photo, target, options)
-    result = color.match(result.detach().float().cpu(), photo.tensor[None], options.color_fix)
+    result = result.detach().float().cpu()
     if result.ndim != 4 or result.shape[:2] != (1, 3) or not torch.isfinite(result).all():
         raise RuntimeError("the model's result holds NaN or infinity; try --precision fp32")
     if options.scale is not None:

@@ -106,7 +106,7 @@ def _add_upscale(commands: Any, common: argparse.ArgumentParser) -> None:
     p.add_argument("--ext", default="auto", help="auto (that of the input), png, jpg, webp, tif, bmp (default: auto)")
     p.add_argument("--force", action="store_true", help="overwrite existing outputs")
     p.add_argument("--quality", type=int, default=95, help="of JPEG and WebP outputs (default: %(default)s)")
-    p.add_argument("--color-fix", choices=COLOR_FIXES, default="none", help="hold colours to the input's (default: none)")
+    p.add_argument("--color-fix", choices=COLOR_FIXES, default="wavelet", help="hold colours to the input's (default: wavelet)")
     p.add_argument("--save-trace", action="store_true", help="also write masks and pictures of every step")
     p.add_argument("--max-pixels", type=int, default=None, metavar="N", help="largest input (default: 100 million)")
     w = p.add_argument_group("model").add_mutually_exclusive_group()

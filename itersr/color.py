@@ -1,6 +1,7 @@
 """Colours of the result held to those of the input: a VQ decoder drifts in flat, low-frequency parts, where the input is right.
 
-`model.upscale(image, color_fix="wavelet")`; names as users of StableSR and its kin know them.
+`model.upscale(image, color_fix="wavelet")`; names as users of StableSR and its kin know them. `wavelet` is the default because
+it measured best (tests/benchmarks/bench_color.py); `model.restore` corrects nothing, it is Algorithm 2 alone.
 """
 
 from __future__ import annotations

@@ -171,13 +171,14 @@ class ITER(nn.Module):
     def tile_for(self, size: tuple[int, int], tile: int | None = None) -> int:
         """The side of a tile in LQ pixels for a picture of `size` (height, width), 0 for one piece.
 
-        tile: what is asked for; None chooses: one piece up to a size whose largest map in D_H has 2²⁵ numbers (256×256 at
-        `tiny`), tiles of that size beyond, which need about a gigabyte. Where tiles are not exact (`paper`) larger ones are
-        nearer to the whole: up to 2²⁷ numbers. Raises ValueError for a negative tile.
+        tile: what is asked for; None chooses: one piece up to a size whose largest map in D_H has 25 million numbers (216×216
+        at `tiny`), tiles of that size beyond, which need about a gigabyte. Four times as many on a GPU, and where tiles are
+        not exact (`paper`), so that larger ones are nearer to the whole. Raises ValueError for a negative tile.
         """
         unit = self.tier.lq_encoder.swin.window * self.cell
         if tile is None:
-            side = math.isqrt(2 ** (25 if tiling.is_local(self.tier) else 27) // self.tier.vqgan.width) // self.tier.scale
+            numbers = 25_000_000 * (1 if tiling.is_local(self.tier) and self.device.type == "cpu" else 4)
+            side = math.isqrt(numbers // self.tier.vqgan.width) // self.tier.scale
             tile = side // unit * unit
             return 0 if size[0] * size[1] <= tile**2 else tile
         if tile < 0:
@@ -299,10 +300,10 @@ class ITER(nn.Module):
         merged = _merge([one(image, own) for image, own in zip(padded, seeds, strict=True)])
         return Trace(decode(merged.tokens), merged, sampler, decode)
 
-    def upscale(self, image: Any, *, seed: int = 0, color_fix: str = "none", **settings: Any) -> Any:
+    def upscale(self, image: Any, *, seed: int = 0, color_fix: str = "wavelet", **settings: Any) -> Any:
         """A picture, `tier.scale` times as large, by Alg. 2: PIL image, H×W×C array or tensor in, the same kind out.
 
-        color_fix: "wavelet" or "adain" hold the colours to the input's, see `itersr.color`.
+        color_fix: "wavelet" and "adain" hold the colours to the input's (see `itersr.color`), "none" is Alg. 2 alone.
         settings: those of `restore` (`tile` among them) and fields of `Sampler`.
         Raises TypeError and ValueError for what is no picture (`images.to_tensor` tells) and for wrong settings.
         """
