@@ -6,7 +6,6 @@ file after another, so that a bad one costs its own line and nothing else. Resul
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import logging
@@ -22,7 +21,6 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
 
 from itersr import color, images
 from itersr.images import ImageError, Photo, WriteError
@@ -34,10 +32,10 @@ SMALLEST_TILE = 64
 
 
 class Upscaler(Protocol):
-    """What `upscale_files` needs of a model; `ITER` is one."""
+    """What `upscale_files` needs of a model; `ITER` is one. (`save_trace` needs its `restore`, too.)"""
 
     def upscale(self, image: Any, *, seed: int = 0, **settings: Any) -> Any:
-        """(1, 3, H, W) in [0, 1] -> (1, 3, s·H, s·W) in [0, 1]. `settings` are those of Alg. 2, and `tile` in LQ pixels."""
+        """(1, 3, H, W) in [0, 1] -> (1, 3, s·H, s·W) in [0, 1]. `settings` are those of Alg. 2, color_fix, and tile."""
 
 
 @dataclass(frozen=True)
@@ -215,7 +213,7 @@ def _upscale_one(model: Any, photo: Photo, target: Path, options: Options) -> No
     settings: dict[str, Any] = {"seed": options.seed, **options.settings}
     trace: Any = None
     if options.save_trace:
-        trace = _in_memory(lambda tile: _restore(model, photo.tensor[None], settings, tile), photo, target, options)
+        trace = _in_memory(lambda tile: model.restore(photo.tensor[None], **settings, **tile), photo, target, options)
         result = color.match(trace.image.cpu().clone(), photo.tensor[None], options.color_fix)
     else:
         call = lambda tile: model.upscale(photo.tensor[None], color_fix=options.color_fix, **settings, **tile)  # noqa: E731
@@ -230,12 +228,6 @@ def _upscale_one(model: Any, photo: Photo, target: Path, options: Options) -> No
     if trace is not None:
         save_trace(trace, trace_folder(target), model.tier.vqgan.factor, settings)
     images.write(photo.upscaled(result[0]), target, options.quality)
-
-
-def _restore(model: Any, lq: Tensor, settings: dict[str, Any], tile: dict[str, int]) -> Any:
-    if not hasattr(model, "restore"):
-        raise RuntimeError(f"{type(model).__name__} keeps no trace; leave out --save-trace")
-    return model.restore(lq, **settings, **tile)
 
 
 def _in_memory(call: Callable[[dict[str, int]], Any], photo: Photo, target: Path, options: Options) -> Any:
@@ -276,11 +268,6 @@ def _result_size(photo: Photo, scale: float) -> tuple[int, int]:
     return max(1, round(h * scale)), max(1, round(w * scale))
 
 
-def _raise_if(error: ImageError | None) -> None:
-    if error is not None:
-        raise error
-
-
 def _failed(job: Job, error: BaseException) -> Failure:
     if isinstance(error, ImageError):
         message = str(error)
@@ -292,12 +279,10 @@ def _failed(job: Job, error: BaseException) -> Failure:
     return Failure(job.source, message, usage=isinstance(error, ImageError) and not isinstance(error, WriteError))
 
 
-@contextlib.contextmanager
-def _bar(jobs: Iterable[Any], progress: bool) -> Iterator[Any]:
+def _bar(jobs: Iterable[Any], progress: bool) -> Any:
     from tqdm import tqdm
 
-    with tqdm(jobs, unit="image", desc="itersr", disable=not progress) as bar:
-        yield bar
+    return tqdm(jobs, unit="image", desc="itersr", disable=not progress)
 
 
 # -------------------------------------------------------------------------------------------------------------- trace
@@ -381,7 +366,8 @@ def degrade_files(
     with _bar(jobs, progress) as bar:
         for job in bar:
             try:
-                _raise_if(job.error)
+                if job.error is not None:
+                    raise job.error
                 photo = images.read(job.source, max_pixels)
                 name = job.target.relative_to(out / "lq")
                 h, w = (side // scale * scale for side in photo.size)

@@ -267,29 +267,25 @@ def _decode(data: bytes, image: Any) -> Photo:
     if pixels is None:
         image, profile = _plain_mode(image, profile, notes)
         pixels = np.asarray(image)
-    pixels = pixels if pixels.ndim == 3 else pixels[..., None]
+    photo = _photo(pixels, turn)
+    icc = profile if _profile_fits(profile, photo.meta.grey) else None
+    meta = replace(photo.meta, format=source_format, mode=source_mode, icc=icc, exif=exif, notes=tuple(notes))
+    return replace(photo, meta=meta)
+
+
+def _photo(pixels: np.ndarray, turn: int = 1) -> Photo:
+    """The `Photo` of (H, W) or (H, W, 1 to 4) pixels as Pillow gives them; ValueError for values out of range."""
     if pixels.dtype == np.float32:  # F: floating point TIFF
-        if not (np.isfinite(pixels).all() and pixels.min() >= 0 and pixels.max() <= 1):
-            raise ValueError("floating point values outside [0, 1]")
+        _check_values("float32", pixels.shape, True, (), pixels, "image of mode F")
     elif pixels.dtype == np.int32:  # I: how older Pillow versions give 16 bit grey
         if pixels.min() < 0 or pixels.max() > 65535:
-            raise ValueError("32 bit values outside [0, 65535]")
+            raise ValueError(f"image of mode I holds {pixels.min()} to {pixels.max()}, needed [0, 65535]")
         pixels = pixels.astype(np.uint16)
-
-    channels = _turned(_chw(pixels), turn)
+    channels = _turned(_chw(pixels if pixels.ndim == 3 else pixels[..., None]), turn)
     grey = channels.shape[0] < 3
     alpha = channels[-1:].clone() if channels.shape[0] in (2, 4) else None
     rgb = channels[:1].repeat(3, 1, 1) if grey else channels[:3].contiguous()
-    meta = Meta(
-        format=source_format,
-        mode=source_mode,
-        bits=8 if pixels.dtype == np.uint8 else 16,
-        grey=grey,
-        icc=profile if _profile_fits(profile, grey) else None,
-        exif=exif,
-        notes=tuple(notes),
-    )
-    return Photo(rgb, alpha, meta)
+    return Photo(rgb, alpha, Meta(bits=8 if pixels.dtype == np.uint8 else 16, grey=grey))
 
 
 def _is_deep(data: bytes, image: Any) -> bool:
@@ -543,33 +539,23 @@ def _hwc(rgb: Tensor, alpha: Tensor | None, grey: bool, dtype: Any) -> np.ndarra
     return out
 
 
-def _write_png(handle: IO[bytes], header: bytes, body: bytes, **chunks: bytes) -> None:
-    def chunk(name: bytes, content: bytes) -> None:
-        handle.write(struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content)))
-
-    handle.write(b"\x89PNG\r\n\x1a\n")
-    chunk(b"IHDR", header)
-    for name, content in chunks.items():
-        chunk(name.encode(), content)
-    chunk(b"IDAT", body)
-    chunk(b"IEND", b"")
-
-
 def _write_png16(handle: IO[bytes], pixels: np.ndarray, icc: bytes | None, exif: bytes | None) -> None:
     """A 16 bit PNG from (H, W, C) uint16: neither Pillow nor torchvision writes colour with 16 bits."""
     height, width, channels = pixels.shape
     colour = {1: 0, 2: 4, 3: 2, 4: 6}[channels]
     rows = pixels.astype(">u2").view(np.uint8).reshape(height, -1)
-    # Each row begins with its filter: 2 = "Up", the difference to the row above (bytes, modulo 256), which deflates
-    # well.
+    # Each row begins with its filter: 2 = "Up", the difference to the row above (bytes, modulo 256), which deflates well.
     lines = np.full((height, 1 + rows.shape[1]), 2, dtype=np.uint8)
     lines[0, 1:] = rows[0]
     np.subtract(rows[1:], rows[:-1], out=lines[1:, 1:])
-    chunks = {} if icc is None else {"iCCP": b"ICC profile\0\0" + zlib.compress(icc)}
+    chunks = [(b"IHDR", struct.pack(">IIBBBBB", width, height, 16, colour, 0, 0, 0))]
+    if icc is not None:
+        chunks.append((b"iCCP", b"ICC profile\0\0" + zlib.compress(icc)))
     if exif is not None:
-        chunks["eXIf"] = exif.removeprefix(b"Exif\0\0")
-    header = struct.pack(">IIBBBBB", width, height, 16, colour, 0, 0, 0)
-    _write_png(handle, header, zlib.compress(lines.tobytes(), 6), **chunks)
+        chunks.append((b"eXIf", exif.removeprefix(b"Exif\0\0")))
+    handle.write(b"\x89PNG\r\n\x1a\n")
+    for name, content in [*chunks, (b"IDAT", zlib.compress(lines.data, 6)), (b"IEND", b"")]:
+        handle.write(struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content)))
 
 
 def _write_tiff16(handle: IO[bytes], pixels: np.ndarray, icc: bytes | None) -> None:
@@ -645,18 +631,8 @@ def _from_pil(image: Any) -> Photo:
     if 0 in image.size:
         raise ValueError(f"image has the size {image.size}, needed at least one pixel")
     plain, _ = _plain_mode(image, image.info.get("icc_profile"), [])
-    pixels = np.asarray(plain)
-    if pixels.dtype == np.int32:
-        if pixels.min() < 0 or pixels.max() > 65535:
-            raise ValueError(f"image of mode I holds {pixels.min()} to {pixels.max()}, needed [0, 65535]")
-        pixels = pixels.astype(np.uint16)
-    elif pixels.dtype == np.float32:
-        _check_values("float32", pixels.shape, True, (), pixels, "image of mode F")
-    x = _chw(pixels if pixels.ndim == 3 else pixels[..., None])
-    grey = x.shape[0] < 3
-    alpha = x[-1:] if x.shape[0] in (2, 4) else None
-    bits = 8 if pixels.dtype == np.uint8 else 16
-    return Photo(x[:1].repeat(3, 1, 1) if grey else x[:3], alpha, Meta(mode=image.mode, bits=bits, grey=grey))
+    photo = _photo(np.asarray(plain))
+    return replace(photo, meta=replace(photo.meta, mode=image.mode))
 
 
 def like(x: Any, tensor: Tensor) -> Any:

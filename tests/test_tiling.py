@@ -357,7 +357,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform ==
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no resource module")
 def test_memory_grows_by_the_pictures_own_pixels_alone() -> None:
-    """From 256×256 to 768×256: at most 1,000 bytes for each LQ pixel more. 192 are the result in float32, 256 E_l's features
+    """From 128×256 to 512×256: at most 1,000 bytes for each LQ pixel more. 192 are the result in float32, 256 E_l's features
     (until S_l is known), the rest masks, noise and sorting; in one piece it is several thousand."""
     def peak(height: int) -> int:
         command = [sys.executable, "-c", MEASURE, str(height)]
@@ -365,5 +365,5 @@ def test_memory_grows_by_the_pictures_own_pixels_alone() -> None:
         assert done.returncode == 0, done.stderr
         return int(done.stdout)
 
-    small, large = peak(256), peak(768)
-    assert large - small < 1000 * (768 - 256) * 256, (small, large)
+    small, large = peak(128), peak(512)
+    assert large - small < 1000 * (512 - 128) * 256, (small, large)
