@@ -1,7 +1,7 @@
-"""Time upscaling: `make bench`, or `python -m tests.bench --tier tiny --side 96`.
+"""Time upscaling: `make bench`, or `python -m tests.bench --tier tiny --side 64`.
 
 Seconds per megapixel of the result, on one picture and in one run: ITER as `model.upscale` does it; the same networks run
-naively (every step from T on, every step's picture decoded), in bfloat16, in tiles, compiled; and bicubic. Every ratio is to
+naively (every step from T on, every step's picture decoded), in bfloat16, compiled; and bicubic. Every ratio is to
 `upscale` in the same row. Networks with random weights take the same time as trained ones, so that tiers can be timed before
 their weights exist; φ_e is shifted so that T_s comes out at --start, about where trained networks find it.
 `--memory 1024` upscales one picture of that side with the first tier and tells the peak instead (minutes).
@@ -62,10 +62,9 @@ def peak_mib() -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="bench", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--tier", nargs="+", default=["smoke", "tiny", "small"], choices=list(TIERS))
-    parser.add_argument("--side", type=int, default=96, help="side of the LQ picture in pixels")
+    parser.add_argument("--side", type=int, default=64, help="side of the LQ picture in pixels")
     parser.add_argument("--steps", type=int, default=8, help="T")
     parser.add_argument("--start", type=int, default=5, help="T_s that the random networks are calibrated to")
-    parser.add_argument("--tile", type=int, default=48, help="side of the tiles in the column of tiles")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--compile", action="store_true", help="also through torch.compile (minutes to compile)")
@@ -85,7 +84,7 @@ def main() -> None:
 
     print(f"LQ {args.side}×{args.side}, T = {args.steps}, {where}, torch {torch.__version__}; best of {args.repeats}")
     lq = picture(args.side, device)
-    columns = ["naive", "bf16", "tiles", *(["compiled"] if args.compile else []), "bicubic"]
+    columns = ["naive", "bf16", *(["compiled"] if args.compile else []), "bicubic"]
     print(f"{'tier':8}{'M weights':>10}{'T_s':>5}{'s/megapixel':>13}" + "".join(f"{'× ' + c:>11}" for c in columns))
     for name in args.tier:
         model = fresh(name, device, args.start, args.steps)
@@ -100,7 +99,6 @@ def main() -> None:
         ours = seconds(lambda: model.upscale(lq, **settings), args.repeats)  # noqa: B023
         times = {
             "naive": seconds(naive, args.repeats),
-            "tiles": seconds(lambda: model.upscale(lq, tile=args.tile, **settings), args.repeats),  # noqa: B023
             "bicubic": seconds(lambda: F.interpolate(lq, scale_factor=4, mode="bicubic", antialias=True), args.repeats),
         }
         if args.compile:
