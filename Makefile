@@ -84,6 +84,7 @@ lab: setup
 
 bench: setup
 	$(PY) -m tests.bench
+	$(PY) -m tests.benchmarks.bench_color
 	$(PY) -m tests.benchmarks.bench_degradation
 	$(PY) -m tests.benchmarks.bench_patches
 	$(PY) -m tests.benchmarks.bench_published

@@ -6,7 +6,6 @@ file after another, so that a bad one costs its own line and nothing else. Resul
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import logging
@@ -22,22 +21,21 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
 
-from itersr import images
+from itersr import color, images
 from itersr.images import ImageError, Photo, WriteError
 
 log = logging.getLogger(__name__)
 
-FIRST_TILE = 256  # LQ pixels: what is tried after a whole picture did not fit into memory
+FIRST_TILE = 128  # LQ pixels: what is tried after the model's own choice did not fit into memory
 SMALLEST_TILE = 64
 
 
 class Upscaler(Protocol):
-    """What `upscale_files` needs of a model; `ITER` is one."""
+    """What `upscale_files` needs of a model; `ITER` is one. (`save_trace` needs its `restore`, too.)"""
 
     def upscale(self, image: Any, *, seed: int = 0, **settings: Any) -> Any:
-        """(1, 3, H, W) in [0, 1] -> (1, 3, s·H, s·W) in [0, 1]. `settings` are those of Alg. 2, and `tile` in LQ pixels."""
+        """(1, 3, H, W) in [0, 1] -> (1, 3, s·H, s·W) in [0, 1]. `settings` are those of Alg. 2, color_fix, and tile."""
 
 
 @dataclass(frozen=True)
@@ -49,8 +47,9 @@ class Options:
     force: bool = False  # overwrite existing outputs
     scale: float | None = None  # of the result; None: the model's. Another one is reached by bicubic resizing
     seed: int = 0
-    tile: int | None = None  # LQ pixels
-    precision: str = "fp32"  # or "bf16"
+    tile: int | None = None  # LQ pixels; 0: in one piece; None: the model's choice, by size
+    precision: str = "auto"  # or "fp32", "bf16"
+    color_fix: str = "wavelet"  # or "adain", "none", see itersr.color
     save_trace: bool = False
     max_pixels: int = images.MAX_PIXELS
     quality: int = 95  # of JPEG and WebP
@@ -196,7 +195,8 @@ def upscale_files(
             except (ImageError, OSError) as error:
                 failures.append(_failed(job, error))
                 continue
-            model = model if model is not None else load()  # outside: a model that cannot be loaded stops the run
+            if model is None:  # outside the try: a model that cannot be loaded stops the run
+                model = _in_precision(load(), options.precision)
             try:
                 _upscale_one(model, photo, job.target, options)
             except Exception as error:  # one file's fault must not cost the others
@@ -212,13 +212,12 @@ def upscale_files(
 def _upscale_one(model: Any, photo: Photo, target: Path, options: Options) -> None:
     settings: dict[str, Any] = {"seed": options.seed, **options.settings}
     trace: Any = None
-    with _precision(options.precision, model):
-        if options.save_trace:
-            trace = _in_memory(lambda tile: _restore(model, photo.tensor[None], settings, tile), photo, target, options)
-            result = trace.image
-        else:
-            call = lambda tile: model.upscale(photo.tensor[None], **settings, **tile)  # noqa: E731
-            result = _in_memory(call, photo, target, options)
+    if options.save_trace:
+        trace = _in_memory(lambda tile: model.restore(photo.tensor[None], **settings, **tile), photo, target, options)
+        result = color.match(trace.image.cpu().clone(), photo.tensor[None], options.color_fix)
+    else:
+        call = lambda tile: model.upscale(photo.tensor[None], color_fix=options.color_fix, **settings, **tile)  # noqa: E731
+        result = _in_memory(call, photo, target, options)
     result = result.detach().float().cpu()
     if result.ndim != 4 or result.shape[:2] != (1, 3) or not torch.isfinite(result).all():
         raise RuntimeError("the model's result holds NaN or infinity; try --precision fp32")
@@ -228,13 +227,7 @@ def _upscale_one(model: Any, photo: Photo, target: Path, options: Options) -> No
     images.check_output(target, (result.shape[-2], result.shape[-1]))
     if trace is not None:
         save_trace(trace, trace_folder(target), model.tier.vqgan.factor, settings)
-    images.write(photo.upscaled(result[0].clamp(0, 1)), target, options.quality)
-
-
-def _restore(model: Any, lq: Tensor, settings: dict[str, Any], tile: dict[str, int]) -> Any:
-    if not hasattr(model, "restore"):
-        raise RuntimeError(f"{type(model).__name__} keeps no trace; leave out --save-trace")
-    return model.restore(lq, **settings, **tile)
+    images.write(photo.upscaled(result[0]), target, options.quality)
 
 
 def _in_memory(call: Callable[[dict[str, int]], Any], photo: Photo, target: Path, options: Options) -> Any:
@@ -263,22 +256,16 @@ def _out_of_memory(error: BaseException) -> bool:
     return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "out of memory" in text or "allocate memory" in text
 
 
-def _precision(name: str, model: Any) -> contextlib.AbstractContextManager[Any]:
-    if name == "fp32":
-        return contextlib.nullcontext()
-    if name != "bf16":
-        raise ValueError(f"precision {name!r}: there are fp32 and bf16")
-    return torch.autocast(torch.device(getattr(model, "device", "cpu")).type, torch.bfloat16)
+def _in_precision(model: Any, name: str) -> Any:
+    """The model with its weights in float32 or bfloat16. "auto" is float32: bfloat16 changes single tokens."""
+    if name not in ("auto", "fp32", "bf16"):
+        raise UsageError(f"precision {name!r}: there are auto, fp32 and bf16")
+    return model.bfloat16() if name == "bf16" else model
 
 
 def _result_size(photo: Photo, scale: float) -> tuple[int, int]:
     h, w = photo.size
     return max(1, round(h * scale)), max(1, round(w * scale))
-
-
-def _raise_if(error: ImageError | None) -> None:
-    if error is not None:
-        raise error
 
 
 def _failed(job: Job, error: BaseException) -> Failure:
@@ -292,12 +279,10 @@ def _failed(job: Job, error: BaseException) -> Failure:
     return Failure(job.source, message, usage=isinstance(error, ImageError) and not isinstance(error, WriteError))
 
 
-@contextlib.contextmanager
-def _bar(jobs: Iterable[Any], progress: bool) -> Iterator[Any]:
+def _bar(jobs: Iterable[Any], progress: bool) -> Any:
     from tqdm import tqdm
 
-    with tqdm(jobs, unit="image", desc="itersr", disable=not progress) as bar:
-        yield bar
+    return tqdm(jobs, unit="image", desc="itersr", disable=not progress)
 
 
 # -------------------------------------------------------------------------------------------------------------- trace
@@ -381,7 +366,8 @@ def degrade_files(
     with _bar(jobs, progress) as bar:
         for job in bar:
             try:
-                _raise_if(job.error)
+                if job.error is not None:
+                    raise job.error
                 photo = images.read(job.source, max_pixels)
                 name = job.target.relative_to(out / "lq")
                 h, w = (side // scale * scale for side in photo.size)

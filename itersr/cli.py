@@ -22,6 +22,7 @@ log = logging.getLogger("itersr")
 # Repeated here because importing them would load torch for --help; a test holds them equal to where they are defined.
 TIERS = ("smoke", "tiny", "small", "paper")
 POLICIES = ("evaluator", "evaluator_greedy", "topk", "topk_annealed", "confidence_sampled", "random", "halton")
+COLOR_FIXES = ("none", "wavelet", "adain")
 SCHEDULES = ("linear", "cosine", "square", "sqrt", "cubic")
 
 
@@ -105,6 +106,7 @@ def _add_upscale(commands: Any, common: argparse.ArgumentParser) -> None:
     p.add_argument("--ext", default="auto", help="auto (that of the input), png, jpg, webp, tif, bmp (default: auto)")
     p.add_argument("--force", action="store_true", help="overwrite existing outputs")
     p.add_argument("--quality", type=int, default=95, help="of JPEG and WebP outputs (default: %(default)s)")
+    p.add_argument("--color-fix", choices=COLOR_FIXES, default="wavelet", help="hold colours to the input's (default: wavelet)")
     p.add_argument("--save-trace", action="store_true", help="also write masks and pictures of every step")
     p.add_argument("--max-pixels", type=int, default=None, metavar="N", help="largest input (default: 100 million)")
     w = p.add_argument_group("model").add_mutually_exclusive_group()
@@ -121,8 +123,8 @@ def _add_upscale(commands: Any, common: argparse.ArgumentParser) -> None:
     a.add_argument("--seed", type=int, default=0, help="the same for every file (default: %(default)s)")
     d = p.add_argument_group("device and memory")
     d.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 … (default: auto)")
-    d.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="(default: %(default)s)")
-    d.add_argument("-t", "--tile", type=int, metavar="N", help="work in tiles of N input pixels (default: the model's choice)")
+    d.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto", help="of weights (auto: fp32)")
+    d.add_argument("-t", "--tile", type=int, metavar="N", help="tiles of N input pixels, 0: one piece (default: by size)")
     p.set_defaults(handler=_upscale)
 
 
@@ -135,8 +137,8 @@ def _upscale(args: argparse.Namespace) -> int:
     Sampler(**{name: value for name, value in settings.items() if name != "preset"})  # told before any weights are loaded
     if args.scale is not None and not 0 < args.scale <= 16:
         raise ValueError(f"--scale {args.scale:g}: must be above 0 and at most 16")
-    if args.tile is not None and args.tile < 1:
-        raise ValueError(f"--tile {args.tile}: must be a positive number of input pixels")
+    if args.tile is not None and args.tile < 0:
+        raise ValueError(f"--tile {args.tile}: must be a number of input pixels, or 0 for one piece")
     if not 1 <= args.quality <= 100:
         raise ValueError(f"--quality {args.quality}: must be from 1 to 100")
     options = batch.Options(
@@ -147,6 +149,7 @@ def _upscale(args: argparse.Namespace) -> int:
         seed=args.seed,
         tile=args.tile,
         precision=args.precision,
+        color_fix=args.color_fix,
         save_trace=args.save_trace,
         max_pixels=args.max_pixels or images.MAX_PIXELS,
         quality=args.quality,

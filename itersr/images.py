@@ -57,6 +57,7 @@ _EXIF_KEPT = (270, 271, 272, 282, 283, 296, 305, 306, 315, 33432)
 _EXIF_FOLDERS = {0x8769: (0xA002, 0xA003, 0xA005), 0x8825: ()}  # Exif (without pixel sizes), GPS
 _ORIENTATION = 0x0112
 _LUMA = (0.299, 0.587, 0.114)
+_TOP = {"uint8": 255, "uint16": 65535}  # what 1.0 is in each; floating point is itself
 
 
 class ImageError(Exception):
@@ -266,29 +267,25 @@ def _decode(data: bytes, image: Any) -> Photo:
     if pixels is None:
         image, profile = _plain_mode(image, profile, notes)
         pixels = np.asarray(image)
-    pixels = pixels if pixels.ndim == 3 else pixels[..., None]
+    photo = _photo(pixels, turn)
+    icc = profile if _profile_fits(profile, photo.meta.grey) else None
+    meta = replace(photo.meta, format=source_format, mode=source_mode, icc=icc, exif=exif, notes=tuple(notes))
+    return replace(photo, meta=meta)
+
+
+def _photo(pixels: np.ndarray, turn: int = 1) -> Photo:
+    """The `Photo` of (H, W) or (H, W, 1 to 4) pixels as Pillow gives them; ValueError for values out of range."""
     if pixels.dtype == np.float32:  # F: floating point TIFF
-        if not (np.isfinite(pixels).all() and pixels.min() >= 0 and pixels.max() <= 1):
-            raise ValueError("floating point values outside [0, 1]")
+        _check_values("float32", pixels.shape, True, (), pixels, "image of mode F")
     elif pixels.dtype == np.int32:  # I: how older Pillow versions give 16 bit grey
         if pixels.min() < 0 or pixels.max() > 65535:
-            raise ValueError("32 bit values outside [0, 65535]")
+            raise ValueError(f"image of mode I holds {pixels.min()} to {pixels.max()}, needed [0, 65535]")
         pixels = pixels.astype(np.uint16)
-
-    channels = _turned(_chw(pixels), turn)
+    channels = _turned(_chw(pixels if pixels.ndim == 3 else pixels[..., None]), turn)
     grey = channels.shape[0] < 3
     alpha = channels[-1:].clone() if channels.shape[0] in (2, 4) else None
     rgb = channels[:1].repeat(3, 1, 1) if grey else channels[:3].contiguous()
-    meta = Meta(
-        format=source_format,
-        mode=source_mode,
-        bits=8 if pixels.dtype == np.uint8 else 16,
-        grey=grey,
-        icc=profile if _profile_fits(profile, grey) else None,
-        exif=exif,
-        notes=tuple(notes),
-    )
-    return Photo(rgb, alpha, meta)
+    return Photo(rgb, alpha, Meta(bits=8 if pixels.dtype == np.uint8 else 16, grey=grey))
 
 
 def _is_deep(data: bytes, image: Any) -> bool:
@@ -411,8 +408,8 @@ def _turned(x: Tensor, orientation: int) -> Tensor:
 
 def _chw(pixels: np.ndarray) -> Tensor:
     """(H, W, C) uint8, uint16 or float -> (C, H, W) float32 in [0, 1]."""
-    top = {"uint8": 255, "uint16": 65535}.get(pixels.dtype.name, 1)
-    return torch.from_numpy(pixels.astype(np.float32) / np.float32(top)).permute(2, 0, 1).contiguous()
+    top = np.float32(_TOP.get(pixels.dtype.name, 1))
+    return torch.from_numpy(pixels.astype(np.float32) / top).permute(2, 0, 1).contiguous()
 
 
 # ------------------------------------------------------------------------------------------------------------ write
@@ -497,24 +494,20 @@ def _umask() -> int:
 
 
 def _encode(photo: Photo, file_format: str, handle: IO[bytes], quality: int) -> None:
-    rgb, alpha, meta = photo.tensor.detach().cpu().float().clamp(0, 1), photo.alpha, photo.meta
+    rgb, alpha, meta = photo.tensor, photo.alpha, photo.meta
     if alpha is not None and file_format not in _ALPHA_FORMATS:
         log.warning("%s has no alpha: the picture is laid on white", file_format)
-        rgb = rgb * alpha.cpu() + (1 - alpha.cpu())
+        rgb = rgb.clamp(0, 1) * alpha + (1 - alpha)
         alpha = None
     # Pillow opens no 16 bit grey TIFF with alpha: such a picture is written as RGBA
     grey = meta.grey and not (file_format == "TIFF" and meta.bits == 16 and alpha is not None)
-    channels = [luma(rgb) if grey else rgb] + ([alpha.cpu().float().clamp(0, 1)] if alpha is not None else [])
-    values = torch.cat(channels).permute(1, 2, 0).numpy()
     icc = meta.icc if _profile_fits(meta.icc, grey) else None
-    if meta.bits == 16 and file_format in _DEEP_FORMATS:
-        deep = np.ascontiguousarray((values * 65535 + 0.5).astype(np.uint16))
-        if file_format == "PNG":
-            _write_png16(handle, deep, icc, meta.exif)
-        else:
-            _write_tiff16(handle, deep, icc)
-        return
-    pixels = (values * 255 + 0.5).astype(np.uint8)
+    deep = meta.bits == 16 and file_format in _DEEP_FORMATS
+    pixels = _hwc(rgb, alpha, grey, np.uint16 if deep else np.uint8)
+    if deep and file_format == "PNG":
+        return _write_png16(handle, pixels, icc, meta.exif)
+    if deep:
+        return _write_tiff16(handle, pixels, icc)
     image = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
     if file_format == "WEBP" and image.mode.startswith("L"):
         image = image.convert("RGBA" if image.mode == "LA" else "RGB")  # the format knows no grey
@@ -533,16 +526,17 @@ def _encode(photo: Photo, file_format: str, handle: IO[bytes], quality: int) -> 
     image.save(handle, format=file_format, **options)
 
 
-def _write_png(handle: IO[bytes], header: bytes, body: bytes, **chunks: bytes) -> None:
-    def chunk(name: bytes, content: bytes) -> None:
-        handle.write(struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content)))
-
-    handle.write(b"\x89PNG\r\n\x1a\n")
-    chunk(b"IHDR", header)
-    for name, content in chunks.items():
-        chunk(name.encode(), content)
-    chunk(b"IDAT", body)
-    chunk(b"IEND", b"")
+def _hwc(rgb: Tensor, alpha: Tensor | None, grey: bool, dtype: Any) -> np.ndarray:
+    """(3, H, W), and (1, H, W) or None -> (H, W, C) of `dtype`, clipped; in strips: copies of a large picture take room."""
+    out = np.empty((*rgb.shape[-2:], (1 if grey else 3) + (alpha is not None)), dtype)
+    top = _TOP.get(out.dtype.name)
+    for start in range(0, len(out), 256):
+        rows = slice(start, start + 256)
+        strip = rgb[:, rows].detach().cpu().float().clamp(0, 1)
+        parts = [luma(strip) if grey else strip] + ([] if alpha is None else [alpha[:, rows].cpu().float().clamp(0, 1)])
+        values = torch.cat(parts).permute(1, 2, 0).numpy()
+        out[rows] = values if top is None else values * top + 0.5
+    return out
 
 
 def _write_png16(handle: IO[bytes], pixels: np.ndarray, icc: bytes | None, exif: bytes | None) -> None:
@@ -550,16 +544,18 @@ def _write_png16(handle: IO[bytes], pixels: np.ndarray, icc: bytes | None, exif:
     height, width, channels = pixels.shape
     colour = {1: 0, 2: 4, 3: 2, 4: 6}[channels]
     rows = pixels.astype(">u2").view(np.uint8).reshape(height, -1)
-    # Each row begins with its filter: 2 = "Up", the difference to the row above (bytes, modulo 256), which deflates
-    # well.
+    # Each row begins with its filter: 2 = "Up", the difference to the row above (bytes, modulo 256), which deflates well.
     lines = np.full((height, 1 + rows.shape[1]), 2, dtype=np.uint8)
     lines[0, 1:] = rows[0]
     np.subtract(rows[1:], rows[:-1], out=lines[1:, 1:])
-    chunks = {} if icc is None else {"iCCP": b"ICC profile\0\0" + zlib.compress(icc)}
+    chunks = [(b"IHDR", struct.pack(">IIBBBBB", width, height, 16, colour, 0, 0, 0))]
+    if icc is not None:
+        chunks.append((b"iCCP", b"ICC profile\0\0" + zlib.compress(icc)))
     if exif is not None:
-        chunks["eXIf"] = exif.removeprefix(b"Exif\0\0")
-    header = struct.pack(">IIBBBBB", width, height, 16, colour, 0, 0, 0)
-    _write_png(handle, header, zlib.compress(lines.tobytes(), 6), **chunks)
+        chunks.append((b"eXIf", exif.removeprefix(b"Exif\0\0")))
+    handle.write(b"\x89PNG\r\n\x1a\n")
+    for name, content in [*chunks, (b"IDAT", zlib.compress(lines.data, 6)), (b"IEND", b"")]:
+        handle.write(struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content)))
 
 
 def _write_tiff16(handle: IO[bytes], pixels: np.ndarray, icc: bytes | None) -> None:
@@ -635,18 +631,8 @@ def _from_pil(image: Any) -> Photo:
     if 0 in image.size:
         raise ValueError(f"image has the size {image.size}, needed at least one pixel")
     plain, _ = _plain_mode(image, image.info.get("icc_profile"), [])
-    pixels = np.asarray(plain)
-    if pixels.dtype == np.int32:
-        if pixels.min() < 0 or pixels.max() > 65535:
-            raise ValueError(f"image of mode I holds {pixels.min()} to {pixels.max()}, needed [0, 65535]")
-        pixels = pixels.astype(np.uint16)
-    elif pixels.dtype == np.float32:
-        _check_values("float32", pixels.shape, True, (), pixels, "image of mode F")
-    x = _chw(pixels if pixels.ndim == 3 else pixels[..., None])
-    grey = x.shape[0] < 3
-    alpha = x[-1:] if x.shape[0] in (2, 4) else None
-    bits = 8 if pixels.dtype == np.uint8 else 16
-    return Photo(x[:1].repeat(3, 1, 1) if grey else x[:3], alpha, Meta(mode=image.mode, bits=bits, grey=grey))
+    photo = _photo(np.asarray(plain))
+    return replace(photo, meta=replace(photo.meta, mode=image.mode))
 
 
 def like(x: Any, tensor: Tensor) -> Any:
@@ -661,28 +647,23 @@ def like(x: Any, tensor: Tensor) -> Any:
     """
     if tensor.ndim != 4 or tensor.shape[1] != 3:
         raise ValueError(f"tensor has the shape {tuple(tensor.shape)}, needed (B, 3, H, W)")
-    y = tensor.detach().clamp(0, 1)
     if isinstance(x, Tensor):
+        y = tensor.detach().clamp(0, 1)
         y = (luma(y) if x.shape[-3] == 1 else y).to(x.device)
         y = (y * 255).round().to(x.dtype) if not x.is_floating_point() else y.to(x.dtype)
         return y if x.ndim == 4 else _single(y)
-    y = _single(y).float().cpu()
+    y = _single(tensor.detach()).float().cpu()
     if isinstance(x, Photo):
-        return x.upscaled(y)
+        return x.upscaled(y.clamp(0, 1))
     if isinstance(x, np.ndarray):
-        y = luma(y) if x.ndim == 2 or x.shape[2] == 1 else y
-        if x.ndim == 3 and x.shape[2] == 4:
-            y = torch.cat([y, resize(_chw(x[..., 3:]), y.shape[-2:])])
-        values = y.permute(1, 2, 0).numpy()
-        top = {"uint8": 255, "uint16": 65535}.get(x.dtype.name)
-        values = values.astype(x.dtype) if top is None else (values * top + 0.5).astype(x.dtype)
-        return values[..., 0] if x.ndim == 2 else np.ascontiguousarray(values)
+        grey = x.ndim == 2 or x.shape[2] == 1
+        alpha = resize(_chw(x[..., 3:]), y.shape[-2:]) if x.ndim == 3 and x.shape[2] == 4 else None
+        values = _hwc(y, alpha, grey, x.dtype)
+        return values[..., 0] if x.ndim == 2 else values
     photo = _from_pil(x).upscaled(y)
     if photo.meta.bits == 16:  # I;16, I, F: grey, one channel
-        grey = luma(y)[0].numpy()
-        return Image.fromarray(grey) if x.mode == "F" else Image.fromarray((grey * 65535 + 0.5).astype(np.uint16))
-    channels = [luma(y) if photo.meta.grey else y] + ([photo.alpha] if photo.alpha is not None else [])
-    values = (torch.cat(channels).permute(1, 2, 0).numpy() * 255 + 0.5).astype(np.uint8)
+        return Image.fromarray(_hwc(y, None, True, np.float32 if x.mode == "F" else np.uint16)[..., 0])
+    values = _hwc(y, photo.alpha, photo.meta.grey, np.uint8)
     image = Image.fromarray(values[..., 0] if values.shape[2] == 1 else values)
     profile = x.info.get("icc_profile")
     if profile is not None and _profile_fits(profile, photo.meta.grey):

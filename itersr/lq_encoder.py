@@ -33,8 +33,12 @@ class LQEncoder(nn.Module):
         self.swin = SwinLayers(config.swin.width, config.swin)
         self.head = nn.Conv2d(config.swin.width, codes, 1)
 
-    def forward(self, lq: Tensor) -> Tensor:
+    def features(self, lq: Tensor) -> Tensor:
+        """(B, Swin width, H/2ⁿ, W/2ⁿ): all but the last 1×1 convolution. Often fewer numbers than the logits that it makes."""
         x = self.conv_in(lq.to(self.conv_in.weight.dtype))
         for stage in self.stages:
             x = stage(x)
-        return self.head(self.swin(self.project(x)))
+        return self.swin(self.project(x))
+
+    def forward(self, lq: Tensor) -> Tensor:
+        return self.head(self.features(lq))

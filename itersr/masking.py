@@ -63,25 +63,26 @@ def halton(score: Tensor, noise: Tensor, time: float) -> Tensor:
     return -halton_rank(*score.shape[-2:]).to(score.device).expand(score.shape).double()
 
 
+def radical_inverse(i: Tensor, base: int) -> Tensor:
+    """The digits of whole numbers i ≥ 0 in `base`, mirrored behind the point: 6 = 110₂ gives 0.011₂. In [0, 1), float64."""
+    value, digit = torch.zeros(i.shape, dtype=torch.float64), 1.0 / base
+    while i.any():
+        value += digit * (i % base)
+        i, digit = i // base, digit / base
+    return value
+
+
 @lru_cache(maxsize=8)
 def halton_rank(h: int, w: int) -> Tensor:
     """(h, w) ranks: when the Halton sequence (base 2 down, base 3 across) first visits each place."""
-    def radical_inverse(i: int, base: int) -> float:
-        value, digit = 0.0, 1.0 / base
-        while i:
-            value += digit * (i % base)
-            i, digit = i // base, digit / base
-        return value
-
-    rank = torch.full((h, w), -1, dtype=torch.long)
-    i = visited = 0
-    while visited < h * w:
-        i += 1
-        y, x = int(radical_inverse(i, 2) * h), int(radical_inverse(i, 3) * w)
-        if rank[y, x] < 0:
-            rank[y, x] = visited
-            visited += 1
-    return rank
+    first = torch.full((h * w,), torch.iinfo(torch.long).max)
+    done = 0
+    while (first > done).any():  # in chunks, until every place has been visited
+        i = torch.arange(done, done + min(max(done, h * w), 1 << 20)) + 1
+        place = (radical_inverse(i, 2) * h).long() * w + (radical_inverse(i, 3) * w).long()
+        first.scatter_reduce_(0, place, i, "amin")
+        done = int(i[-1])
+    return first.argsort().argsort().view(h, w)
 
 
 # name → (what is scored: φ_e's log-probability of "good", φ_r's log-confidence, or nothing; how a score becomes merit)

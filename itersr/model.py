@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,12 +12,25 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from itersr import published, weights
+from itersr import published, tiling, weights
 from itersr.config import Tier
 from itersr.lq_encoder import LQEncoder
-from itersr.sampling import EvaluatorFn, ProposeFn, Restored, Sampler, Step, preset_named, proposer, restore
+from itersr.sampling import (
+    EvaluatorFn,
+    ProposeFn,
+    Restored,
+    Sampler,
+    Step,
+    categorical,
+    preset_named,
+    proposer,
+    restore,
+)
 from itersr.token_nets import Evaluator, Refiner
 from itersr.vqgan import VQGAN
+
+BLENDED_OVERLAP = 16
+"""Tokens by which a tile goes beyond its border where no halo makes it exact (`paper`), and neighbours are cross-faded."""
 
 
 def pick_device(device: str | torch.device = "auto") -> torch.device:
@@ -30,6 +44,8 @@ def one_by_one(network: Callable[..., Tensor], *inputs: Tensor | None) -> Tensor
     """Run a network on each image of a batch alone: a batch must give its singles to the bit, and the sums inside a
     matrix product depend on how many rows it has."""
     count = len(next(x for x in inputs if x is not None))
+    if count == 1:
+        return network(*inputs)
     return torch.cat([network(*(None if x is None else x[i : i + 1] for x in inputs)) for i in range(count)])
 
 
@@ -48,7 +64,12 @@ class Trace:
         return self.restored.start
 
     def at(self, index: int) -> Tensor:
-        """The picture after step `index` (0: S_l decoded, −1: the result), for images that took part in all steps."""
+        """The picture after step `index` (0: S_l decoded, −1: the result), for images that took part in all steps.
+
+        ValueError where the steps were not kept (`keep_steps=False`).
+        """
+        if not self.restored.steps and not torch.equal(self.restored.tokens, self.restored.condition):
+            raise ValueError("this restoration forgot its steps: restore with keep_steps=True")
         maps = [self.restored.condition, *(s.tokens for s in self.restored.steps)]
         return self.decode(maps[index])
 
@@ -114,12 +135,17 @@ class ITER(nn.Module):
     def device(self) -> torch.device:
         return self.vqgan.codebook.embedding.weight.device
 
+    @property
+    def cell(self) -> int:
+        """LQ pixels that a token covers along a side."""
+        return 2**self.tier.halvings
+
     def pad(self, lq: Tensor) -> Tensor:
         """Mirror an LQ image (B, 3, H, W) at its right and bottom until its token grid is whole windows, and no further.
 
         In `paper`, GroupNorm and the gate average over the whole padded picture: what is mirrored in weighs a bit everywhere.
         """
-        unit = self.tier.lq_encoder.swin.window * 2**self.tier.halvings
+        unit = self.tier.lq_encoder.swin.window * self.cell
         for dim in (-1, -2):  # one axis at a time, in as many mirrors as a very small picture needs
             while missing := -lq.shape[dim] % unit:
                 add = min(missing, lq.shape[dim])
@@ -131,8 +157,10 @@ class ITER(nn.Module):
         """log p_l(token | LQ) of every place, (B, codes, h, w) in float32: E_l's answer before any argmax."""
         return one_by_one(self.lq_encoder, lq).float().log_softmax(1)
 
-    def functions(self, evidence: Tensor) -> tuple[Callable[..., Tensor], EvaluatorFn]:
-        """φ_r and φ_e as Alg. 2 calls them, for images whose E_l log-posterior is `evidence` (batch of one)."""
+    def functions(self, evidence: Tensor | None) -> tuple[Callable[..., Tensor], EvaluatorFn]:
+        """φ_r and φ_e as Alg. 2 calls them, for images whose E_l log-posterior is `evidence` (batch of one).
+
+        None will do for networks that do not read it (`posterior=False`)."""
         def refine(tokens: Tensor, keep: Tensor, condition: Tensor, condition_keep: Tensor) -> Tensor:
             return self.refiner(tokens, keep, condition, condition_keep,
                                 evidence if self.tier.refiner.posterior else None)
@@ -143,15 +171,111 @@ class ITER(nn.Module):
 
         return refine, judge
 
+    def tile_for(self, size: tuple[int, int], tile: int | None = None) -> int:
+        """The side of a tile in LQ pixels for a picture of `size` (height, width), 0 for one piece.
+
+        tile: what is asked for; None chooses: one piece up to a size whose largest map in D_H has 25 million numbers (216×216
+        at `tiny`), tiles of that size beyond, which need about a gigabyte. Four times as many on a GPU, and where tiles are
+        not exact (`paper`), so that larger ones are nearer to the whole. Raises ValueError for a negative tile.
+        """
+        unit = self.tier.lq_encoder.swin.window * self.cell
+        if tile is None:
+            numbers = 25_000_000 * (1 if tiling.is_local(self.tier) and self.device.type == "cpu" else 4)
+            side = math.isqrt(numbers // self.tier.vqgan.width) // self.tier.scale
+            tile = side // unit * unit
+            return 0 if size[0] * size[1] <= tile**2 else tile
+        if tile < 0:
+            raise ValueError(f"tile = {tile}: must be a number of LQ pixels, or 0 for one piece")
+        tile = max(unit, tile // unit * unit) if tile else 0
+        return 0 if max(size) <= tile else tile
+
+    def in_tiles(self, image: Tensor, tile: int) -> tuple[Tensor, ProposeFn, EvaluatorFn]:
+        """S_l of a padded LQ image (1, 3, H, W), and φ_r and φ_e for all of it, each computed in tiles of `tile` LQ pixels.
+
+        What is kept for the whole picture is E_l's features, if φ_r or φ_e read its posterior: they are fewer numbers than the
+        posterior, which one 1×1 convolution makes of them anew for every tile.
+        """
+        h, w = (side // self.cell for side in image.shape[-2:])
+        local, reach, window = tiling.is_local(self.tier), tiling.reach(self.tier), self.tier.lq_encoder.swin.window
+
+        def cut(network: str) -> tuple[tuple[int, int], int, int, int]:
+            return (h, w), tile // self.cell, reach[network] if local else BLENDED_OVERLAP, window
+
+        join = tiling.apply_tiled if local else tiling.blend
+
+        def encode(rows: slice, columns: slice) -> Tensor:
+            part = image[..., tiling.scaled(rows, self.cell), tiling.scaled(columns, self.cell)]
+            return self.lq_encoder.features(part)
+
+        features: Tensor | None = join(encode, *cut("lq_encoder"))
+
+        def evidence(rows: slice, columns: slice) -> Tensor | None:
+            if features is None:
+                return None
+            part = features[..., rows, columns].to(self.lq_encoder.head.weight.dtype)
+            return self.lq_encoder.head(part).float().log_softmax(1)
+
+        s_l = torch.empty((1, h, w), dtype=torch.long, device=image.device)
+        for row, column in tiling.grid((h, w), tile // self.cell, 0, window):
+            s_l[..., row.core, column.core] = evidence(row.core, column.core).argmax(1)  # type: ignore[union-attr]
+        if not (self.tier.refiner.posterior or self.tier.evaluator.posterior):
+            features = None
+
+        def propose(tokens: Tensor, keep: Tensor, condition: Tensor, condition_keep: Tensor, noise: Tensor,
+                    temperature: float) -> tuple[Tensor, Tensor]:
+            def refine(rows: slice, columns: slice) -> Tensor:
+                part = (..., rows, columns)
+                return self.functions(evidence(*part[1:]))[0](tokens[part], keep[part], condition[part], condition_keep[part])
+
+            blended = None if local else tiling.blend(refine, *cut("refiner"))
+            proposal, confidence = torch.empty_like(tokens), torch.empty_like(noise)
+            for row, column in tiling.grid(*cut("refiner")):
+                core = (..., row.core, column.core)
+                if blended is None:  # sampled tile by tile: the logits of a large picture would need more room than all else
+                    logits = refine(row.read, column.read)[..., row.inner, column.inner]
+                else:
+                    logits = blended[core]
+                proposal[core], confidence[core] = categorical(logits, noise[core], temperature)
+            return proposal, confidence
+
+        def judge(tokens: Tensor, condition: Tensor) -> Tensor:
+            def score(rows: slice, columns: slice) -> Tensor:
+                part = (..., rows, columns)
+                return self.functions(evidence(*part[1:]))[1](tokens[part], condition[part])
+
+            return join(score, *cut("evaluator"))
+
+        return s_l, propose, judge
+
+    def decode(self, tokens: Tensor, tile: int = 0) -> Tensor:
+        """The picture (B, 3, f·h, f·w) in [0, 1] of tokens (B, h, w), in tiles of `tile` LQ pixels (0: in one piece)."""
+        local, f = tiling.is_local(self.tier), self.tier.vqgan.factor
+
+        def one(image: Tensor) -> Tensor:
+            def part(rows: slice, columns: slice) -> Tensor:
+                return self.vqgan.decode(image[..., rows, columns]).float().clamp(0, 1)
+
+            h, w = image.shape[-2:]
+            if not tile:
+                return part(slice(0, h), slice(0, w))
+            join, halo = (tiling.apply_tiled, tiling.reach(self.tier)["decoder"]) if local else (tiling.blend, BLENDED_OVERLAP)
+            return join(part, (h, w), tile // self.cell, halo, self.tier.vqgan.swin.window, f)
+
+        return one_by_one(one, tokens)
+
     @torch.no_grad()
     def restore(self, lq: Tensor, sampler: Sampler | None = None, *, seed: int | Sequence[int] = 0,
-                preset: str = "paper", evaluator: EvaluatorFn | None = None, propose: ProposeFn | None = None,
-                **settings: Any) -> Trace:
+                preset: str = "paper", tile: int | None = None, keep_steps: bool = True,
+                evaluator: EvaluatorFn | None = None, propose: ProposeFn | None = None, **settings: Any) -> Trace:
         """Algorithm 2 on LQ images (B, 3, H, W) in [0, 1]; gives a `Trace`.
 
         preset: "paper" (Alg. 2) or "released" (what the authors' code does instead, see `sampling.PRESETS`).
         settings: fields of `Sampler` (steps, alpha, policy, temperature, …) that replace the preset's; or a whole `sampler`.
-        seed: of the first image, the next has the next; or one for each. evaluator, propose: others in place of φ_e and φ_r
+        seed: of the first image, the next has the next; or one for each.
+        tile: every network works in tiles of so many LQ pixels, with one T_s, one k and the same random numbers for the whole
+        picture as in one piece (0); None chooses by size, see `tile_for`. At smoke, tiny and small the result is that of one
+        piece but for the rounding of float32; `paper` is cross-faded.
+        keep_steps=False: forget what came before the result. evaluator, propose: others in place of φ_e and φ_r
         (an oracle, say), for a batch of one. Raises ValueError for a wrong setting or shape.
         """
         if lq.ndim != 4 or lq.shape[1] != 3 or lq.numel() == 0:
@@ -159,27 +283,40 @@ class ITER(nn.Module):
         sampler = sampler or replace(preset_named(preset), **{"steps": self.tier.steps, **settings})
         seeds = [seed + i for i in range(len(lq))] if isinstance(seed, int) else list(seed)
         h, w = lq.shape[-2:]
-        results: list[Restored] = []
-        for image, own in zip(self.pad(lq.to(self.device)), seeds, strict=True):  # each alone: see one_by_one
-            evidence = self.log_posterior(image[None])
-            refine, judge = self.functions(evidence)
-            generator = torch.Generator().manual_seed(own)
-            results.append(restore(evidence.argmax(1), sampler, propose=propose or proposer(refine),
-                                   evaluator=evaluator or judge, generators=[generator]))
+        padded = self.pad(lq.to(self.device))
+        side = self.tile_for((padded.shape[-2], padded.shape[-1]), tile)
+
+        def one(image: Tensor, own: int) -> Restored:  # each alone: see one_by_one
+            if side:
+                s_l, proposed, judge = self.in_tiles(image[None], side)
+            else:
+                posterior = self.log_posterior(image[None])
+                refine, judge = self.functions(posterior)
+                s_l, proposed = posterior.argmax(1), proposer(refine)
+            return restore(s_l, sampler, propose=propose or proposed, evaluator=evaluator or judge,
+                           generators=[torch.Generator().manual_seed(own)], keep_steps=keep_steps)
 
         def decode(tokens: Tensor) -> Tensor:
             s = self.tier.scale
-            return one_by_one(self.vqgan.decode, tokens).float().clamp(0, 1)[..., : s * h, : s * w]
+            return self.decode(tokens, side)[..., : s * h, : s * w]
 
-        merged = _merge(results)
+        merged = _merge([one(image, own) for image, own in zip(padded, seeds, strict=True)])
         return Trace(decode(merged.tokens), merged, sampler, decode)
 
-    def upscale(self, image: Any, *, seed: int = 0, **settings: Any) -> Any:
-        """A picture, `tier.scale` times as large, by Alg. 2: PIL image, H×W×C array or tensor in, the same kind out."""
-        from itersr.images import like, to_tensor
+    def upscale(self, image: Any, *, seed: int = 0, color_fix: str = "wavelet", **settings: Any) -> Any:
+        """A picture, `tier.scale` times as large, by Alg. 2: PIL image, H×W×C array or tensor in, the same kind out.
 
-        tensor = to_tensor(image)
-        return like(image, self.restore(tensor, seed=seed, **settings).image.cpu())
+        color_fix: "wavelet" and "adain" hold the colours to the input's (see `itersr.color`), "none" is Alg. 2 alone.
+        settings: those of `restore` (`tile` among them) and fields of `Sampler`.
+        Raises TypeError and ValueError for what is no picture (`images.to_tensor` tells) and for wrong settings.
+        """
+        from itersr import color, images
+
+        lq = images.to_tensor(image)
+        if color_fix not in color.KINDS:
+            raise ValueError(f"color_fix {color_fix!r}: there are {', '.join(color.KINDS)}")
+        result = self.restore(lq, seed=seed, keep_steps=False, **settings).image.cpu()
+        return images.like(image, color.match(result, lq.cpu(), color_fix))
 
 
 def _merge(results: list[Restored]) -> Restored:

@@ -255,7 +255,7 @@ Converted by itersr from the authors' released files, names mapped, values untou
 - data, training and metrics: theirs, in the paper (Sec. 4); itersr trained nothing here
 - from: `{vqgan_file}` (sha256 {vqgan_hash}) and `{iter_file}` (sha256 {iter_hash})
 - holds: {values:,} values, in {networks}
-- released settings: `model.upscale(image, preset="released")`
+- released settings: `model.upscale(image, preset="released", color_fix="none")`
 """
 
 

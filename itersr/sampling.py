@@ -95,7 +95,7 @@ class Restored:
     start: Tensor  # T_s of each image, (B,)
     condition: Tensor  # S_l
     condition_keep: Tensor  # m_s: the tokens of S_l judged good; all False without an adaptive start
-    steps: tuple[Step, ...]
+    steps: tuple[Step, ...]  # empty when they were not to be kept
 
 
 def categorical(logits: Tensor, noise: Tensor, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
@@ -154,11 +154,12 @@ def step(tokens: Tensor, keep: Tensor, condition: Tensor, condition_keep: Tensor
 
 
 def restore(condition: Tensor, sampler: Sampler, *, propose: ProposeFn, evaluator: EvaluatorFn,
-            generators: Sequence[torch.Generator]) -> Restored:
+            generators: Sequence[torch.Generator], keep_steps: bool = True) -> Restored:
     """Algorithm 2: refine S_l = `condition` (B, h, w), with one random generator for each image.
 
     S_l is judged, which gives T_s for each image (lines 1–6); then t runs from the largest T_s down to 1 and every image
-    joins in at its own T_s. An image whose tokens are all good is answered by S_l itself.
+    joins in at its own T_s. An image whose tokens are all good is answered by S_l itself. keep_steps=False forgets the maps of
+    every step once the next is made (`Restored.steps` is then empty).
     """
     if len(generators) != len(condition):
         raise ValueError(f"{len(generators)} generators for {len(condition)} images: each image needs its own")
@@ -179,5 +180,6 @@ def restore(condition: Tensor, sampler: Sampler, *, propose: ProposeFn, evaluato
         done = step(tokens[at], keep[at], condition[at], good[at], t, sampler,
                     propose=propose, evaluator=evaluator, noise=noise)
         tokens[at], keep[at] = done.tokens, done.keep
-        steps.append(Step(t, active, done.tokens, done.keep, done.score))
+        if keep_steps:
+            steps.append(Step(t, active, done.tokens, done.keep, done.score))
     return Restored(tokens, start, condition, good, tuple(steps))

@@ -2,19 +2,23 @@
 
 A network without a layer that mixes the whole picture gives a place a value that depends on its neighbourhood alone, its
 receptive field. A tile that is computed with a margin (halo) of that width around it is therefore exact inside, and its inner
-part can be put in place as it is: no blending, no seams. Windows of attention, strides and padding count from the origin, so
-tiles begin at multiples of `multiple` (Swin: twice the shift, that is the window; a strided network: its stride as well).
-Where the receptive field is larger than a halo can be, tiles overlap and are `blended` instead.
+part can be put in place as it is: no blending, no seams (`apply_tiled`). Windows of attention and padding count from the
+origin, so tiles begin at multiples of the window; the mask of shifted windows and the zeros of a convolution's padding, which
+belong at the picture's border, also stand at the border of a tile, and the halo covers what they spoil (`reach`).
+Where a layer mixes the whole picture no halo is enough, and tiles overlap and are cross-faded instead (`blend`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from fractions import Fraction
 
 import torch
 from torch import Tensor
+
+from itersr.config import SwinConfig, Tier
+
+Part = Callable[[slice, slice], Tensor]  # the rows and columns to read -> what a network makes of them, (B, C, h, w)
 
 
 @dataclass(frozen=True)
@@ -64,61 +68,96 @@ def grid(size: tuple[int, int], tile: int, overlap: int = 0, multiple: int = 1) 
             yield row, column
 
 
-Factor = int | Fraction
+def scaled(s: slice, factor: int) -> slice:
+    """The same stretch where every place has become `factor` places."""
+    return slice(s.start * factor, s.stop * factor)
 
 
-def scaled(s: slice, factor: Factor) -> slice:
-    """The same stretch where every place has become `factor` places (a Fraction where places are merged)."""
-    return slice(int(s.start * factor), int(s.stop * factor))
+# ------------------------------------------------------------------------------------------------------- how wide a halo
 
 
-def apply_tiled(
-    fn: Callable[[Tensor], Tensor], x: Tensor, tile: int, overlap: int, factor: Factor = 1, multiple: int = 1
-) -> Tensor:
-    """fn(x) tile by tile: (B, C, H, W) -> (B, C', factor·H, factor·W).
+def swin_reach(places: int, config: SwinConfig) -> int:
+    """How many places from a tile's border are spoiled after `SwinLayers`, when `places` of its input are.
 
-    Equal to `fn(x)` when `overlap` covers fn's receptive field, fn pads with what it would see outside the picture only (zeros
-    at the border stay at the border), and windows and strides divide `multiple`. A picture that one tile covers goes through fn
-    as it is. Memory: the result, and fn's needs for one tile of at most (tile + 2·overlap)².
+    A convolution carries a fault one place further. A window that holds one faulty token is faulty as a whole: after a block
+    the faulty stretch ends at a border of its windows, which lie half a side further along in every second block.
+    """
+    side = config.window
+    places += 1
+    for _ in range(config.groups):
+        for block in range(config.depth):
+            shift = side // 2 if block % 2 else 0
+            places = max(shift, shift + -(-(places - shift) // side) * side)
+        places += 1
+    return places + 1
+
+
+def reach(tier: Tier) -> dict[str, int]:
+    """The halo, in tokens, with which a tile of each network is exact: {"lq_encoder", "refiner", "evaluator", "decoder"}."""
+    places = 1  # E_l: a convolution, then in each stage one (of stride 2, perhaps) and two residual blocks of two
+    for i in range(max(tier.halvings, 1)):
+        places = -(-(places + 1) // (2 if i < tier.halvings else 1)) + 4
+    decoder = float(swin_reach(3, tier.vqgan.swin) + 2)  # D_H: conv, block, Swin layers, block; then a finer grid at each level
+    levels = len(tier.vqgan.multipliers)
+    for level in range(levels):
+        upsampled = 0.5 if level < levels - 1 else 1  # a convolution on the next grid; the last convolution on this one
+        decoder += (2 * tier.vqgan.res_blocks + upsampled) / 2**level
+    return {
+        "lq_encoder": swin_reach(places, tier.lq_encoder.swin),
+        "refiner": swin_reach(0, tier.refiner.swin),
+        "evaluator": swin_reach(0, tier.evaluator.swin),
+        "decoder": -int(-decoder // 1),
+    }
+
+
+def is_local(tier: Tier) -> bool:
+    """Whether no layer mixes the whole picture (GroupNorm, the released gate), so that tiles can be exact."""
+    nets = (tier.vqgan, tier.lq_encoder, tier.refiner, tier.evaluator)
+    return not any(net.norm == "group" or net.swin.gate for net in nets)
+
+
+# ------------------------------------------------------------------------------------------------------- putting together
+
+
+def apply_tiled(fn: Part, size: tuple[int, int], tile: int, overlap: int, multiple: int = 1, factor: int = 1) -> Tensor:
+    """What `fn` gives for a picture of `size`, computed tile by tile: (B, C, factor·H, factor·W).
+
+    Equal to `fn(slice(0, H), slice(0, W))` when `overlap` covers fn's receptive field, and windows divide `multiple`.
+    Memory: the result, and fn's needs for one tile of at most (tile + 2·overlap)² places.
 
     Args:
-        fn: a network; gets (B, C, h, w), gives (B, C', factor·h, factor·w).
-        x: what to run it on.
-        tile, overlap, multiple: in places of x, see `tiles`.
-        factor: how many places along a side fn makes of one; Fraction(1, 2) for a network that halves (`multiple` must then
-            be a multiple of 2, and the picture's sides too).
+        fn: gets the rows and columns to read, gives (B, C, factor·rows, factor·columns).
+        size: height and width of the picture, in the places that tile, overlap and multiple count too (see `tiles`).
+        factor: how many places of the result along a side fn makes of one.
 
     Raises:
         ValueError: fn gives another size, and what `tiles` refuses.
     """
-    h, w = x.shape[-2:]
     out: Tensor | None = None
-    for row, column in grid((h, w), tile, overlap, multiple):
-        y = _run(fn, x[..., row.read, column.read], factor)
+    for row, column in grid(size, tile, overlap, multiple):
+        y = _checked(fn(row.read, column.read), row, column, factor)
         if out is None:
-            out = y.new_empty((*y.shape[:-2], int(h * factor), int(w * factor)))
+            out = y.new_empty((*y.shape[:-2], size[0] * factor, size[1] * factor))
         inner = y[..., scaled(row.inner, factor), scaled(column.inner, factor)]
         out[..., scaled(row.core, factor), scaled(column.core, factor)] = inner
     assert out is not None  # there is at least one tile
     return out
 
 
-def _run(fn: Callable[[Tensor], Tensor], part: Tensor, factor: Factor) -> Tensor:
-    y = fn(part)
-    wanted = (part.shape[-2] * factor, part.shape[-1] * factor)
-    if tuple(y.shape[-2:]) != wanted:
-        sizes = f"{tuple(y.shape[-2:])} of a tile {tuple(part.shape[-2:])}, needed ({wanted[0]}, {wanted[1]})"
-        raise ValueError(f"fn made {sizes}")
+def _checked(y: Tensor, row: Tile, column: Tile, factor: int) -> Tensor:
+    h, w = (t.read.stop - t.read.start for t in (row, column))
+    if tuple(y.shape[-2:]) != (h * factor, w * factor):
+        raise ValueError(f"fn made {tuple(y.shape[-2:])} of a tile {(h, w)}, needed {(h * factor, w * factor)}")
     return y
 
 
-def ramp(tile: Tile, length: int, factor: Factor = 1) -> Tensor:
+def ramp(tile: Tile, length: int, factor: int = 1) -> Tensor:
     """Blending weights of one tile along one axis, (read length · factor,): 1 inside, falling to 0 over the overlaps.
 
     Two neighbours' ramps, as `tiles` cuts them, are symmetric about their common border, so that they add up to 1 on it; at the
     ends of the axis there is nothing to blend with and the weight stays 1.
     """
-    size = int((tile.read.stop - tile.read.start) * factor)
+    size = (tile.read.stop - tile.read.start) * factor
     places = torch.arange(size, dtype=torch.float32) + 0.5
     weight = torch.ones(size)
     before, after = tile.core.start - tile.read.start, tile.read.stop - tile.core.stop
@@ -129,23 +168,20 @@ def ramp(tile: Tile, length: int, factor: Factor = 1) -> Tensor:
     return weight
 
 
-def blend(
-    fn: Callable[[Tensor], Tensor], x: Tensor, tile: int, overlap: int, factor: Factor = 1, multiple: int = 1
-) -> Tensor:
-    """fn(x) tile by tile where no halo can make tiles exact: neighbours are cross-faded over their overlap.
+def blend(fn: Part, size: tuple[int, int], tile: int, overlap: int, multiple: int = 1, factor: int = 1) -> Tensor:
+    """What `fn` gives for a picture of `size`, where no halo makes tiles exact: neighbours are cross-faded.
 
-    Arguments, result and errors as for `apply_tiled`; constant pictures stay constant, and without overlap it is the same.
+    Arguments and errors as for `apply_tiled`, the result in float32; constant pictures stay constant.
     """
-    h, w = x.shape[-2:]
     total: Tensor | None = None
-    weights = torch.zeros(int(h * factor), int(w * factor))
-    for row, column in grid((h, w), tile, overlap, multiple):
-        y = _run(fn, x[..., row.read, column.read], factor)
+    weights = torch.zeros(size[0] * factor, size[1] * factor)
+    for row, column in grid(size, tile, overlap, multiple):
+        y = _checked(fn(row.read, column.read), row, column, factor)
         if total is None:
-            total = y.new_zeros((*y.shape[:-2], int(h * factor), int(w * factor)), dtype=torch.float32)
-        weight = ramp(row, h, factor)[:, None] * ramp(column, w, factor)[None, :]
+            total = y.new_zeros((*y.shape[:-2], *weights.shape), dtype=torch.float32)
+        weight = ramp(row, size[0], factor)[:, None] * ramp(column, size[1], factor)[None, :]
         place = (scaled(row.read, factor), scaled(column.read, factor))
         total[..., place[0], place[1]] += y.float() * weight.to(y.device)
         weights[place[0], place[1]] += weight
     assert total is not None
-    return total / weights.to(total.device)
+    return total.div_(weights.to(total.device))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -129,7 +130,7 @@ def test_other_scales_are_reached_by_resizing(
 def test_settings_and_seed_reach_the_model(tmp_path: Path, model: Bicubic) -> None:
     path = picture(tmp_path / "x.png")
     upscale_files(lambda: model, [path], tmp_path / "y.png", Options(seed=7, tile=64, settings={"alpha": 0.3, "steps": 2}))
-    assert model.calls == [{"seed": 7, "alpha": 0.3, "steps": 2, "tile": 64}]
+    assert model.calls == [{"seed": 7, "alpha": 0.3, "steps": 2, "tile": 64, "color_fix": "wavelet"}]
 
 
 # ---------------------------------------------------------------------------------------------------------------- names
@@ -282,6 +283,17 @@ def test_an_unwritable_folder_is_named(tmp_path: Path, model: Bicubic) -> None:
     assert "may not be written to" in failures[0].message and not failures[0].usage
 
 
+def test_a_folder_that_refuses_is_named(tmp_path: Path, model: Bicubic, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What root, who may write everywhere, cannot try out."""
+    def refused(**_: Any) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    path = picture(tmp_path / "x.png")
+    monkeypatch.setattr(images.tempfile, "mkstemp", refused)
+    failures = upscale_files(lambda: model, [path], tmp_path / "out")
+    assert "may not be written to" in failures[0].message and not failures[0].usage and files(tmp_path / "out") == []
+
+
 def test_a_full_disk_is_named_and_leaves_nothing(tmp_path: Path, model: Bicubic, monkeypatch: pytest.MonkeyPatch) -> None:
     path = picture(tmp_path / "x.png")
 
@@ -291,6 +303,133 @@ def test_a_full_disk_is_named_and_leaves_nothing(tmp_path: Path, model: Bicubic,
     monkeypatch.setattr(images.os, "fsync", full)
     failures = upscale_files(lambda: model, [path], tmp_path / "out")
     assert "no space left" in failures[0].message and not failures[0].usage and files(tmp_path / "out") == []
+
+
+@pytest.mark.skipif(os.name != "posix", reason="limits of POSIX")
+def test_a_disk_that_ends_in_the_middle_of_a_file(tmp_path: Path) -> None:
+    """For real: the process may write 20 kB a file, the result needs more. Nothing stays, the smaller picture is done."""
+    code = """
+import resource, sys
+resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+from tests.test_upscale import Bicubic
+from itersr import cli
+cli._model = lambda args: Bicubic()
+sys.exit(cli.main(sys.argv[1:]))
+"""
+    paths = [picture(tmp_path / "big.png", size=(60, 60)), picture(tmp_path / "small.png", size=(5, 5))]
+    command = [sys.executable, "-c", code, "upscale", *map(str, paths), "-o", str(tmp_path / "out")]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=120)
+    assert done.returncode == 1 and len(done.stderr.splitlines()) == 1 and "big_out.png: cannot be written" in done.stderr
+    assert files(tmp_path / "out") == ["small_out.png"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
+def test_ctrl_c_in_a_running_process(tmp_path: Path) -> None:
+    code = """
+import sys, time
+from tests.test_upscale import Bicubic
+from itersr import cli, images
+cli._model = lambda args: Bicubic()
+encode = images._encode
+def slow(photo, file_format, handle, quality):
+    handle.write(b"half a picture")
+    handle.flush()
+    print("writing", file=sys.stderr, flush=True)
+    time.sleep(60)
+images._encode = slow
+sys.exit(cli.main(sys.argv[1:]))
+"""
+    command = [sys.executable, "-c", code, "upscale", str(picture(tmp_path / "x.png")), "-o", str(tmp_path / "out")]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    assert process.stderr is not None and process.stderr.readline() == "writing\n"
+    process.send_signal(signal.SIGINT)
+    assert process.stderr.read() == "itersr: stopped\n" and process.wait(30) == 130
+    assert files(tmp_path / "out") == []
+
+
+# ------------------------------------------------------------------------------------------------------ the model itself
+
+
+@pytest.fixture(scope="module")
+def smoke() -> Any:
+    from itersr.model import ITER
+
+    return ITER.from_pretrained("smoke", device="cpu")
+
+
+@pytest.mark.parametrize(("h", "w"), [(1, 1), (1, 5000), (5, 3)])
+def test_the_model_takes_any_size(smoke: Any, h: int, w: int) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (h, w, 3), dtype=np.uint8)
+    result = smoke.upscale(image, steps=1)
+    assert result.shape == (4 * h, 4 * w, 3) and result.dtype == np.uint8
+
+
+def test_every_kind_of_picture_comes_back_from_the_model_as_it_came(smoke: Any) -> None:
+    rgba = np.random.default_rng(0).integers(0, 256, (8, 12, 4), dtype=np.uint8)
+    plain = smoke.upscale(rgba[..., :3], steps=1)
+    assert plain.shape == (32, 48, 3)
+    for x in (Image.fromarray(rgba), rgba, torch.from_numpy(rgba[..., :3].copy()).permute(2, 0, 1), rgba[..., :3] / 255.0):
+        y = smoke.upscale(x, steps=1)
+        assert type(y) is type(x) or (isinstance(x, Image.Image) and isinstance(y, Image.Image) and y.mode == x.mode)
+        values = np.asarray(y.permute(1, 2, 0) if isinstance(y, Tensor) else y).astype(np.float64)[..., :3]
+        assert np.abs(values * (255 if values.max() <= 1 else 1) - plain).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("x", "settings", "error", "said"),
+    [
+        (torch.full((3, 8, 8), float("nan")), {}, ValueError, "NaN"),
+        (torch.zeros(3, 8, 8, dtype=torch.int64), {}, ValueError, "dtype int64, needed uint8"),
+        (np.full((8, 8, 3), 200.0), {}, ValueError, "divide by 255"),
+        (np.zeros((8, 0, 3)), {}, ValueError, "at least one pixel"),
+        ("photo.png", {}, TypeError, "is a str, needed a PIL image"),
+        (torch.zeros(3, 8, 8), {"color_fix": "x"}, ValueError, "there are none, wavelet, adain"),
+        (torch.zeros(3, 8, 8), {"tile": -1}, ValueError, "tile = -1"),
+        (torch.zeros(3, 8, 8), {"alpha": 2}, ValueError, "alpha = 2"),
+    ],
+)
+def test_the_model_names_what_it_cannot_use(
+    smoke: Any, x: Any, settings: dict[str, Any], error: type[Exception], said: str
+) -> None:
+    with pytest.raises(error, match=said):
+        smoke.upscale(x, **settings)
+
+
+def test_color_fix_and_precision_reach_the_result(tmp_path: Path, smoke: Any) -> None:
+    from itersr import color
+    from itersr.model import ITER
+
+    path = picture(tmp_path / "x.png", size=(24, 16))
+    enlarged = F.interpolate(images.read(path).tensor[None], scale_factor=4)
+    made = {}
+    for name, options in {
+        "plain": Options(color_fix="none"), "fixed": Options(), "traced": Options(save_trace=True),
+        "half": Options(precision="bf16"),
+    }.items():  # fmt: skip
+        model = ITER(smoke.tier)
+        model.load_state_dict(smoke.state_dict())
+        assert upscale_files(lambda: model.ready("cpu"), [path], tmp_path / f"{name}.png", options) == []  # noqa: B023
+        assert {p.dtype for p in model.parameters()} == {torch.bfloat16 if name == "half" else torch.float32}
+        made[name] = images.read(tmp_path / f"{name}.png").tensor[None]
+    assert torch.equal(made["fixed"], made["traced"]) and not torch.equal(made["fixed"], made["plain"])
+    assert not torch.equal(made["half"], made["fixed"])
+    assert color.drift(made["fixed"], enlarged, 16) < color.drift(made["plain"], enlarged, 16)
+    with pytest.raises(UsageError, match="precision 'fp8'"):
+        upscale_files(lambda: smoke, [path], tmp_path / "y.png", Options(precision="fp8"))
+
+
+def test_every_option_of_the_command_reaches_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, loaded = Bicubic(), []
+    monkeypatch.setattr(cli, "_model", lambda args: loaded.append(args.device) or model)
+    path = picture(tmp_path / "x.png")
+    options = "--steps 3 --alpha 0.25 --policy topk --schedule linear --temperature 0.5 --seed 9 --tile 64 --preset released"
+    options += " --scale 2 --suffix x2 --ext jpg --device cpu --color-fix adain"
+    assert cli.main(["upscale", str(path), "-o", str(tmp_path / "out"), *options.split()]) == 0
+    assert model.calls == [{
+        "seed": 9, "steps": 3, "alpha": 0.25, "policy": "topk", "schedule": "linear", "temperature": 0.5, "preset": "released",
+        "tile": 64, "color_fix": "adain",
+    }]  # fmt: skip
+    assert loaded == ["cpu"] and Image.open(tmp_path / "out" / "x_x2.jpg").size == (40, 32)
 
 
 # ---------------------------------------------------------------------------------------------------------------- trace
@@ -303,7 +442,7 @@ def test_the_trace_shows_every_step(tmp_path: Path) -> None:
     torch.manual_seed(0)
     iter_ = ITER(tier("smoke")).eval().requires_grad_(False)
     path = picture(tmp_path / "x.png", size=(21, 18))
-    options = Options(save_trace=True, settings={"steps": 3, "alpha": 1.0})
+    options = Options(save_trace=True, color_fix="none", settings={"steps": 3, "alpha": 1.0})
     assert upscale_files(lambda: iter_, [path], tmp_path / "out", options) == []
     made = files(tmp_path / "out")
     steps = ["t3", "t2", "t1"]
@@ -375,8 +514,8 @@ def mutated(data: bytes, rng: random.Random) -> bytes:
 
 
 def test_mutated_files_give_a_picture_or_one_line(tmp_path: Path, model: Bicubic) -> None:
-    """200 files by default; ITERSR_FUZZ=2000 feeds 2,000 (another seed with ITERSR_FUZZ_SEED)."""
-    count, seed = int(os.environ.get("ITERSR_FUZZ", "200")), int(os.environ.get("ITERSR_FUZZ_SEED", "0"))
+    """2,000 files; ITERSR_FUZZ gives another number, ITERSR_FUZZ_SEED other files."""
+    count, seed = int(os.environ.get("ITERSR_FUZZ", "2000")), int(os.environ.get("ITERSR_FUZZ_SEED", "0"))
     rng, kinds = random.Random(seed), seeds()
     suffixes = ["png", "jpg", "webp", "tif", "bmp", "gif"]
     good = bad = 0
@@ -435,8 +574,9 @@ def test_help_needs_no_torch() -> None:
 def test_choices_are_those_of_the_package() -> None:
     from typing import get_args
 
-    from itersr import config, masking
+    from itersr import color, config, masking
 
+    assert cli.COLOR_FIXES == color.KINDS
     assert cli.TIERS == tuple(config.TIERS) and cli.POLICIES == tuple(masking.POLICIES)
     assert cli.SCHEDULES == get_args(config.GammaKind)
 
@@ -464,7 +604,7 @@ def test_bad_input_is_one_line_and_code_2(
         (["--alpha", "2"], "alpha = 2.0"),
         (["--steps", "0"], "steps = 0"),
         (["--scale", "0"], "--scale 0"),
-        (["--tile", "0"], "--tile 0"),
+        (["--tile", "-1"], "--tile -1"),
         (["--quality", "101"], "--quality 101"),
         (["--weights", "nowhere"], "nowhere"),
         (["--published", "nowhere"], "no ITER_swinvqgan.pth in this folder"),
