@@ -4,7 +4,8 @@ The published networks feed a token map as one-hot channels through a 1×1 convo
 convolution up is the same sum to the bit, without the 512 zeros.
 
 `posterior` is an option beyond the paper: S_l is only the argmax of E_l and throws away how sure E_l was. With the
-option both networks also read E_l's posterior p(token | LQ), given as log-probabilities (B, codes, h, w).
+option both networks also read E_l's posterior p(token | LQ), given as log-probabilities (B, codes, h, w), and both learn
+what to add to it: untrained, φ_r samples as E_l does and φ_e finds a token as good as E_l finds it probable.
 """
 
 from __future__ import annotations
@@ -30,6 +31,9 @@ class TokenNet(nn.Module):
         self.head = nn.Conv2d(config.width, outputs, 1)
         # p(token) for every code, and the log-probability of the very token that stands there
         self.posterior = nn.Conv2d(codes + 1, config.width, 1) if config.posterior else None
+        if config.posterior:  # begin with what E_l says, to the bit
+            for parameter in self.head.parameters():
+                nn.init.zeros_(parameter)
 
     def predict(self, first: Tensor, second: Tensor, tokens: Tensor, evidence: Tensor | None) -> Tensor:
         """Logits (B, outputs, h, w) of two embedded maps (B, h, w, width)."""
@@ -50,6 +54,11 @@ class Refiner(TokenNet):
 
     def __init__(self, config: TokenNetConfig, codes: int) -> None:
         super().__init__(config, codes, entries=codes + 1, outputs=codes)
+        # Which codes stand beside which is most of what known tokens tell, and the Swin layers are slow to find it: a plain
+        # convolution learns it in a few hundred steps.
+        self.nearby = nn.Conv2d(config.width, codes, 5, padding=2, bias=False) if config.posterior else None
+        if self.nearby is not None:
+            nn.init.zeros_(self.nearby.weight)
 
     def forward(self, tokens: Tensor, keep: Tensor, condition: Tensor, condition_keep: Tensor,
                 evidence: Tensor | None = None) -> Tensor:
@@ -64,7 +73,10 @@ class Refiner(TokenNet):
         s_t = torch.where(keep[..., None], self.table(tokens), mask_token)
         # a masked token must leave no trace, not even through its log-probability: S_l's stands in for it
         logits = self.predict(s_l, s_t, torch.where(keep, tokens, condition), evidence)
-        return logits if self.posterior is None or evidence is None else logits + evidence
+        if self.nearby is None or evidence is None:
+            return logits
+        known = (self.table(tokens) * keep[..., None]).permute(0, 3, 1, 2)
+        return logits + self.nearby(known) + evidence
 
 
 class Evaluator(TokenNet):
@@ -75,4 +87,8 @@ class Evaluator(TokenNet):
 
     def forward(self, tokens: Tensor, condition: Tensor, evidence: Tensor | None = None) -> Tensor:
         """Logits (B, 2, h, w), class 1 = good, of the tokens (B, h, w) to judge, given S_l (and E_l's log-probabilities)."""
-        return self.predict(self.table(tokens), self.table(condition), tokens, evidence)
+        logits = self.predict(self.table(tokens), self.table(condition), tokens, evidence)
+        if self.posterior is None or evidence is None:
+            return logits
+        here = evidence.gather(1, tokens[:, None]).clamp(max=-1e-4)  # log p_l of the very token; its log-odds stay finite
+        return logits + torch.cat([torch.log(-torch.expm1(here)), here], 1)

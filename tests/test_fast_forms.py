@@ -199,10 +199,27 @@ def test_evaluator_reads_one_hot_maps() -> None:
 @pytest.mark.parametrize("posterior", [False, True])
 def test_masked_tokens_leave_no_trace(posterior: bool) -> None:
     net = Refiner(dataclasses.replace(CONFIG, posterior=posterior), CODES).eval()
+    for weight in net.parameters():  # those that start at zero as well
+        torch.nn.init.normal_(weight, std=0.1)
     tokens, keep, condition, good = token_maps()
     evidence = torch.randn(2, CODES, 8, 16, generator=generator()).log_softmax(1)
-    other = torch.where(keep, tokens, (tokens + 7) % CODES)
-    assert torch.equal(net(tokens, keep, condition, good, evidence), net(other, keep, condition, good, evidence))
+    other, changed = torch.where(keep, tokens, (tokens + 7) % CODES), torch.where(keep, (tokens + 7) % CODES, tokens)
+    logits = net(tokens, keep, condition, good, evidence)
+    assert torch.equal(logits, net(other, keep, condition, good, evidence))
+    assert not torch.equal(logits, net(changed, keep, condition, good, evidence))
+
+
+def test_with_the_posterior_both_networks_begin_with_what_e_l_says() -> None:
+    config = dataclasses.replace(CONFIG, posterior=True)
+    tokens, keep, condition, good = token_maps()
+    evidence = 4 * torch.randn(2, CODES, 8, 16, generator=generator())
+    evidence[0, 3] += 60  # E_l is certain in the first picture: its log-odds must stay finite
+    evidence = evidence.log_softmax(1)
+    torch.testing.assert_close(Refiner(config, CODES)(tokens, keep, condition, good, evidence), evidence)
+    judged = Evaluator(config, CODES)(tokens, condition, evidence).softmax(1)[:, 1]
+    torch.testing.assert_close(judged, evidence.gather(1, tokens[:, None])[:, 0].exp(), rtol=1e-3, atol=2e-4)
+    with pytest.raises(ValueError, match="needs E_l's log-probabilities"):
+        Evaluator(config, CODES)(tokens, condition)
 
 
 # ------------------------------------------------------------------------------------------------------- sizes, precision
