@@ -57,7 +57,6 @@ def relative_index(side: int) -> Tensor:
     return (y[:, None] - y + side - 1) * (2 * side - 1) + (x[:, None] - x + side - 1)
 
 
-@lru_cache(maxsize=32)
 def shift_mask(h: int, w: int, side: int) -> Tensor:
     """(windows, side², side²) additive mask for windows shifted by side/2: 0 within a region, −100 across regions.
 
@@ -71,6 +70,14 @@ def shift_mask(h: int, w: int, side: int) -> Tensor:
     label = (3 * region(h)[:, None] + region(w))[None, :, :, None]  # (1, H, W, 1)
     label = windows(label, side).squeeze(-1)  # (windows, side²)
     return (label[:, :, None] != label[:, None, :]) * -100.0
+
+
+@lru_cache(maxsize=32)
+def mask_kinds(h: int, w: int, side: int) -> tuple[Tensor, Tensor]:
+    """The masks of `shift_mask` without repetition, and which of them each window has: however many windows there are, no
+    more than four differ (inside, right edge, bottom edge, corner)."""
+    kinds, of_window = shift_mask(h, w, side).unique(dim=0, return_inverse=True)
+    return kinds, of_window
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
@@ -108,9 +115,9 @@ class WindowAttention(nn.Module):
         rows = self.bias_table.index_select(0, relative_index(side).flatten().to(x.device))  # whole rows: much the fastest
         bias = rows.t().reshape(1, self.heads, n, n)
         if self.shifted:
-            mask = shift_mask(h, w, side).to(device=x.device, dtype=bias.dtype)
-            bias = bias + mask[:, None]
-            bias = bias.expand(b, *bias.shape).flatten(0, 1)  # (B·windows, heads, N, N); no copy for B = 1
+            kinds, of_window = (part.to(x.device) for part in mask_kinds(h, w, side))
+            bias = bias + kinds[:, None].to(bias.dtype)  # (kinds, heads, N, N)
+            bias = bias.index_select(0, of_window.repeat(b))  # (B·windows, heads, N, N)
         out = attend(q, k, v, bias)  # (B·windows, heads, N, d)
         out = self.proj(out.transpose(1, 2).reshape(-1, n, c))
         out = unwindows(out, side, h, w)
@@ -126,7 +133,9 @@ class Gate(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """What to multiply the activations x (B, H, W, hidden) with, (B, hidden)."""
-        return torch.sigmoid(self.excite(F.silu(self.squeeze(x.mean((1, 2))))))
+        share = x.new_full((len(x), 1, x[0, ..., 0].numel()), 1 / x[0, ..., 0].numel())
+        mean = (share @ x.flatten(1, 2)).flatten(1)  # as a product: in half precision much faster than `mean`
+        return torch.sigmoid(self.excite(F.silu(self.squeeze(mean))))
 
 
 class SwinBlock(nn.Module):
