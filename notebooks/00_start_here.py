@@ -169,7 +169,8 @@ widgets.before_after_slider(bicubic, result)
 # %% [markdown]
 # ## 5 · What happened, in five pictures
 #
-# `model.restore` does what `upscale` does and hands back every step of it, a `Trace`.
+# `model.restore` is the algorithm behind `upscale` and hands back every step of it, a `Trace`. (`upscale` afterwards takes the colours' low
+# frequencies from the input; `color_fix="none"` leaves them as they are here.)
 
 # %%
 trace = model.restore(lq[None], steps=8, alpha=0.5, seed=run.seed)

@@ -430,8 +430,7 @@ path = run.save_figure(fig, "trajectory")
 # %% [markdown]
 # *See, from left to right. Above: S_l decoded is smooth; then texture comes in, masked places being φ_r's latest guess. Middle: blue was kept before,
 # orange is new in this step, grey is still masked; the first picture is m_s. Below: φ_e's probability for every token of the complete map; the
-# grey of the first column is where the first p(good) is below α. At `smoke` the colours and textures are poor, since every network has seen
-# a minute of training; the mechanism is the same at every tier.*
+# grey of the first column is where the first p(good) is below α.*
 #
 # The trace obeys the properties of section 2, now on trained networks and on real photos:
 
@@ -527,7 +526,7 @@ display(Markdown(words))
 
 # %% [markdown]
 # PSNR rewards the average of all plausible pictures, LPIPS a plausible one; so the paper expects PSNR to fall and LPIPS to gain as
-# α grows, up to a point. A `smoke` model need not show the gain.
+# α grows, up to a point. A model that has trained for minutes need not show the gain.
 #
 # ## 5 · The released sampler is another one
 #

@@ -23,8 +23,8 @@
 # even, so without random masks of equal size nobody can tell an evaluator's merit from the evenness of dice.
 #
 # **What you need.** Algorithm 2 ([06](06_adaptive_inference.ipynb)); the share of tokens kept at each step (γ).
-# **Time.** At `smoke`, two photos and one seed, about a minute on two CPU cores. The outputs shown here are those of `tier = "tiny"`: 27 photos
-# and three seeds, half an hour of one core; finished rows are kept on disk.
+# **Time.** At `smoke`, two photos and one seed, about a minute on two CPU cores; at `tiny`, 27 photos and three seeds, about half an hour.
+# Finished rows are kept on disk.
 
 # %% tags=["parameters"]
 tier = "smoke"

@@ -23,8 +23,8 @@
 # the whole curve. Before one argues about the shape of a curve, its axis has to mean something.
 #
 # **What you need.** Algorithm 2 ([06](06_adaptive_inference.ipynb)), intervals and paired differences ([07](07_topk_vs_evaluator.ipynb)).
-# **Time.** At `smoke`, two photos and one seed, about a minute on two CPU cores. The outputs shown here are those of `tier = "tiny"`: sweeps over
-# 27 photos and three seeds, an hour of one core, resumed where they stopped.
+# **Time.** At `smoke`, two photos and one seed, about a minute on two CPU cores; at `tiny`, sweeps over 27 photos and three seeds, about an
+# hour, resumed where they stopped.
 
 # %% tags=["parameters"]
 tier = "smoke"
