@@ -23,7 +23,8 @@ from itersr.training.run import STAGES
 CURVE_ROWS = 60  # training rows kept of every curve
 
 
-def ship(run: Path, to: Path, *, photos: Path | None, data: str, hardware: str, commit: str) -> None:
+def ship(run: Path, to: Path, *, photos: Path | None, data: str, hardware: str, commit: str,
+         notes: str = "") -> None:
     """Copy RUN/weights to `to`, thin the logs of its stages to curves there, fit φ_e's shift, and write the card.
 
     photos: the folder it was trained on (None: scikit-image's). WeightsError where a network is missing.
@@ -46,7 +47,7 @@ def ship(run: Path, to: Path, *, photos: Path | None, data: str, hardware: str, 
     model = ITER.from_pretrained(to)
     extra |= {"calibration": round(experiments.calibrate(model, experiments.held_out(photos)), 4), "runs": runs}
     weights.write_config(to, config, extra)
-    (to / "MODEL_CARD.md").write_text(card(config, extra, logs, weights.fingerprint(to), data, hardware, commit))
+    (to / "MODEL_CARD.md").write_text(card(config, extra, logs, weights.fingerprint(to), data, hardware, commit, notes))
 
 
 def _thin(path: Path) -> Any:
@@ -61,7 +62,7 @@ def _thin(path: Path) -> Any:
 
 
 def card(config: Any, extra: dict[str, Any], logs: dict[str, Any], fingerprint: str, data: str, hardware: str,
-         commit: str) -> str:
+         commit: str, notes: str = "") -> str:
     """The model card: what these weights are, how they came about, and what they reached on held-out photos."""
     lines = [
         f"# itersr `{config.name}`: {config.notes}", "",
@@ -70,7 +71,8 @@ def card(config: Any, extra: dict[str, Any], logs: dict[str, Any], fingerprint: 
         f"- degradation: `{config.degradation}` ranges (`itersr.degradation`)",
         f"- hardware: {hardware}; commit {commit}",
         f"- VQGAN: f = {config.vqgan.factor}, {config.vqgan.codes} codes of {config.vqgan.code_dim} dimensions",
-        f"- φ_e's logit is shifted by {extra.get('calibration', 0.0):.3f} (share of good tokens, held-out training photos)", "",
+        f"- φ_e's logit is shifted by {extra.get('calibration', 0.0):.3f} (share of good tokens, held-out training photos)",
+        *([f"- {notes}"] if notes else []), "",
         "For research and teaching. The numbers below are the last validation's, on photos that were not trained on.", "",
         "| stage | steps | minutes | command |", "|---|---|---|---|",
     ]
@@ -91,11 +93,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--data", required=True, help="what it was trained on, for the card")
     parser.add_argument("--hardware", required=True, help="for the card")
     parser.add_argument("--commit", default="unknown", help="the commit that trained it, for the card")
+    parser.add_argument("--notes", default="", help="a line more for the card")
     args = parser.parse_args(arguments)
     try:
         config, _ = weights.read_config(args.run / "weights")
         ship(args.run, weights.SHIPPED / config.name, photos=args.photos, data=args.data, hardware=args.hardware,
-             commit=args.commit)
+             commit=args.commit, notes=args.notes)
     except weights.WeightsError as error:
         print(f"ship: {error}", file=sys.stderr)
         return 2
