@@ -83,7 +83,7 @@ def card(config: Any, extra: dict[str, Any], logs: dict[str, Any], fingerprint: 
         last = log[log.split == "validation"]
         last = last[last.step == last.step.max()]
         lines += [f"| {stage} | {row.name_} | {row.value:.4g} |" for row in last.rename(columns={"name": "name_"}).itertuples()]
-    return "\n".join([*lines, "", "## On test photos", "", CARD_BEGIN, CARD_END]) + "\n"
+    return "\n".join([*lines, "", "## On test photos", "", CARD_BEGIN, "Not measured yet.", CARD_END]) + "\n"
 
 
 def main(arguments: list[str] | None = None) -> int:
