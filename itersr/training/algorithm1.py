@@ -137,7 +137,8 @@ def validate(model: ITER, pairs: dict[str, Tensor], look: nn.Module, networks: t
     nats = F.nll_loss(evidence, s_h).item()
     scalars = {
         "E_l cross-entropy": nats,
-        "E_l explained": 1 - nats / entropy,  # share of the codes' entropy that E_l explains
+        # share of the codes' entropy that E_l explains; none where all tokens are alike
+        "E_l explained": 1 - nats / entropy if entropy > 0 else float("nan"),
         "E_l top-1": (s_l == s_h).float().mean().item(),
         "E_l top-5": (evidence.topk(5, 1).indices == s_h[:, None]).any(1).float().mean().item(),
         "best constant": torch.bincount(s_h.flatten()).max().item() / s_h.numel(),
