@@ -118,7 +118,7 @@ def _add_upscale(commands: Any, common: argparse.ArgumentParser) -> None:
     a.add_argument("--alpha", type=float, help="threshold for good tokens, 0 to 1: more means more refinement (default: 0.5)")
     a.add_argument("--policy", choices=POLICIES, help="how tokens to keep are chosen (default: evaluator)")
     a.add_argument("--schedule", choices=SCHEDULES, help="γ, the masked fraction over the steps (default: cosine)")
-    a.add_argument("--temperature", type=float, help="of the sampled tokens (default: 1)")
+    a.add_argument("--temperature", type=float, help="of the sampled tokens (default: the tier's)")
     a.add_argument("--preset", choices=("paper", "released"), help="settings to start from (released: see itersr.sampling)")
     a.add_argument("--seed", type=int, default=0, help="the same for every file (default: %(default)s)")
     d = p.add_argument_group("device and memory")

@@ -93,7 +93,7 @@ class TrainConfig:
     # Algorithm 1
     gamma: GammaKind = "cosine"
     networks: tuple[str, ...] = ("lq_encoder", "refiner", "evaluator")  # those trained by this run
-    corrupt: float = 0.0  # largest share of kept tokens replaced by samples of E_l's posterior
+    corrupt: float = 0.0  # largest share of kept tokens replaced by samples of E_l's posterior, at temperatures of ½ to 1
     masked_loss: bool = False  # Eq. 4 over masked tokens alone (True) or over all (False, the paper)
 
     def scaled(self, steps: int) -> TrainConfig:
@@ -118,6 +118,7 @@ class Tier:
     train: dict[str, TrainConfig]
     scale: int = 4
     steps: int = 8  # T at inference
+    temperature: float = 1.0  # of φ_r's samples at inference; less where its probabilities are weak
     degradation: Literal["paper", "mild"] = "paper"
     notes: str = field(default="", compare=False)
 
@@ -186,10 +187,11 @@ def _tiny() -> Tier:
             "vqgan": dataclasses.replace(base, steps=7_000, batch=8, crop=96, lr=1e-3, autoencoder_steps=600,
                                          gan_start=10**9, perceptual_weight=0.5, validate_every=500),
             "lq_encoder": dataclasses.replace(base, networks=("lq_encoder",)),
-            "token_nets": dataclasses.replace(base, networks=("refiner", "evaluator"), corrupt=0.2, masked_loss=True,
+            "token_nets": dataclasses.replace(base, networks=("refiner", "evaluator"), corrupt=1.0, masked_loss=True,
                                               validate_every=1000),
             "iter": base,
         },
+        temperature=0.7,
         degradation="mild",
         notes="trainable on a CPU in hours; its weights ship with the package",
     )
@@ -211,7 +213,7 @@ def _small() -> Tier:
             "vqgan": dataclasses.replace(base, steps=20_000, crop=128, lr=6e-4, autoencoder_steps=1000, gan_start=12_000,
                                          gan_weight=0.05, disc_width=64, perceptual_weight=0.5),
             "lq_encoder": dataclasses.replace(base, networks=("lq_encoder",)),
-            "token_nets": dataclasses.replace(base, networks=("refiner", "evaluator"), corrupt=0.2, masked_loss=True),
+            "token_nets": dataclasses.replace(base, networks=("refiner", "evaluator"), corrupt=1.0, masked_loss=True),
             "iter": base,
         },
         notes="one GPU, under an hour",

@@ -30,7 +30,7 @@ from itersr.config import Tier
 from itersr.degradation import MILD, PUBLISHED, degrade
 from itersr.model import ITER
 from itersr.reproduce import ROOT
-from itersr.sampling import RELEASED, EvaluatorFn, Restored, Sampler, categorical
+from itersr.sampling import EvaluatorFn, RefinerFn, Restored, Sampler, categorical, proposer
 from itersr.weights import sha256
 
 if TYPE_CHECKING:
@@ -243,7 +243,9 @@ def calibrate(model: ITER, photos: Mapping[str, Tensor], *, side: int = 256, see
 
 # ------------------------------------------------------------------------------------------------------------- methods
 
-Kind = Literal["iter", "oracle", "bicubic", "bound", "S_l", "sample"]
+Kind = Literal["iter", "mixed", "oracle", "bicubic", "bound", "S_l", "sample"]
+MIXED = 3
+"""How many restorations a "mixed" one takes its tokens from."""
 
 
 @dataclass(frozen=True)
@@ -251,7 +253,9 @@ class Method:
     """One way from an LQ photo to a picture.
 
     kind: "iter" (Alg. 2), "oracle" (Alg. 2 where φ_e knows S_h), "sample" (one plain sample of E_l, at the sampler's
-    temperature), "S_l" (E_l's argmax, decoded), "bound" (S_h decoded: no token method can be better), "bicubic".
+    temperature), "S_l" (E_l's argmax, decoded), "bound" (S_h decoded: no token method can be better), "bicubic"; and
+    "mixed" (each token from one of `MIXED` independent runs of Alg. 2 at random: it is as likely as before to be this or that,
+    but its neighbours were not chosen to go with it).
     """
 
     name: str
@@ -259,11 +263,13 @@ class Method:
     sampler: Sampler = field(default_factory=Sampler)
     shift: float | None = None  # of φ_e's logit; None: the model's own
     dial: float | None = None  # where the method stands on the axis of a curve
+    # proposals from log p_l + trust · (log φ_r − log p_l): 1 is φ_r, 0 is E_l, which does not see what is kept
+    trust: float = 1.0
 
     @property
     def draws(self) -> bool:
         """Whether another seed gives another picture."""
-        return self.kind in ("iter", "oracle", "sample")
+        return self.kind in ("iter", "mixed", "oracle", "sample")
 
     def settings(self) -> dict[str, Any]:
         """Everything that its result depends on, beside model, photo and seed."""
@@ -271,7 +277,7 @@ class Method:
             return {"kind": self.kind, "temperature": self.sampler.temperature}
         if not self.draws:
             return {"kind": self.kind}
-        return {"kind": self.kind, "shift": self.shift, **dataclasses.asdict(self.sampler)}
+        return {"kind": self.kind, "shift": self.shift, "trust": self.trust, **dataclasses.asdict(self.sampler)}
 
 
 @torch.no_grad()
@@ -288,17 +294,35 @@ def oracle(s_h: Tensor, doubt: float = 1e-3) -> EvaluatorFn:
     return evaluator
 
 
+def trusting(model: ITER, lq: Tensor, trust: float) -> RefinerFn:
+    """φ_r of which only a share is believed, see `Method.trust`; for one image (1, 3, H, W)."""
+    evidence = model.log_posterior(model.pad(lq))
+    refiner, _ = model.functions(evidence)
+
+    def refine(*maps: Tensor) -> Tensor:
+        return evidence + trust * (refiner(*maps).float().log_softmax(1) - evidence)
+
+    return refine
+
+
 @torch.no_grad()
 def apply(model: ITER, method: Method, pair: Pair, seed: int = 0) -> tuple[Tensor, Restored | None, Tensor | None]:
     """The picture (1, 3, H, W) that a method makes, on the CPU; what Alg. 2 did, where it did; and the final tokens."""
     lq = pair.lq.to(model.device)
     if method.kind == "bicubic":
         return bicubic(lq, model.tier.scale).cpu(), None, None
-    if method.kind in ("iter", "oracle"):
+    if method.kind in ("iter", "mixed", "oracle"):
         evaluator = oracle(tokens_of(model, pair)) if method.kind == "oracle" else None
+        propose = None if method.trust == 1 else proposer(trusting(model, lq, method.trust))
+        seeds = [seed] if method.kind != "mixed" else [1000 + MIXED * seed + i for i in range(MIXED)]
         with calibrated(model, method.shift):
-            trace = model.restore(lq, method.sampler, seed=seed, evaluator=evaluator)
-        return trace.image.cpu(), trace.restored, trace.restored.tokens
+            traces = [model.restore(lq, method.sampler, seed=own, evaluator=evaluator, propose=propose) for own in seeds]
+        if method.kind != "mixed":
+            return traces[0].image.cpu(), traces[0].restored, traces[0].restored.tokens
+        runs = torch.stack([trace.restored.tokens for trace in traces])
+        which = torch.randint(MIXED, runs[:1].shape, generator=torch.Generator().manual_seed(seed)).to(runs.device)
+        tokens = runs.gather(0, which)[0]
+        return traces[0].decode(tokens).cpu(), None, tokens
     if method.kind == "bound":
         tokens = tokens_of(model, pair)
     else:
@@ -428,33 +452,33 @@ def baselines(temperatures: Sequence[float] = ()) -> list[Method]:
     return fixed + [Method("one sample of E_l", "sample", Sampler(temperature=x), dial=x) for x in temperatures]
 
 
-def policies(model: ITER, pairs: Sequence[Pair], seeds: Sequence[int], temperature: float = 1.0, **options: Any) -> DataFrame:
+def policies(model: ITER, pairs: Sequence[Pair], seeds: Sequence[int], **options: Any) -> DataFrame:
     """Fig. 8: who chooses the tokens to keep. All from nothing known, so that T and every k are equal; then the baselines."""
     from itersr.masking import POLICIES
 
-    base = Sampler(steps=model.tier.steps, adaptive=False, temperature=temperature)
+    base = model.sampler(adaptive=False)
     methods = [Method(name, sampler=dataclasses.replace(base, policy=name)) for name in POLICIES]
-    return sweep(model, [*methods, Method("oracle", "oracle", base), *baselines([temperature])], pairs, seeds, **options)
+    return sweep(model, [*methods, Method("oracle", "oracle", base), *baselines([base.temperature])], pairs, seeds, **options)
 
 
 def alpha_curve(model: ITER, pairs: Sequence[Pair], seeds: Sequence[int], alphas: Mapping[float, float], *,
                 name: str = "raw", shift: float = 0.0, **options: Any) -> DataFrame:
     """Fig. 7: the threshold. `alphas`: {place on the axis: α}; the same number twice where α itself is the axis."""
-    methods = [Method(name, sampler=Sampler(steps=model.tier.steps, alpha=alpha), shift=shift, dial=dial)
+    methods = [Method(name, sampler=model.sampler(alpha=alpha), shift=shift, dial=dial)
                for dial, alpha in alphas.items()]
     return sweep(model, methods, pairs, seeds, **options)
 
 
 def step_curve(model: ITER, pairs: Sequence[Pair], seeds: Sequence[int], counts: Sequence[int], **options: Any) -> DataFrame:
     """Quality against T, from nothing known, so that T steps are run."""
-    methods = [Method("T", sampler=Sampler(steps=T, adaptive=False), dial=T) for T in counts]
+    methods = [Method("T", sampler=model.sampler(steps=T, adaptive=False), dial=T) for T in counts]
     return sweep(model, methods, pairs, seeds, **options)
 
 
 def variants(model: ITER, pairs: Sequence[Pair], seeds: Sequence[int], temperatures: Sequence[float], *,
              shift: float | None = None, **options: Any) -> DataFrame:
     """One setting of Alg. 2 changed at a time: start, re-masking, γ, temperature, and the released sampler's preset."""
-    base = Sampler(steps=model.tier.steps)
+    base = model.sampler()
     change = dataclasses.replace
     samplers = {
         "Alg. 2": base,
@@ -463,7 +487,7 @@ def variants(model: ITER, pairs: Sequence[Pair], seeds: Sequence[int], temperatu
         "γ linear": change(base, schedule="linear"),
         "γ square": change(base, schedule="square"),
         **{f"temperature {x:g}": change(base, temperature=x) for x in temperatures if x != base.temperature},
-        "released": change(RELEASED, steps=model.tier.steps),
+        "released": model.sampler("released"),
     }
     return sweep(model, [Method(name, sampler=s, shift=shift) for name, s in samplers.items()], pairs, seeds, **options)
 
@@ -471,9 +495,28 @@ def variants(model: ITER, pairs: Sequence[Pair], seeds: Sequence[int], temperatu
 def refinement(model: ITER, pairs: Sequence[Pair], seeds: Sequence[int], temperatures: Sequence[float], *,
                shift: float | None = None, **options: Any) -> DataFrame:
     """Fig. 6 and the question behind it: Alg. 2 against S_l and against one plain sample of E_l, over temperatures."""
-    base = Sampler(steps=model.tier.steps)
-    methods = [Method("ITER", sampler=dataclasses.replace(base, temperature=x), shift=shift, dial=x) for x in temperatures]
+    methods = [Method("ITER", sampler=model.sampler(temperature=x), shift=shift, dial=x) for x in temperatures]
     return sweep(model, [*methods, *baselines(temperatures)], pairs, seeds, **options)
+
+
+def taken_apart(model: ITER, pairs: Sequence[Pair], seeds: Sequence[int], temperature: float, **options: Any) -> DataFrame:
+    """Where the difference between Alg. 2 and one sample of E_l comes from, one change at a time.
+
+    Who proposes, who judges, and whether neighbours agree. One temperature for all, and all from nothing known. (Where E_l
+    proposes and dice judge, that is one sample of E_l.)
+    """
+    base = model.sampler(adaptive=False, temperature=temperature)
+    dice = dataclasses.replace(base, policy="random")
+    methods = [
+        Method("one sample of E_l", "sample", base),
+        Method("E_l proposes, φ_e judges", sampler=base, trust=0.0),
+        Method("E_l proposes, an oracle judges", "oracle", base, trust=0.0),
+        Method("φ_r proposes, dice judge", sampler=dice),
+        Method("φ_r proposes, φ_e judges", sampler=base),
+        Method("φ_r proposes, an oracle judges", "oracle", base),
+        Method("φ_r proposes, φ_e judges, runs mixed", "mixed", base),
+    ]
+    return sweep(model, methods, pairs, seeds, **options)
 
 
 def real_set(model: ITER, bench: Path, sampler: Sampler, *, shift: float | None = None, largest: int | None = None,

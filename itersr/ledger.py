@@ -89,7 +89,8 @@ CLAIMS = (
            Need("NIQE of BSRGAN on RealSRSet", "≈", 5.49, 0.02))),
     Claim("7", "Iterating beats one plain sample of E_l", "not in the paper", "09",
           (Need("LPIPS, ITER − one sample of E_l", "<", 0),),
-          ("token accuracy of one sample of E_l", "token accuracy of ITER")),
+          ("LPIPS, φ_r proposes − E_l proposes", "LPIPS, φ_e judges − dice judge", "LPIPS, one run − runs mixed",
+           "LPIPS, oracle on E_l's proposals − one sample of E_l")),
 )
 
 

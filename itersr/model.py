@@ -263,6 +263,13 @@ class ITER(nn.Module):
 
         return one_by_one(one, tokens)
 
+    def sampler(self, preset: str = "paper", **settings: Any) -> Sampler:
+        """The settings of Alg. 2 for this model: a preset with the tier's T and temperature, and `settings` that replace them.
+
+        ValueError for an unknown preset and for a wrong value, TypeError for an unknown setting.
+        """
+        return replace(preset_named(preset), **{"steps": self.tier.steps, "temperature": self.tier.temperature, **settings})
+
     @torch.no_grad()
     def restore(self, lq: Tensor, sampler: Sampler | None = None, *, seed: int | Sequence[int] = 0,
                 preset: str = "paper", tile: int | None = None, keep_steps: bool = True,
@@ -280,7 +287,7 @@ class ITER(nn.Module):
         """
         if lq.ndim != 4 or lq.shape[1] != 3 or lq.numel() == 0:
             raise ValueError(f"lq has shape {tuple(lq.shape)}, needed is (B, 3, H, W)")
-        sampler = sampler or replace(preset_named(preset), **{"steps": self.tier.steps, **settings})
+        sampler = sampler or self.sampler(preset, **settings)
         seeds = [seed + i for i in range(len(lq))] if isinstance(seed, int) else list(seed)
         h, w = lq.shape[-2:]
         padded = self.pad(lq.to(self.device))

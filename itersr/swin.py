@@ -83,11 +83,12 @@ def mask_kinds(h: int, w: int, side: int) -> tuple[Tensor, Tensor]:
 def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
     """softmax(q·kᵀ/√d + bias)·v for q, k, v (B, heads, N, d) and an additive bias that broadcasts to (B, heads, N, N).
 
-    The fused kernel is the faster form, except where the bias itself is being trained: its gradient pushes PyTorch off
-    the fast path, and the textbook form wins.
+    The fused kernel is the faster form, except where the bias itself is being trained (its gradient pushes PyTorch off the
+    fast path) and in half precision on a processor (whose products then outrun the fused kernel): there the textbook wins.
     """
-    if torch.is_grad_enabled() and bias.requires_grad:
-        scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1) + bias
+    trained = torch.is_grad_enabled() and bias.requires_grad
+    if trained or (q.device.type == "cpu" and q.dtype == torch.bfloat16):
+        scores = add((q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1), bias)
         return scores.softmax(-1).to(v.dtype) @ v
     return F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype))
 
@@ -113,7 +114,7 @@ class WindowAttention(nn.Module):
         qkv = self.qkv(windows(x, side))  # (B·windows, N, 3C)
         q, k, v = qkv.view(-1, n, 3, self.heads, c // self.heads).permute(2, 0, 3, 1, 4)  # (B·windows, heads, N, d), no copies
         rows = self.bias_table.index_select(0, relative_index(side).flatten().to(x.device))  # whole rows: much the fastest
-        bias = rows.t().reshape(1, self.heads, n, n)
+        bias = rows.t().contiguous().view(1, self.heads, n, n)  # as a strided view it is read twice as slowly
         if self.shifted:
             kinds, of_window = (part.to(x.device) for part in mask_kinds(h, w, side))
             bias = bias + kinds[:, None].to(bias.dtype)  # (kinds, heads, N, N)

@@ -1,7 +1,6 @@
 # ---
 # jupyter:
 #   jupytext:
-#     formats: ipynb,py:percent
 #     notebook_metadata_filter: kernelspec,jupytext,-jupytext.text_representation.jupytext_version
 #     text_representation:
 #       extension: .py
@@ -572,11 +571,11 @@ nobody = torch.zeros_like(s_l, dtype=torch.bool)
 
 
 @torch.no_grad()
-def refine(network: Refiner, keep: torch.Tensor) -> torch.Tensor:
-    """φ_r's logits for the held-out crops, given the true tokens where `keep` is True."""
+def refine(network: Refiner, keep: torch.Tensor, shown: torch.Tensor = s_h) -> torch.Tensor:
+    """φ_r's logits for the held-out crops, given the tokens `shown` (the true ones) where `keep` is True."""
     seen = evidence if network.posterior is not None else None
     parts = [slice(i, i + 1) for i in range(len(s_h))]
-    return torch.cat([network(s_h[p], keep[p], s_l[p], nobody[p], None if seen is None else seen[p]).float() for p in parts])
+    return torch.cat([network(shown[p], keep[p], s_l[p], nobody[p], None if seen is None else seen[p]).float() for p in parts])
 
 
 def entropy(logits: torch.Tensor) -> torch.Tensor:
@@ -616,7 +615,7 @@ path = run.save_figure(fig, "accuracy_vs_shown")
 # %%
 gain = 100 * (rows[-1]["accuracy"] - rows[0]["accuracy"])
 drop = rows[0]["entropy"] - rows[-1]["entropy"]
-verdict = "it reads its neighbours" if gain > 1 else "it hardly uses its neighbours yet, and leans on E_l's guess: it was trained too briefly"
+verdict = "it reads its neighbours" if gain > 1 else "it hardly uses its neighbours, and leans on E_l's guess"
 display(Markdown(
     f"*What to see: how much the visible tokens help.* From nothing shown to 90 % shown, φ_r's accuracy on hidden tokens moves by "
     f"**{gain:+.1f} points** and its entropy by **{-drop:+.2f} nats**: at this tier {verdict}. Its mean accuracy, **{masked_accuracy:.1%}**, "
@@ -650,6 +649,41 @@ path = run.save_figure(fig, "entropy_maps")
 # are light grey in the middle row). Dark is sure: flat regions. Bright is unsure: texture and edges. Those are the places that
 # Algorithm 2 leaves for later steps. The best guesses in the last row are smooth where φ_r is unsure, which is why inference
 # **samples** from φ_r and does not take its argmax.*
+
+# %% [markdown]
+# ### What is kept at inference is not the truth
+#
+# RandomMask shows φ_r tokens of S_h. At inference the tokens that are kept were *sampled*, and most samples are not S_h's token. A network that has
+# only met the truth believes what it sees, and passes the errors of its neighbours on: **exposure bias**, known from text models that train on
+# true words and then read their own. Measure it: show samples of E_l in place of the true tokens, and ask for the true ones behind the rest.
+
+# %%
+drawn, _ = categorical(evidence, torch.rand(s_h.shape, generator=run.generator(9, "cpu")).to(s_h.device), 0.7)
+believed = {"true tokens": s_h, "samples of E_l": drawn}
+exposure = {name: [] for name in believed}
+for name, tokens in believed.items():
+    for ratio in (1.0, 0.9, 0.75, 0.5, 0.25, 0.1):
+        keep = random_mask(round(ratio * n), places)
+        exposure[name].append(F.cross_entropy(refine(model.refiner, keep, tokens), s_h, reduction="none")[~keep].mean().item())
+assert exposure["true tokens"][0] == exposure["samples of E_l"][0], "where all is masked no value may be seen"
+fig, axis = plt.subplots(figsize=(5, 2.8), layout="constrained")
+for name, values in exposure.items():
+    axis.plot(share, values, "o-", ms=4, label=f"shown: {name}")
+axis.axhline(F.nll_loss(evidence, s_h).item(), color="grey", ls=":", label="E_l alone")
+axis.set(xlabel="% of tokens shown", ylabel="nats, hidden tokens")
+axis.legend(fontsize=8)
+path = run.save_figure(fig, "exposure")
+harm = exposure["samples of E_l"][-1] - exposure["samples of E_l"][0]
+
+# %%
+display(Markdown(
+    f"{(drawn != s_h).float().mean():.0%} of these samples are not S_h's token. Showing 90 % of them moves φ_r's loss on the rest by **{harm:+.3f} nats**; "
+    f"true tokens move it by {exposure['true tokens'][-1] - exposure['true tokens'][0]:+.3f}."))
+
+# %% [markdown]
+# *What to see: the upper curve should not rise.* `TrainConfig.corrupt` is the remedy: during training a random share of the shown tokens, up to
+# that much, is replaced by samples of E_l at temperatures of ½ to 1. φ_r then learns what kept tokens are worth. The price is that it believes true neighbours
+# less. `smoke` trains without it, `tiny` with `corrupt = 1`. ([Notebook 09](09_benchmark.ipynb) asks what proposals of φ_r are worth in pictures.)
 
 # %% [markdown]
 # ## 8. Beyond the paper: E_l's posterior

@@ -1,7 +1,6 @@
 # ---
 # jupyter:
 #   jupytext:
-#     formats: ipynb,py:percent
 #     notebook_metadata_filter: kernelspec,jupytext,-jupytext.text_representation.jupytext_version
 #     text_representation:
 #       extension: .py
@@ -545,7 +544,7 @@ for field, says in meaning.items():
     print(f"{field:12}{values[0]!s:>8}{values[1]!s:>8}{values[2]!s:>10}   {says}")
 
 # %%
-samplers = {"Alg. 2 to the letter": letter, "module's default": Sampler(), "released": RELEASED}
+samplers = {"Alg. 2 to the letter": model.sampler(remask=True), "module's default": model.sampler(), "released": model.sampler("released")}
 print(f"{'':22}{'calls of φ_r':>14}{'changed while kept':>20}" + "".join(f"{name:>8}" for name in quality))
 compared = {}
 for name, sampler in samplers.items():

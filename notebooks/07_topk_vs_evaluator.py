@@ -1,7 +1,6 @@
 # ---
 # jupyter:
 #   jupytext:
-#     formats: ipynb,py:percent
 #     notebook_metadata_filter: kernelspec,jupytext,-jupytext.text_representation.jupytext_version
 #     text_representation:
 #       extension: .py
@@ -301,11 +300,11 @@ assert [int(k) for k in steps[steps.photo == pairs[0].name].groupby("t").k.first
 # ## (a) The masks of every step, side by side (Fig. 8)
 
 # %%
-base = Sampler(steps=T, adaptive=False)
+base = model.sampler(adaptive=False)
 shown = pairs[1]  # one of scikit-image's photos
 traces, pictures = {}, {}
 for name in [*masking.POLICIES, "oracle"]:
-    sampler = base if name == "oracle" else Sampler(steps=T, adaptive=False, policy=name)
+    sampler = base if name == "oracle" else model.sampler(adaptive=False, policy=name)
     method = Method(name, "oracle" if name == "oracle" else "iter", sampler)
     pictures[name], traces[name], _ = apply(model, method, shown, run.seed)
 fig = show_masks(traces, f"{shown.name}, {model.tier.name}: newly kept tokens (light) and those kept before (dark)")

@@ -1,7 +1,6 @@
 # ---
 # jupyter:
 #   jupytext:
-#     formats: ipynb,py:percent
 #     notebook_metadata_filter: kernelspec,jupytext,-jupytext.text_representation.jupytext_version
 #     text_representation:
 #       extension: .py
@@ -124,7 +123,7 @@ print(f"{len(pairs)} photos, crops of {size.side}², {len(size.seeds)} seed(s), 
 # %%
 logits, good = experiments.judge(model, pairs[:1])
 for alpha in size.alphas:
-    _, restored, _ = apply(model, Method("raw", sampler=Sampler(steps=T, alpha=alpha), shift=0.0), pairs[0])
+    _, restored, _ = apply(model, Method("raw", sampler=model.sampler(alpha=alpha), shift=0.0), pairs[0])
     by_hand = start_by_hand(logits.sigmoid().float(), alpha, T)
     assert abs(by_hand - int(restored.start)) <= (0 if alpha in (0, 1) else 1), (alpha, by_hand, int(restored.start))
 
@@ -268,7 +267,7 @@ five = [0.0, 0.25, 0.5, 0.75, 1.0]
 shown = pairs[1]  # one of scikit-image's photos
 fig, axes = plt.subplots(2, 6, figsize=(8, 2.9))
 for column, alpha in enumerate(five):
-    image, restored, _ = apply(model, Method("corrected", sampler=Sampler(steps=T, alpha=alpha), shift=shift), shown, run.seed)
+    image, restored, _ = apply(model, Method("corrected", sampler=model.sampler(alpha=alpha), shift=shift), shown, run.seed)
     axes[0, column].imshow(image[0].permute(1, 2, 0).numpy())
     axes[0, column].set_title(f"α = {alpha:g}, T_s = {int(restored.start)}", fontsize=8)
     axes[1, column].imshow(restored.condition_keep[0].cpu(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
@@ -316,8 +315,8 @@ display(Markdown(f"Against T = {most}: eight steps {ledger.show(evidence[f'{LOOK
 # %% [markdown]
 # ## The other dials, one at a time
 #
-# Algorithm 2 as it stands (cosine γ, temperature 1, kept tokens stay kept, adaptive start at the corrected α = .5), and each setting changed alone.
-# The last row is the `RELEASED` preset: what the authors' sampler does and Algorithm 2 does not.
+# Algorithm 2 as it stands (cosine γ, the tier's temperature, kept tokens stay kept, adaptive start at the corrected α = .5), and each setting changed alone.
+# The last row is the `RELEASED` preset at the same temperature: what the authors' sampler does and Algorithm 2 does not.
 
 # %% tags=["nbval-check-output"]
 plain = Sampler()

@@ -1,7 +1,6 @@
 # ---
 # jupyter:
 #   jupytext:
-#     formats: ipynb,py:percent
 #     notebook_metadata_filter: kernelspec,jupytext,-jupytext.text_representation.jupytext_version
 #     text_representation:
 #       extension: .py
@@ -49,7 +48,6 @@ from IPython.display import Markdown, display
 from itersr import experiments, ledger, metrics
 from itersr.experiments import Method, apply
 from itersr.reproduce import ROOT
-from itersr.sampling import Sampler
 
 # %% [markdown]
 # ## What is measured, exactly
@@ -181,7 +179,7 @@ if bench is None or not (bench / "test" / "realsrset").is_dir():
 elif not metrics.available("niqe"):
     print("NIQE's weights are not here (set TORCH_HOME): Table 1 is not measured.")
 else:
-    real = experiments.real_set(model, bench, Sampler(steps=T), shift=shift, largest=120 if run.tier.name == "smoke" else None, store=store)
+    real = experiments.real_set(model, bench, model.sampler(), shift=shift, largest=120 if run.tier.name == "smoke" else None, store=store)
     print(real.groupby("method", sort=False).photo.count().to_string())
 
 # %%
@@ -263,12 +261,56 @@ evidence |= {
 display(Markdown("\n".join(f"- {name}: {ledger.show(value)}" for name, value in evidence.items() if name.startswith(LOOK))))
 
 # %% [markdown]
-# The same for each set of photos alone; the model card of the weights takes its numbers from here.
+# ### What the steps buy, taken apart
+#
+# Alg. 2 adds three things to one sample of E_l: φ_r *proposes*, seeing what is kept; φ_e *judges*; and so neighbours are chosen to
+# *go together*. Each is taken alone, at one temperature, from nothing known. The third is measured by **mixing**: run Alg. 2 three
+# times and take every token from one of the runs at random. Each token is as likely as before to be this or that, but neighbours
+# know nothing of each other. What mixing costs is what their agreement was worth.
+
+# %%
+warmth = float(by_temperature[by_temperature.method == "ITER"].set_index("dial")["mean"].idxmin())
+apart = experiments.taken_apart(model, pairs, size.seeds, warmth, store=store)
+part = {name: apart[apart.method == name] for name in apart.method.unique()}
+gains = {name: experiments.difference(own, part["one sample of E_l"], look) for name, own in part.items() if name != "one sample of E_l"}
+fig, ax = plt.subplots(figsize=(7, 2.6))
+for y, (name, gap) in enumerate(reversed(gains.items())):
+    ax.plot([gap["low"], gap["high"]], [y, y], lw=2, color={-1: "C0", 1: "C3", 0: "0.5"}[ledger.sign(gap)])
+    ax.plot(gap["mean"], y, "o", color="k", ms=4)
+ax.axvline(0, color="k", lw=0.7)
+ax.set_yticks(range(len(gains)), [f"{name} ({part[name]['token accuracy'].mean():.1%} right)" for name in reversed(gains)], fontsize=8)
+ax.set_xlabel(f"{LOOK} − that of one sample of E_l (less is better), temperature {warmth:g}")
+fig.tight_layout()
+path = run.save_figure(fig, "taken_apart")
+
+# %% [markdown]
+# *In brackets the share of tokens that equal S_h's. Compare rows, not only with zero: the same judge with another proposer, the same proposer with
+# another judge, and the last two rows with each other. The oracle's row is where a perfect φ_e would end.*
+
+# %%
+def tells(value):
+    return {-1: "helps", 1: "costs", 0: "cannot be told from no difference"}[ledger.sign(value)]
+
+
+agreement = experiments.difference(part["φ_r proposes, φ_e judges"], part["φ_r proposes, φ_e judges, runs mixed"], look)
+proposing = experiments.difference(part["φ_r proposes, φ_e judges"], part["E_l proposes, φ_e judges"], look)
+judging = experiments.difference(part["φ_r proposes, φ_e judges"], part["φ_r proposes, dice judge"], look)
+evidence |= {f"{LOOK}, one run − runs mixed": agreement, f"{LOOK}, φ_r proposes − E_l proposes": proposing,
+             f"{LOOK}, φ_e judges − dice judge": judging,
+             f"{LOOK}, oracle on E_l's proposals − one sample of E_l": gains["E_l proposes, an oracle judges"]}
+display(Markdown(f"""
+- φ_r proposes, and not E_l: {tells(proposing)}, {ledger.show(proposing)}.
+- φ_e judges, and not dice: {tells(judging)}, {ledger.show(judging)}.
+- Neighbours go together, and are not mixed: {tells(agreement)}, {ledger.show(agreement)}.
+"""))
+
+# %% [markdown]
+# The same comparison for each set of photos alone; the model card of the weights takes its numbers from here.
 
 # %%
 sets = {}
 for name, inside in (("scikit-image", ~tidy.photo.str.startswith("kodak")), ("Kodak24", tidy.photo.str.startswith("kodak"))):
-    if tidy[inside].photo.nunique() > 1:
+    if tidy[inside].photo.nunique() >= ledger.FEWEST:
         found, gaps = compared(tidy[inside])
         sets[name] = {"photos": int(tidy[inside].photo.nunique()), "summary": found.to_dict("records"), "differences": gaps}
         print(f"{name}: {sets[name]['photos']} photos; " + "; ".join(f"{what} {ledger.show(gap)}" for what, gap in gaps.items()))
@@ -279,8 +321,7 @@ for name, inside in (("scikit-image", ~tidy.photo.str.startswith("kodak")), ("Ko
 # On photos that may be shown (scikit-image's), each at the first seed. Below each picture its distance to HQ.
 
 # %%
-warmth = float(by_temperature[by_temperature.method == "ITER"].set_index("dial")["mean"].idxmin())
-methods = [Method("bicubic", "bicubic"), Method("S_l", "S_l"), Method("ITER", sampler=Sampler(steps=T, temperature=warmth), shift=shift), Method("VQGAN bound", "bound")]
+methods = [Method("bicubic", "bicubic"), Method("S_l", "S_l"), Method("ITER", sampler=model.sampler(temperature=warmth), shift=shift), Method("VQGAN bound", "bound")]
 shown = pairs[: min(3, len(pairs))]
 fig, axes = plt.subplots(len(shown), len(methods) + 2, figsize=(8, 1.55 * len(shown)), squeeze=False)
 for line, pair in zip(axes, shown):
@@ -307,7 +348,7 @@ path = run.save_figure(fig, "side_by_side")
 # One restoration from nothing known, so that all T steps are seen; above the picture after each step, below what was kept on the way.
 
 # %%
-trace = model.restore(shown[1].lq.to(model.device), Sampler(steps=T, adaptive=False, temperature=warmth), seed=run.seed)
+trace = model.restore(shown[1].lq.to(model.device), model.sampler(adaptive=False, temperature=warmth), seed=run.seed)
 steps = trace.restored.steps
 places = sorted({round(i) for i in np.linspace(0, len(steps) - 1, min(5, len(steps)))})
 fig, axes = plt.subplots(2, len(places) + 1, figsize=(8, 3.2))

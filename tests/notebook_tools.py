@@ -30,10 +30,10 @@ PARAMETERS = {"tier", "seed", "device", "data", "out"}
 SHOWN_WITH_SHIPPED_WEIGHTS = {"02", "03", "04", "05"}  # 00 and 06–09 use them at any size, 01 has no network
 TAGS = {"parameters", "nbval-check-output", "exercise", "solution", "check"}
 SIZE_LIMIT = 1_500_000  # bytes
-# The .py's header holds what makes the pair and nothing that a rebuild changes.
+# The .py's header holds nothing that a rebuild changes, and not what makes the pair: notebooks/jupytext.toml says that once for
+# all, and `jupytext --to py:percent` then writes the very file that is committed.
 HEADER = {
     "jupytext": {
-        "formats": "ipynb,py:percent",
         "notebook_metadata_filter": "kernelspec,jupytext,-jupytext.text_representation.jupytext_version",
         "text_representation": {"extension": ".py", "format_name": "percent", "format_version": "1.3"},
     },
@@ -175,7 +175,7 @@ def pair(source: Path) -> Path:
     notebook = with_py(source)
     if code_hash(notebook) != code_hash(before):
         raise ValueError(f"{source.name}: code cells changed, so its outputs are old: build it instead")
-    notebook.metadata = before.metadata
+    notebook.metadata = nbformat.from_dict({**before.metadata, **copy.deepcopy(HEADER)})
     return write(notebook, source)
 
 

@@ -137,6 +137,43 @@ def test_baselines_need_no_seed_and_samples_do(model: ITER, pairs: list[experime
         assert picture(method, 0).shape == pairs[0].hq.shape
 
 
+def test_what_a_mixed_run_is(model: ITER, pairs: list[experiments.Pair]) -> None:
+    sampler = Sampler(steps=2, adaptive=False)
+    _, restored, tokens = experiments.apply(model, Method("mixed", "mixed", sampler), pairs[0], 3)
+    assert restored is None and tokens is not None
+    runs = [experiments.apply(model, Method("ITER", sampler=sampler), pairs[0], 1000 + 3 * experiments.MIXED + i)[2]
+            for i in range(experiments.MIXED)]
+    agree = torch.stack([tokens == run for run in runs if run is not None])
+    assert agree.any(0).all()  # every token stood there in one of the runs
+    for one in agree:  # and no run gave more than its share, agreements by chance aside
+        assert 0.2 < float(one.double().mean()) < 0.6
+
+
+def test_trust_in_the_refiner_runs_from_the_lq_encoder_to_itself(model: ITER, pairs: list[experiments.Pair]) -> None:
+    lq = pairs[0].lq
+    evidence = model.log_posterior(lq)
+    s_l = evidence.argmax(1)
+    none = torch.zeros_like(s_l, dtype=torch.bool)
+    maps = (s_l, none, s_l, none)
+    own = model.functions(evidence)[0](*maps).log_softmax(1)
+    assert torch.equal(experiments.trusting(model, lq, 0.0)(*maps), evidence)
+    assert torch.allclose(experiments.trusting(model, lq, 1.0)(*maps), own, atol=1e-5)
+    assert not torch.allclose(own, evidence, atol=0.1)
+
+    def picture(**settings: Any) -> torch.Tensor:
+        return experiments.apply(model, Method("ITER", sampler=Sampler(steps=2), **settings), pairs[0], 0)[0]
+
+    assert not torch.equal(picture(trust=0.0), picture())
+
+
+def test_an_experiment_that_takes_the_difference_apart(model: ITER, pairs: list[experiments.Pair]) -> None:
+    rows = experiments.taken_apart(model, pairs, [0], 0.7, names=())
+    assert rows.method.nunique() == 7 and len(rows) == 14
+    right = rows.groupby("method")["token accuracy"].mean()
+    assert right["E_l proposes, an oracle judges"] > right["E_l proposes, φ_e judges"]
+    assert right["φ_r proposes, an oracle judges"] > right["φ_r proposes, φ_e judges"]
+
+
 def test_a_sweep_goes_on_where_it_stopped(model: ITER, pairs: list[experiments.Pair], tmp_path: Path,
                                           monkeypatch: pytest.MonkeyPatch) -> None:
     store = tmp_path / "rows.jsonl"
@@ -327,7 +364,7 @@ def test_the_ledger_has_every_claim_and_a_command_that_parses() -> None:
 
 def test_what_does_not_hold_says_why() -> None:
     rows = {row["number"]: row for row in ledger.claims(everything(5.0))}
-    assert rows["7"]["verdict"] == "does not hold" and "token accuracy of ITER: 5.00" in rows["7"]["because"]
+    assert rows["7"]["verdict"] == "does not hold" and "LPIPS, one run − runs mixed: 5.00" in rows["7"]["because"]
     assert rows["3a"]["verdict"] == "holds" and rows["3a"]["because"] == ""
 
 

@@ -333,6 +333,9 @@ def test_presets_of_the_model(smoke: ITER) -> None:
     assert released.sampler == dataclasses.replace(sampling.RELEASED, steps=smoke.tier.steps)
     assert smoke.restore(lq, preset="released", alpha=0.9).sampler.alpha == 0.9
     assert smoke.restore(lq).sampler == Sampler(steps=smoke.tier.steps)
+    cooler = ITER(dataclasses.replace(smoke.tier, temperature=0.7))
+    assert cooler.sampler() == Sampler(steps=smoke.tier.steps, temperature=0.7)
+    assert cooler.sampler("released", temperature=0.5) == dataclasses.replace(sampling.RELEASED, steps=smoke.tier.steps, temperature=0.5)
     picture = smoke.upscale(lq[0], preset="released", color_fix="none")
     assert torch.equal(picture, released.image[0])
     with pytest.raises(ValueError, match="preset 'x'"):

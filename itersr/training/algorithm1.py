@@ -90,9 +90,10 @@ class Algorithm1(nn.Module):
         masked = torch.tensor([tokens_to_mask(1 - x, n, self.config.gamma) for x in r.tolist()], device=s_h.device)
         m_t = random_mask(masked, self.noise(batch, "mask", s_h.shape[1:]))
         s_t = s_h
-        if self.config.corrupt:  # at inference some kept tokens are wrong; φ_r must have met such ones
+        if self.config.corrupt:  # at inference what is kept is mostly sampled, not true: φ_r must learn what that is worth
             wrong = self.noise(batch, "corrupt", s_h.shape[1:]) < self.config.corrupt * rate[:, None, None]
-            s_t = torch.where(wrong, categorical(evidence, self.noise(batch, "wrong", s_h.shape[1:]))[0], s_h)
+            sharper = evidence / (0.5 + 0.5 * self.noise(batch, "temperature", torch.Size([1, 1, 1])))
+            s_t = torch.where(wrong, categorical(sharper, self.noise(batch, "wrong", s_h.shape[1:]))[0], s_h)
 
         # φ_r, Eq. 4
         logits_r = net.refiner(s_t, m_t, s_l, m_l, evidence if self.model.tier.refiner.posterior else None).float()
