@@ -681,7 +681,7 @@ display(Markdown(
     f"true tokens move it by {exposure['true tokens'][-1] - exposure['true tokens'][0]:+.3f}."))
 
 # %% [markdown]
-# *What to see: the upper curve should not rise.* `TrainConfig.corrupt` is the remedy: during training a random share of the shown tokens, up to
+# *What to see: the loss must not rise as more samples are shown.* `TrainConfig.corrupt` is the remedy: during training a random share of the shown tokens, up to
 # that much, is replaced by samples of E_l at temperatures of ½ to 1. φ_r then learns what kept tokens are worth. The price is that it believes true neighbours
 # less. `smoke` trains without it, `tiny` with `corrupt = 1`. ([Notebook 09](09_benchmark.ipynb) asks what proposals of φ_r are worth in pictures.)
 
