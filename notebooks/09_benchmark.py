@@ -283,6 +283,7 @@ ax.set_xlabel(f"{LOOK} − that of one sample of E_l (less is better), temperatu
 fig.tight_layout()
 path = run.save_figure(fig, "taken_apart")
 
+
 # %% [markdown]
 # *In brackets the share of tokens that equal S_h's. Compare rows, not only with zero: the same judge with another proposer, the same proposer with
 # another judge, and the last two rows with each other. The oracle's row is where a perfect φ_e would end.*
