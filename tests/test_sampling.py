@@ -335,7 +335,8 @@ def test_presets_of_the_model(smoke: ITER) -> None:
     assert smoke.restore(lq).sampler == Sampler(steps=smoke.tier.steps)
     cooler = ITER(dataclasses.replace(smoke.tier, temperature=0.7))
     assert cooler.sampler() == Sampler(steps=smoke.tier.steps, temperature=0.7)
-    assert cooler.sampler("released", temperature=0.5) == dataclasses.replace(sampling.RELEASED, steps=smoke.tier.steps, temperature=0.5)
+    warmer = dataclasses.replace(sampling.RELEASED, steps=smoke.tier.steps, temperature=0.5)
+    assert cooler.sampler("released", temperature=0.5) == warmer
     picture = smoke.upscale(lq[0], preset="released", color_fix="none")
     assert torch.equal(picture, released.image[0])
     with pytest.raises(ValueError, match="preset 'x'"):
