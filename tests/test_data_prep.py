@@ -614,7 +614,9 @@ def test_a_stopped_program_goes_on(site: Site, tmp_path: Path, how: signal.Signa
     toy(site, as_zip({**photos(), "filler.bin": random.Random(0).randbytes(200_000)}))
     site.slow = 0.02
     driver = DRIVER.format(tree=str(TREE), address=f"{site.address}/set.zip", root=str(tmp_path), size=SIZE)
-    program = subprocess.Popen([sys.executable, "-c", driver], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    program = subprocess.Popen([sys.executable, "-c", driver], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+                               # a job in a shell's background has SIGINT ignored, and hands that on
+                               preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
     part = tmp_path / "archives/set.zip.part"
     while not (part.exists() and part.stat().st_size > 20_000):  # stop it in the middle of the download
         assert program.poll() is None

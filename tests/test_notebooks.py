@@ -47,15 +47,16 @@ def test_notebook_has_exercises_and_compared_cells(source: Path) -> None:
     assert sum("nbval-check-output" in tools.tags(cell) for cell in notebook.cells) >= 3
 
 
-def test_jupytext_itself_finds_the_pair_and_writes_the_same_file(tmp_path: Path) -> None:
+def test_jupytext_itself_finds_the_pair_and_writes_the_same_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from jupytext.cli import jupytext as command
 
     for source in SOURCES:
-        command(["--to", "py:percent", "--output", str(tmp_path / source.name), str(source.with_suffix(".ipynb"))])
+        notebook = str(source.with_suffix(".ipynb"))
+        command(["--to", "py:percent", "--output", str(tmp_path / source.name), notebook])
         assert (tmp_path / source.name).read_text(encoding="utf-8") == source.read_text(encoding="utf-8"), source.name
-    found = subprocess.run([sys.executable, "-m", "jupytext", "--paired-paths", str(SOURCES[0].with_suffix(".ipynb"))],
-                           capture_output=True, text=True, check=True)
-    assert found.stdout.split() == [str(SOURCES[0])]
+        capsys.readouterr()
+        command(["--paired-paths", notebook])
+        assert capsys.readouterr().out.split() == [str(source)]
 
 
 def test_links_and_words_of_the_readme() -> None:

@@ -340,7 +340,9 @@ images._encode = slow
 sys.exit(cli.main(sys.argv[1:]))
 """
     command = [sys.executable, "-c", code, "upscale", str(picture(tmp_path / "x.png")), "-o", str(tmp_path / "out")]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=ROOT,
+                               # a job in a shell's background has SIGINT ignored, and hands that on
+                               preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
     assert process.stderr is not None and process.stderr.readline() == "writing\n"
     process.send_signal(signal.SIGINT)
     assert process.stderr.read() == "itersr: stopped\n" and process.wait(30) == 130
