@@ -194,6 +194,9 @@ def _add_train(commands: Any, common: argparse.ArgumentParser) -> None:
     p.add_argument("--resume", action="store_true", help="go on from the last checkpoint in --out")
     p.add_argument("--steps", type=int, help="instead of the tier's; its warm-up and phases are scaled with it")
     p.add_argument("--batch", type=int, help="instead of the tier's")
+    p.add_argument("--crop", type=int, help="side in pixels, instead of the tier's")
+    p.add_argument("--factor", type=int, metavar="F", help="f, instead of the tier's; the same in every stage")
+    p.add_argument("--paper-form", action="store_true", help="φ_r and φ_e read S_l, not E_l's posterior; in every stage")
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--device", default="auto")
     p.add_argument("--precision", choices=("no", "bf16", "fp16"), default="no", help="mixed precision (default: %(default)s)")
@@ -311,7 +314,8 @@ def _convert(args: argparse.Namespace) -> int:
 
 def _add_reproduce(commands: Any, common: argparse.ArgumentParser) -> None:
     p = commands.add_parser("reproduce", parents=[common], help="run the notebooks as experiments")
-    p.add_argument("--tier", choices=TIERS, default="smoke", help="(default: %(default)s)")
+    p.add_argument("--tier", default="smoke", metavar="T",
+                   help=f"{', '.join(TIERS)}, or a folder of weights, for notebooks 06-09 (default: %(default)s)")
     p.add_argument("--only", metavar="NN", help="notebooks by number, for example 07 or 02,07 (default: all)")
     p.add_argument("--device", default="auto")
     p.add_argument("--data", metavar="DIR", help="a folder of photos (default: photos inside scikit-image)")

@@ -113,6 +113,15 @@ def show(found: Mapping[str, float]) -> str:
     return mean if low == mean == high else f"{mean} [{low}, {high}]"
 
 
+def draw(axis: Any, differences: Mapping[str, Mapping[str, float]]) -> None:
+    """Differences with their intervals on a matplotlib axis, the first on top: blue below zero, red above, grey not decided."""
+    for y, found in enumerate(reversed(differences.values())):
+        axis.plot([found["low"], found["high"]], [y, y], lw=2, color={-1: "C0", 1: "C3", 0: "0.5"}[sign(found)])
+        axis.plot(found["mean"], y, "o", color="k", ms=4)
+    axis.axvline(0, color="k", lw=0.7)
+    axis.set_yticks(range(len(differences)), list(reversed(differences)), fontsize=8)
+
+
 def claims(results: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
     """The ledger's rows from what notebooks recorded: {"07": the content of 07.json, …}; notebooks may be missing."""
     rows = []

@@ -24,7 +24,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from itersr.config import Tier
 
 ROOT = Path(__file__).resolve().parents[1]
+TAKE_A_FOLDER = ("06", "07", "08", "09")  # notebooks that train nothing
 SMOKE_TIMEOUT = 1800  # seconds for one cell; papermill itself would wait for ever
 DPI = 100  # with figures of 8 × 5 inches a notebook stays well inside its 1.5 MB
 
@@ -61,6 +62,8 @@ class Run:
 
         nbval cannot inject parameters, so ITERSR_TIER, ITERSR_SEED, ITERSR_DEVICE, ITERSR_DATA and ITERSR_OUT, where
         set, stand in for them (`run` clears them: there the parameters count). Without `out` a temporary folder is used.
+
+        tier may also be a folder of weights, as `itersr train` writes it: notebooks 06-09 then measure those.
 
         Raises ValueError for an unknown tier or device, FileNotFoundError for a missing `data` folder.
         """
@@ -156,6 +159,7 @@ def run(
 ) -> int:
     """Run the notebooks in order through papermill; print a line for each and a table at the end.
 
+    tier: its name, or a folder of weights for notebooks 06-09.
     only: "07", "02,07" or a list of such numbers; None is all. out: the run folder (default runs/<date-time>-<tier>).
     parameters: further notebook parameters, such as {"seed": 1}.
     timeout: seconds for one cell; None is SMOKE_TIMEOUT at `smoke`, and no limit at tiers that train for hours.
@@ -166,11 +170,17 @@ def run(
     """
     import papermill
 
+    from itersr.config import TIERS
+
     source = ROOT / "notebooks" if notebooks is None else Path(notebooks)
+    if is_folder := tier not in TIERS and Path(tier).is_dir():
+        tier = str(_short(Path(tier).resolve(), ROOT))  # the notebooks have a working folder of their own
+        only = only or TAKE_A_FOLDER
     _tier(tier), _device(device)
     if data is not None and not Path(data).is_dir():
         raise FileNotFoundError(f"data: {data} is not a folder")
-    folder = Path(out) if out is not None else ROOT / "runs" / f"{datetime.now():%Y%m%d-%H%M%S}-{tier}"
+    called = "weights" if is_folder else tier
+    folder = Path(out) if out is not None else ROOT / "runs" / f"{datetime.now():%Y%m%d-%H%M%S}-{called}"
     folder = folder.resolve()
     if timeout is None and tier == "smoke":
         timeout = SMOKE_TIMEOUT
@@ -179,6 +189,8 @@ def run(
         "out": str(folder / "figures"), **(parameters or {}),
     }
     chosen = {path.stem: (path, _read(path)) for path in _choose(source, only)}
+    if is_folder and (others := sorted(name[:2] for name in chosen if name[:2] not in TAKE_A_FOLDER)):
+        raise ValueError(f"only: {', '.join(TAKE_A_FOLDER)} measure a folder of weights, {', '.join(others)} need a tier")
     for name, (_, notebook) in chosen.items():
         known = _parameters(notebook, name)
         if unknown := sorted(given.keys() - known):
@@ -312,15 +324,19 @@ def _say(text: str, end: str = "\n") -> None:
     print(text, end=end, flush=True)
 
 
-def _short(path: Path) -> Path:
-    """`path` as seen from the working folder, where it lies below it."""
-    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+def _short(path: Path, folder: Path | None = None) -> Path:
+    """`path` as seen from a folder (the working folder), where it lies below it."""
+    folder = folder or Path.cwd()
+    return path.relative_to(folder) if path.is_relative_to(folder) else path
 
 
 def _tier(name: str) -> Tier:
-    from itersr.config import tier
+    """A tier; or that of a folder of weights, named after the folder so that results say whose they are."""
+    from itersr import config, weights
 
-    return tier(name)
+    if name not in config.TIERS and (ROOT / name).is_dir():
+        return replace(weights.read_config(ROOT / name)[0], name=name)
+    return config.tier(name)
 
 
 def _device(name: str) -> torch.device:

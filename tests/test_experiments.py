@@ -362,6 +362,19 @@ def test_the_ledger_has_every_claim_and_a_command_that_parses() -> None:
         assert parser().parse_args(shlex.split(row["command"])[1:]).tier == "tiny"
 
 
+def test_a_difference_is_coloured_by_what_its_interval_decides() -> None:
+    from matplotlib.colors import to_hex
+    from matplotlib.figure import Figure
+
+    axis = Figure().subplots()
+    differences = {"less": (-2.0, -1.0, 24), "more": (1.0, 2.0, 24), "open": (-1.0, 1.0, 24), "few photos": (1.0, 2.0, 2)}
+    ledger.draw(axis, {name: {"mean": (low + high) / 2, "low": low, "high": high, "n": n}
+                       for name, (low, high, n) in differences.items()})
+    bars = [line for line in axis.lines if line.get_linewidth() == 2]
+    assert [to_hex(bar.get_color()) for bar in bars] == [to_hex(c) for c in ("0.5", "0.5", "C3", "C0")]  # from the bottom up
+    assert [label.get_text() for label in axis.get_yticklabels()] == ["few photos", "open", "more", "less"]
+
+
 def test_what_does_not_hold_says_why() -> None:
     rows = {row["number"]: row for row in ledger.claims(everything(5.0))}
     assert rows["7"]["verdict"] == "does not hold" and "LPIPS, one run − runs mixed: 5.00" in rows["7"]["because"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import signal
 import subprocess
@@ -15,7 +16,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from itersr import experiments, images, metrics
+from itersr import experiments, images, metrics, reproduce
+from itersr.cli import main
 from itersr.config import Tier, TrainConfig, tier
 from itersr.model import ITER
 from itersr.training import algorithm1
@@ -23,7 +25,7 @@ from itersr.training.algorithm1 import Algorithm1, auc, per_image
 from itersr.training.data import Crops, From, Photos, generator_for, random_crop
 from itersr.training.loop import Average, TrainingError, learning_rate
 from itersr.training.losses import GradientLoss, hinge_discriminator
-from itersr.training.run import recipe, train_stage
+from itersr.training.run import model_to_measure, recipe, train_stage, variant
 from itersr.training.ship import ship
 from itersr.training.stage1 import Stage1, psnr
 from itersr.weights import WeightsError
@@ -134,6 +136,32 @@ def test_shipped_weights_bring_their_shift_their_curves_and_their_card(
     assert line.partition(":")[0] in card and f"{model.calibration:.3f}" in card and "three photos" in card
     with pytest.raises(WeightsError, match="no record of the stage iter"):
         recipe("iter", str(to))
+
+
+def test_a_variant_trains_and_is_measured_from_its_folder(tmp_path: Path) -> None:
+    """f = 8 and networks without the posterior, as in the paper, through the command line and on to the result notebooks."""
+    for stage in ("vqgan", "iter"):
+        assert main(["train", stage, "--tier", "smoke", "--steps", "2", "--batch", "2", "--crop", "64", "--factor", "8",
+                     "--paper-form", "--device", "cpu", "--out", str(tmp_path)]) == 0
+    folder = tmp_path / "weights"
+    model = model_to_measure(reproduce._tier(str(folder)), None, tmp_path / "elsewhere", device="cpu")
+    assert model.tier.vqgan.factor == 8 and model.tier.vqgan.codes == 2 * tier("smoke").vqgan.codes and model.cell == 2
+    assert not model.tier.refiner.posterior and not model.tier.evaluator.posterior
+    assert experiments.fingerprint(model) == experiments.fingerprint(ITER.from_pretrained(folder, "cpu"))
+    assert model.restore(torch.rand(1, 3, 20, 16), seed=0).image.shape == (1, 3, 80, 64)
+    assert reproduce.run(tier=str(folder), only="06", out=tmp_path / "run", device="cpu") == 0
+    found = json.loads((tmp_path / "run" / "figures" / "results" / "06.json").read_text())
+    assert found["provenance"]["tier"] == str(folder)
+
+
+def test_a_variant_names_what_it_cannot_be(tmp_path: Path) -> None:
+    assert variant(tier("tiny")) == tier("tiny") and variant(tier("tiny"), factor=4, posterior=True) == tier("tiny")
+    for factor in (2, 6):
+        with pytest.raises(ValueError, match=rf"factor {factor}: tiny can have 4, 8"):
+            variant(tier("tiny"), factor=factor)
+    run(micro(), tmp_path)
+    with pytest.raises(ValueError, match="06, 07, 08, 09 measure a folder of weights, 03 need a tier"):
+        reproduce.run(tier=str(tmp_path / "weights"), only="03,07")
 
 
 # ------------------------------------------------------------------------------------------------ resuming and killing

@@ -19,8 +19,9 @@ import torch
 from torch import Tensor
 
 from itersr import weights
-from itersr.config import Tier, tier
+from itersr.config import TIERS, Tier, tier
 from itersr.model import ITER, pick_device
+from itersr.reproduce import ROOT
 from itersr.training import algorithm1, stage1
 from itersr.training.data import Crops, Photos, ranges, validation_pairs
 from itersr.training.loop import make_accelerator, train
@@ -43,6 +44,8 @@ def train_stage(stage: str, config: Tier, data: str | Path | None, out: Path, *,
     photos, held_out = Photos.of(data).split()
     settings = config.train[stage]
     count, side = validation or ((4, 96) if config.name == "smoke" else (16, 192))
+    window = config.vqgan.swin.window * config.vqgan.factor  # in HQ pixels; a map of tokens is whole windows
+    side = max(side // window, 1) * window
     pairs = validation_pairs(held_out, count, side, seed, degradation=ranges(config.degradation), scale=config.scale)
     pairs = {name: value.to(accelerator.device) for name, value in pairs.items()}
     folder = out / "weights"
@@ -69,18 +72,43 @@ def train_stage(stage: str, config: Tier, data: str | Path | None, out: Path, *,
 
     if accelerator.is_main_process:
         (out / stage).mkdir(parents=True, exist_ok=True)
-        record = {**dataclasses.asdict(settings), "seed": seed, "precision": precision, "photos": len(photos)}
+        record = {**dataclasses.asdict(settings), "seed": seed, "precision": precision, "photos": len(photos),
+                  "factor": config.vqgan.factor, "posterior": config.refiner.posterior}
         (out / stage / "settings.json").write_text(json.dumps(record, indent=1) + "\n")  # what a model card is written from
     with torch.random.fork_rng(devices=[]):
         validated = train(task, crops, out / stage, validate=validate, save_weights=save, accelerator=accelerator, **options)
     return validated
 
 
+def variant(config: Tier, *, factor: int | None = None, posterior: bool | None = None) -> Tier:
+    """A tier with one decision of the method changed, to be measured beside the tier itself.
+
+    factor: f, pixels that a token covers along a side. For each doubling the VQGAN gets one level more and twice the codes,
+    since a code then has four times the pixels to tell; E_l gets one halving more.
+    posterior: whether φ_r and φ_e read E_l's posterior; False is the paper's own form, which knows its argmax S_l alone.
+    ValueError for a factor that is not the tier's, doubled some times.
+    """
+    vqgan = config.vqgan
+    while factor is not None and vqgan.factor < factor:
+        top = vqgan.multipliers[-1] + 1
+        vqgan = dataclasses.replace(vqgan, multipliers=(*vqgan.multipliers, top), codes=2 * vqgan.codes,
+                                    swin=dataclasses.replace(vqgan.swin, width=top * vqgan.width))
+    if factor not in (None, vqgan.factor):
+        raise ValueError(f"factor {factor}: {config.name} can have {config.vqgan.factor}, {2 * config.vqgan.factor}, …")
+    if posterior is None:
+        return dataclasses.replace(config, vqgan=vqgan)
+    refiner, evaluator = (dataclasses.replace(part, posterior=posterior) for part in (config.refiner, config.evaluator))
+    return dataclasses.replace(config, vqgan=vqgan, refiner=refiner, evaluator=evaluator)
+
+
 def load_or_train(stage: str, config: Tier, data: str | Path | None, out: Path, **options: Any) -> ITER:
     """The model with every network up to `stage`: from the tier's shipped weights, else from OUT/weights, else trained now.
 
-    What a notebook calls: `smoke` trains live in seconds, the other tiers load what ships.
+    What a notebook calls: `smoke` trains live in seconds, the other tiers load what ships, and a tier that is named after a
+    folder (see `Run.start`) loads what lies there.
     """
+    if config.name not in TIERS:
+        return ITER.from_pretrained(ROOT / config.name, options.get("device", "auto"))
     if config.name in weights.shipped() and config.name != "smoke":
         return ITER.from_pretrained(config.name, options.get("device", "auto"))
     wanted = ("vqgan",) if stage == "vqgan" else config.train[stage].networks
@@ -148,9 +176,10 @@ def load_networks(folder: Path, config: Tier, trained: tuple[str, ...]) -> ITER:
 
 def run(args: argparse.Namespace) -> int:
     """`itersr train {vqgan,lq_encoder,token_nets,iter} …`: see `itersr train --help`."""
-    config, stage = tier(args.tier), args.what
+    config = variant(tier(args.tier), factor=args.factor, posterior=False if args.paper_form else None)
+    stage = args.what
     settings = config.train[stage].scaled(args.steps or config.train[stage].steps)
-    settings = dataclasses.replace(settings, batch=args.batch or settings.batch)
+    settings = dataclasses.replace(settings, batch=args.batch or settings.batch, crop=args.crop or settings.crop)
     config = dataclasses.replace(config, train={**config.train, stage: settings})
     scalars = train_stage(stage, config, args.data, Path(args.out), seed=args.seed, device=args.device,
                           precision=args.precision, minutes=args.minutes, resume=args.resume, workers=args.workers)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from itersr import experiments, weights
+from itersr.config import TIERS
 from itersr.ledger import CARD_BEGIN, CARD_END
 from itersr.model import ITER
 from itersr.training.run import STAGES
@@ -40,14 +41,23 @@ def ship(run: Path, to: Path, *, photos: Path | None, data: str, hardware: str, 
             logs[stage] = _thin(run / stage / "log.csv")
             logs[stage].to_csv(to / f"{stage}.csv", index=False)
             used = json.loads((run / stage / "settings.json").read_text())
-            command = (f"itersr train {stage} --tier {config.name} --steps {used['steps']} --batch {used['batch']} "
-                       f"--precision {used['precision']} --seed {used['seed']}")
+            command = _command(stage, config.name, used)
             runs[stage] = {"command": command, "steps": int(logs[stage].step.max()), "hardware": hardware,
                            "minutes": round(logs[stage].seconds.max() / 60)}
     model = ITER.from_pretrained(to)
     extra |= {"calibration": round(experiments.calibrate(model, experiments.held_out(photos)), 4), "runs": runs}
     weights.write_config(to, config, extra)
     (to / "MODEL_CARD.md").write_text(card(config, extra, logs, weights.fingerprint(to), data, hardware, commit, notes))
+
+
+def _command(stage: str, name: str, used: dict[str, Any]) -> str:
+    """The call that trained a stage, with those settings that are not the tier's own."""
+    plain = TIERS[name]
+    usual = {"crop": plain.train[stage].crop, "factor": plain.vqgan.factor}
+    other = "".join(f" --{what} {used[what]}" for what in usual if used[what] != usual[what])
+    form = " --paper-form" if used["posterior"] != plain.refiner.posterior else ""
+    return (f"itersr train {stage} --tier {name} --steps {used['steps']} --batch {used['batch']}{other}{form} "
+            f"--precision {used['precision']} --seed {used['seed']}")
 
 
 def _thin(path: Path) -> Any:
