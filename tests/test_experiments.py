@@ -375,6 +375,21 @@ def test_a_difference_is_coloured_by_what_its_interval_decides() -> None:
     assert [label.get_text() for label in axis.get_yticklabels()] == ["few photos", "open", "more", "less"]
 
 
+def test_the_variants_that_notebook_09_shows_have_their_numbers_and_commands() -> None:
+    from itersr.cli import parser
+
+    paths = sorted((ROOT / "figures" / "results" / "variants").glob("*.json"))
+    assert [path.stem for path in paths] == ["tiny-f8", "tiny-paper-form"]
+    for path in paths:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        results = content["results"]
+        assert results["sets"]["Kodak24"]["photos"] == 24 and results["seeds"] == 3
+        assert {"LPIPS, φ_r proposes − E_l proposes", "LPIPS, one run − runs mixed"} <= results["evidence"].keys()
+        for command in content["commands"]:
+            used = parser().parse_args(shlex.split(command)[1:])
+            assert "train" not in command or (used.tier, used.factor == 8 or used.paper_form) == ("tiny", True)
+
+
 def test_what_does_not_hold_says_why() -> None:
     rows = {row["number"]: row for row in ledger.claims(everything(5.0))}
     assert rows["7"]["verdict"] == "does not hold" and "LPIPS, one run − runs mixed: 5.00" in rows["7"]["because"]
