@@ -584,8 +584,8 @@ def entropy(logits: torch.Tensor) -> torch.Tensor:
     return -(log_p.exp() * log_p).sum(1)
 
 
-rows = []
-for ratio in (1.0, 0.9, 0.75, 0.5, 0.25, 0.1):  # masked share
+rows, masked_shares = [], (1.0, 0.9, 0.75, 0.5, 0.25, 0.1)
+for ratio in masked_shares:
     keep = random_mask(round(ratio * n), places)
     logits = refine(model.refiner, keep)
     right = logits.argmax(1) == s_h
@@ -662,7 +662,7 @@ drawn, _ = categorical(evidence, torch.rand(s_h.shape, generator=run.generator(9
 believed = {"true tokens": s_h, "samples of E_l": drawn}
 exposure = {name: [] for name in believed}
 for name, tokens in believed.items():
-    for ratio in (1.0, 0.9, 0.75, 0.5, 0.25, 0.1):
+    for ratio in masked_shares:
         keep = random_mask(round(ratio * n), places)
         exposure[name].append(F.cross_entropy(refine(model.refiner, keep, tokens), s_h, reduction="none")[~keep].mean().item())
 assert exposure["true tokens"][0] == exposure["samples of E_l"][0], "where all is masked no value may be seen"

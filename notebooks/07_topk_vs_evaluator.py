@@ -397,11 +397,7 @@ compared = {
 }
 differences = {name: experiments.difference(of[a], of[b], look) for name, (a, b) in compared.items()}
 fig, axis = plt.subplots(figsize=(7, 3.2))
-for y, (name, d) in enumerate(reversed(differences.items())):
-    axis.plot([d["low"], d["high"]], [y, y], lw=2, color={-1: "C0", 1: "C3", 0: "0.5"}[ledger.sign(d)])
-    axis.plot(d["mean"], y, "o", color="k", ms=4)
-axis.axvline(0, color="k", lw=0.7)
-axis.set_yticks(range(len(differences)), [name.partition(", ")[2] for name in reversed(differences)], fontsize=8)
+ledger.draw(axis, {name.partition(", ")[2]: d for name, d in differences.items()})
 axis.set_xlabel(f"difference in {LOOK} (less is better): mean and 95 % interval")
 fig.tight_layout()
 path = run.save_figure(fig, "differences")
