@@ -113,7 +113,7 @@ def show(found: Mapping[str, float]) -> str:
     return mean if low == mean == high else f"{mean} [{low}, {high}]"
 
 
-def draw(axis: Any, differences: Mapping[str, Mapping[str, float]]) -> None:
+def draw(axis: Any, differences: dict[str, Mapping[str, float]]) -> None:
     """Differences with their intervals on a matplotlib axis, the first on top: blue below zero, red above, grey not decided."""
     for y, found in enumerate(reversed(differences.values())):
         axis.plot([found["low"], found["high"]], [y, y], lw=2, color={-1: "C0", 1: "C3", 0: "0.5"}[sign(found)])
