@@ -63,7 +63,7 @@ class Run:
         nbval cannot inject parameters, so ITERSR_TIER, ITERSR_SEED, ITERSR_DEVICE, ITERSR_DATA and ITERSR_OUT, where
         set, stand in for them (`run` clears them: there the parameters count). Without `out` a temporary folder is used.
 
-        tier may also be a folder of weights, as `itersr train` writes it: notebooks 06-09 then measure those.
+        tier may also be a folder of weights, seen from the repository: notebooks 06-09 then measure those.
 
         Raises ValueError for an unknown tier or device, FileNotFoundError for a missing `data` folder.
         """
@@ -179,8 +179,7 @@ def run(
     _tier(tier), _device(device)
     if data is not None and not Path(data).is_dir():
         raise FileNotFoundError(f"data: {data} is not a folder")
-    called = "weights" if is_folder else tier
-    folder = Path(out) if out is not None else ROOT / "runs" / f"{datetime.now():%Y%m%d-%H%M%S}-{called}"
+    folder = Path(out) if out is not None else ROOT / "runs" / f"{datetime.now():%Y%m%d-%H%M%S}-{Path(tier).name}"
     folder = folder.resolve()
     if timeout is None and tier == "smoke":
         timeout = SMOKE_TIMEOUT

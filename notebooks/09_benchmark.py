@@ -323,17 +323,16 @@ if kodak.photo.nunique() >= ledger.FEWEST:
 # `figures/results/variants`, with the full commands. (At f = 8 the crops are 128² and not 160², since a map of tokens is whole windows.)
 
 # %%
-METHODS = ("bicubic", "S_l", "one sample of E_l", "ITER", "VQGAN bound")
 kept = ROOT / "figures" / "results"
-forms = {path.stem: json.loads(path.read_text())["results"] for path in [kept / "09.json", *sorted(kept.glob("variants/*.json"))]}
-forms = {"tiny": forms.pop("09"), **forms}
+forms = {"tiny": ledger.read_results(kept)["09"]["results"]}
+forms |= {path.stem: json.loads(path.read_text(encoding="utf-8"))["results"] for path in sorted(kept.glob("variants/*.json"))}
 if sets and look == "lpips":  # this run's own; a quick look, at smoke, has too few photos
     forms[model.tier.name] = {"sets": sets, "evidence": evidence}
 lines = {}
 for name, result in forms.items():
     on_kodak, parts = result["sets"]["Kodak24"], result["evidence"]
     mean = {row["method"]: f"{row['mean']:.3f}" for row in on_kodak["summary"] if row["value"] == "lpips"}
-    lines[name] = {method: mean[method] for method in METHODS} | {
+    lines[name] = {method: mean[method] for method in order} | {
         "ITER − one sample": ledger.show(on_kodak["differences"]["LPIPS, ITER − one sample of E_l"]),
         "φ_r proposes − E_l proposes": ledger.show(parts["LPIPS, φ_r proposes − E_l proposes"]),
         "one run − runs mixed": ledger.show(parts["LPIPS, one run − runs mixed"])}

@@ -154,6 +154,7 @@ def test_a_variant_trains_and_is_measured_from_its_folder(tmp_path: Path) -> Non
     folder = tmp_path / "weights"
     model = model_to_measure(reproduce._tier(str(folder)), None, tmp_path / "elsewhere", device="cpu")
     assert model.tier.vqgan.factor == 8 and model.tier.vqgan.codes == 2 * tier("smoke").vqgan.codes and model.cell == 2
+    assert model.tier.name == str(folder)
     assert not model.tier.refiner.posterior and not model.tier.evaluator.posterior
     assert experiments.fingerprint(model) == experiments.fingerprint(ITER.from_pretrained(folder, "cpu"))
     assert model.restore(torch.rand(1, 3, 20, 16), seed=0).image.shape == (1, 3, 80, 64)

@@ -72,8 +72,7 @@ def train_stage(stage: str, config: Tier, data: str | Path | None, out: Path, *,
 
     if accelerator.is_main_process:
         (out / stage).mkdir(parents=True, exist_ok=True)
-        record = {**dataclasses.asdict(settings), "seed": seed, "precision": precision, "photos": len(photos),
-                  "factor": config.vqgan.factor, "posterior": config.refiner.posterior}
+        record = {**dataclasses.asdict(settings), "seed": seed, "precision": precision, "photos": len(photos)}
         (out / stage / "settings.json").write_text(json.dumps(record, indent=1) + "\n")  # what a model card is written from
     with torch.random.fork_rng(devices=[]):
         validated = train(task, crops, out / stage, validate=validate, save_weights=save, accelerator=accelerator, **options)
@@ -108,7 +107,9 @@ def load_or_train(stage: str, config: Tier, data: str | Path | None, out: Path, 
     folder (see `Run.start`) loads what lies there.
     """
     if config.name not in TIERS:
-        return ITER.from_pretrained(ROOT / config.name, options.get("device", "auto"))
+        model = ITER.from_pretrained(ROOT / config.name, options.get("device", "auto"))
+        model.tier = config  # named after the folder
+        return model
     if config.name in weights.shipped() and config.name != "smoke":
         return ITER.from_pretrained(config.name, options.get("device", "auto"))
     wanted = ("vqgan",) if stage == "vqgan" else config.train[stage].networks

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from itersr import experiments, weights
-from itersr.config import TIERS
+from itersr.config import TIERS, Tier
 from itersr.ledger import CARD_BEGIN, CARD_END
 from itersr.model import ITER
 from itersr.training.run import STAGES
@@ -41,7 +41,7 @@ def ship(run: Path, to: Path, *, photos: Path | None, data: str, hardware: str, 
             logs[stage] = _thin(run / stage / "log.csv")
             logs[stage].to_csv(to / f"{stage}.csv", index=False)
             used = json.loads((run / stage / "settings.json").read_text())
-            command = _command(stage, config.name, used)
+            command = _command(stage, config, used)
             runs[stage] = {"command": command, "steps": int(logs[stage].step.max()), "hardware": hardware,
                            "minutes": round(logs[stage].seconds.max() / 60)}
     model = ITER.from_pretrained(to)
@@ -50,13 +50,13 @@ def ship(run: Path, to: Path, *, photos: Path | None, data: str, hardware: str, 
     (to / "MODEL_CARD.md").write_text(card(config, extra, logs, weights.fingerprint(to), data, hardware, commit, notes))
 
 
-def _command(stage: str, name: str, used: dict[str, Any]) -> str:
+def _command(stage: str, config: Tier, used: dict[str, Any]) -> str:
     """The call that trained a stage, with those settings that are not the tier's own."""
-    plain = TIERS[name]
-    usual = {"crop": plain.train[stage].crop, "factor": plain.vqgan.factor}
-    other = "".join(f" --{what} {used[what]}" for what in usual if used[what] != usual[what])
-    form = " --paper-form" if used["posterior"] != plain.refiner.posterior else ""
-    return (f"itersr train {stage} --tier {name} --steps {used['steps']} --batch {used['batch']}{other}{form} "
+    plain = TIERS[config.name]
+    other = f" --crop {used['crop']}" if used["crop"] != plain.train[stage].crop else ""
+    other += f" --factor {config.vqgan.factor}" if config.vqgan.factor != plain.vqgan.factor else ""
+    other += " --paper-form" if config.refiner.posterior != plain.refiner.posterior else ""
+    return (f"itersr train {stage} --tier {config.name} --steps {used['steps']} --batch {used['batch']}{other} "
             f"--precision {used['precision']} --seed {used['seed']}")
 
 
