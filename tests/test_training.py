@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -28,7 +29,7 @@ from itersr.training.losses import GradientLoss, hinge_discriminator
 from itersr.training.run import model_to_measure, recipe, train_stage, variant
 from itersr.training.ship import ship
 from itersr.training.stage1 import Stage1, psnr
-from itersr.weights import WeightsError
+from itersr.weights import SHIPPED, WeightsError
 
 ROOT = Path(__file__).parents[1]
 
@@ -53,6 +54,17 @@ def state(out: Path, stage: str = "vqgan") -> dict[str, object]:
 
 def logged(out: Path, stage: str = "vqgan") -> pd.DataFrame:
     return pd.read_csv(out / stage / "log.csv").query("split == 'train'")
+
+
+def test_validation_crops_are_whole_windows() -> None:
+    from itersr.training.data import ranges, validation_pairs
+
+    photos = Photos({"wide": torch.rand(3, 150, 400), "small": torch.rand(3, 200, 131)})
+    for unit, side in ((32, 128), (64, 128), (96, 96)):
+        pairs = validation_pairs(photos, 3, 192, 0, degradation=ranges("mild"), scale=4, unit=unit)
+        assert pairs["hq"].shape == (3, 3, side, side) and pairs["lq"].shape == (3, 3, side // 4, side // 4)
+    with pytest.raises(ValueError, match="smaller than a window of tokens"):
+        validation_pairs(photos, 3, 192, 0, degradation=ranges("mild"), scale=4, unit=160)
 
 
 def assert_same(a: object, b: object, where: str = "") -> None:
@@ -230,20 +242,45 @@ def test_a_time_limit_ends_well(tmp_path: Path) -> None:
         run(micro(), tmp_path, resume=True, seed=1)
 
 
-def test_two_processes_equal_one(tmp_path: Path) -> None:
-    """`accelerate launch` with two CPU processes gives the loss curve of one process with the same global batch."""
-    command = ["-m", "itersr", "train", "vqgan", "--tier", "smoke", "--steps", "20", "--batch", "2", "--device", "cpu"]
+# At a tier's own learning rate two sums of the same numbers in another order drift apart by per cents within twenty steps,
+# and so does one process whose first weights are nudged by 1e-7: Adam begins with the signs of gradients, and rounding
+# decides those that are about zero. A larger ε and a small rate keep rounding small, and what is left to see is whether
+# batches are shared out and gradients averaged.
+TRAIN_SMOOTHLY = """
+import functools, sys, torch
+from itersr.cli import main
+from itersr.training import loop
+torch.optim.Adam = functools.partial(torch.optim.Adam, eps=1e-3)
+loop.learning_rate = lambda step, config: 2e-4
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize("stage", ["vqgan", "iter"])
+def test_two_processes_equal_one(tmp_path: Path, stage: str) -> None:
+    """Two CPU processes give the loss curve of one process with the same global batch, and speak with one voice."""
+    (tmp_path / "train.py").write_text(TRAIN_SMOOTHLY)
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    one = [sys.executable, *command, "--out", str(tmp_path / "one")]
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1",
-              "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
-    for arguments in (one, [*launch, *command, "--out", str(tmp_path / "two")]):
-        done = subprocess.run(arguments, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+    train = ["train.py", "train", stage, "--tier", "smoke", "--steps", "40", "--batch", "2", "--device", "cpu"]
+    launch = {1: [], 2: ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]}
+    curves = {}
+    for processes, launcher in launch.items():
+        out = tmp_path / str(processes)
+        if stage == "iter":
+            shutil.copytree(SHIPPED / "smoke", out / "weights", ignore=lambda _, names: {*names} - {"vqgan.safetensors"})
+        done = subprocess.run([sys.executable, *launcher, *train, "--out", str(out)], cwd=tmp_path, env=environment,
+                              capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stderr[-2000:]
-    rows = [logged(tmp_path / name).set_index("name").value for name in ("one", "two")]
-    assert len(rows[0]) and rows[0].index.equals(rows[1].index)
-    for name in rows[0].index:
-        assert rows[1][name] == pytest.approx(rows[0][name], rel=2e-3), name
+        printed = done.stdout.splitlines()
+        assert len(printed) == len({*printed}) > 3, done.stdout
+        assert json.loads((out / stage / "settings.json").read_text())["processes"] == processes
+        curves[processes] = logged(out, stage).set_index(["step", "name"]).value
+    one, two = curves[1], curves[2]
+    assert len(one) > 6 and one.index.equals(two.index)
+    for step, name in one.index:
+        # a loss of the codebook alone is a small number, and hangs on which code is just a little nearer
+        close = 0.02 if name == "codebook" else 2e-3
+        assert two[step, name] == pytest.approx(one[step, name], rel=close, abs=1e-6), (step, name)
 
 
 def test_a_nan_stops_the_run_and_names_the_photo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -125,13 +125,19 @@ class From(Sampler[int]):
         return self.stop - self.start
 
 
-def validation_pairs(photos: Photos, count: int, size: int, seed: int, *, degradation: Degradation,
-                     scale: int) -> dict[str, Tensor]:
-    """`count` fixed centre crops of held-out photos, each degraded with its own fixed seed: {"hq", "lq"}."""
+def validation_pairs(photos: Photos, count: int, size: int, seed: int, *, degradation: Degradation, scale: int,
+                     unit: int = 32) -> dict[str, Tensor]:
+    """`count` fixed centre crops of held-out photos, each degraded with its own fixed seed: {"hq", "lq"}.
+
+    size: of a crop in pixels; less, for all of them, where a photo is smaller. unit: the side is a multiple of it, so that
+    token maps are whole windows. ValueError where a photo has not even that.
+    """
+    chosen = [photos[i % len(photos)] for i in range(count)]
+    side = min(size, *(n for photo in chosen for n in photo.shape[-2:])) // unit * unit
+    if not side:
+        raise ValueError(f"a held-out photo, or the crop of {size} pixels, is smaller than a window of tokens ({unit} pixels)")
     hq, lq = [], []
-    for i in range(count):
-        photo = photos[i % len(photos)]
-        side = min(size, *(n - n % 32 for n in photo.shape[-2:]))
+    for i, photo in enumerate(chosen):
         y, x = ((n - side) // 2 for n in photo.shape[-2:])
         crop = photo[:, y : y + side, x : x + side][None]
         hq.append(crop)

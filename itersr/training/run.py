@@ -33,10 +33,10 @@ STAGES = ("vqgan", "lq_encoder", "token_nets", "iter")
 
 def train_stage(stage: str, config: Tier, data: str | Path | None, out: Path, *, seed: int = 0, device: str = "auto",
                 precision: str = "no", validation: tuple[int, int] | None = None, **options: Any) -> dict[str, float]:
-    """Train one stage of a tier; gives the last validation's scalars. `options` go to `loop.train`.
+    """Train one stage of a tier; gives the last validation's scalars (in the first of several processes, {} in the others).
 
     stage: "vqgan"; or, from OUT/weights' VQGAN, "lq_encoder" and then "token_nets", or "iter" for all three at once.
-    validation: how many held-out crops, and their side in HQ pixels.
+    validation: how many held-out crops, and their side in HQ pixels. options: go to `loop.train`.
     """
     if stage not in STAGES:
         raise ValueError(f"stage {stage!r}: there are {', '.join(STAGES)}")
@@ -44,9 +44,8 @@ def train_stage(stage: str, config: Tier, data: str | Path | None, out: Path, *,
     photos, held_out = Photos.of(data).split()
     settings = config.train[stage]
     count, side = validation or ((4, 96) if config.name == "smoke" else (16, 192))
-    window = config.vqgan.swin.window * config.vqgan.factor  # in HQ pixels; a map of tokens is whole windows
-    side = max(side // window, 1) * window
-    pairs = validation_pairs(held_out, count, side, seed, degradation=ranges(config.degradation), scale=config.scale)
+    pairs = validation_pairs(held_out, count, side, seed, degradation=ranges(config.degradation), scale=config.scale,
+                             unit=config.vqgan.swin.window * config.vqgan.factor)
     pairs = {name: value.to(accelerator.device) for name, value in pairs.items()}
     folder = out / "weights"
     look = perceptual().to(accelerator.device)
@@ -72,11 +71,13 @@ def train_stage(stage: str, config: Tier, data: str | Path | None, out: Path, *,
 
     if accelerator.is_main_process:
         (out / stage).mkdir(parents=True, exist_ok=True)
-        record = {**dataclasses.asdict(settings), "seed": seed, "precision": precision, "photos": len(photos)}
+        record = {**dataclasses.asdict(settings), "seed": seed, "precision": precision, "photos": len(photos),
+                  "processes": accelerator.num_processes}
         (out / stage / "settings.json").write_text(json.dumps(record, indent=1) + "\n")  # what a model card is written from
     with torch.random.fork_rng(devices=[]):
         validated = train(task, crops, out / stage, validate=validate, save_weights=save, accelerator=accelerator, **options)
-    return validated
+    accelerator.end_training()
+    return validated if accelerator.is_main_process else {}
 
 
 def variant(config: Tier, *, factor: int | None = None, posterior: bool | None = None) -> Tier:
