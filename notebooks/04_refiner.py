@@ -714,6 +714,26 @@ torch.testing.assert_close(start, evidence[:1], atol=1e-4, rtol=1e-4)
 uses = "uses" if run.tier.refiner.posterior else "does not use"
 display(Markdown(f"Untrained, φ_r = E_l. This tier **{uses}** the option. It is reported beside the paper's own form, never in its place."))
 
+# %% [markdown]
+# ### Do the layers say anything?
+#
+# A network that begins with a good answer can stay with it, and its loss will look healthy from the first step on. (An output layer that starts at zero lets
+# no gradient through at first, and a normalisation before it hides how far the layers below have drifted.) So ask it: replace what φ_r's Swin layers say, the output of its last layer, by its mean over all places and pictures, and leave the rest (the posterior and the 5×5 convolution, where there are any)
+# as it is. If the loss on hidden tokens does not move, these layers know nothing about this picture.
+
+# %%
+said, half = [], random_mask(n // 2, places)
+heard = model.refiner.head.register_forward_hook(lambda layer, inputs, output: said.append(output.mean((0, 2, 3), keepdim=True)))
+spoken = F.cross_entropy(refine(model.refiner, half), s_h, reduction="none")[~half].mean().item()
+heard.remove()
+muted = model.refiner.head.register_forward_hook(lambda layer, inputs, output: torch.stack(said).mean(0).expand_as(output))
+silent = F.cross_entropy(refine(model.refiner, half), s_h, reduction="none")[~half].mean().item()
+muted.remove()
+found = "they do their part" if silent - spoken > 0.01 else (
+    "**they have collapsed**: whatever φ_r adds to E_l's posterior comes from the one convolution of known tokens. What these weights show about φ_r's "
+    "proposals (notebooks 07 and 09) they show about that convolution")
+display(Markdown(f"With half of the true tokens shown: {spoken:.4f} nats as trained, {silent:.4f} with the Swin layers' answer made the same everywhere; {found}."))
+
 
 # %% [markdown]
 # ## What you learned
