@@ -660,11 +660,14 @@ path = run.save_figure(fig, "entropy_maps")
 # %%
 drawn, _ = categorical(evidence, torch.rand(s_h.shape, generator=run.generator(9, "cpu")).to(s_h.device), 0.7)
 believed = {"true tokens": s_h, "samples of E_l": drawn}
-exposure = {name: [] for name in believed}
-for name, tokens in believed.items():
-    for ratio in masked_shares:
-        keep = random_mask(round(ratio * n), places)
-        exposure[name].append(F.cross_entropy(refine(model.refiner, keep, tokens), s_h, reduction="none")[~keep].mean().item())
+
+
+def hidden_loss(keep: torch.Tensor, shown: torch.Tensor = s_h) -> float:
+    """Eq. 4 on the hidden tokens of the held-out crops, in nats a token."""
+    return F.cross_entropy(refine(model.refiner, keep, shown), s_h, reduction="none")[~keep].mean().item()
+
+
+exposure = {name: [hidden_loss(random_mask(round(ratio * n), places), tokens) for ratio in masked_shares] for name, tokens in believed.items()}
 assert exposure["true tokens"][0] == exposure["samples of E_l"][0], "where all is masked no value may be seen"
 fig, axis = plt.subplots(figsize=(5, 2.8), layout="constrained")
 for name, values in exposure.items():
@@ -717,18 +720,17 @@ display(Markdown(f"Untrained, φ_r = E_l. This tier **{uses}** the option. It is
 # %% [markdown]
 # ### Do the layers say anything?
 #
-# A network that begins with a good answer can stay with it, and its loss will look healthy from the first step on. (An output layer that starts at zero lets
-# no gradient through at first, and a normalisation before it hides how far the layers below have drifted.) So ask it: replace what φ_r's Swin layers say, the output of its last layer, by its mean over all places and pictures, and leave the rest (the posterior and the 5×5 convolution, where there are any)
-# as it is. If the loss on hidden tokens does not move, these layers know nothing about this picture.
+# A network that begins with a good answer can stay with it, and its loss will look healthy from the first step on. (An output layer that starts at zero
+# lets no gradient through at first, and a normalisation before it hides how far the layers below have drifted.) So ask it: replace what φ_r's Swin layers
+# say, the output of its last layer, by its mean over all places and pictures, and leave the rest (the posterior and the 5×5 convolution, where there
+# are any) as it is. If the loss on hidden tokens does not move, these layers know nothing about this picture.
 
 # %%
 said, half = [], random_mask(n // 2, places)
-heard = model.refiner.head.register_forward_hook(lambda layer, inputs, output: said.append(output.mean((0, 2, 3), keepdim=True)))
-spoken = F.cross_entropy(refine(model.refiner, half), s_h, reduction="none")[~half].mean().item()
-heard.remove()
-muted = model.refiner.head.register_forward_hook(lambda layer, inputs, output: torch.stack(said).mean(0).expand_as(output))
-silent = F.cross_entropy(refine(model.refiner, half), s_h, reduction="none")[~half].mean().item()
-muted.remove()
+with model.refiner.head.register_forward_hook(lambda layer, inputs, output: said.append(output.mean((0, 2, 3), keepdim=True))):
+    spoken = hidden_loss(half)
+with model.refiner.head.register_forward_hook(lambda layer, inputs, output: torch.stack(said).mean(0).expand_as(output)):
+    silent = hidden_loss(half)
 found = "they do their part" if silent - spoken > 0.01 else (
     "**they have collapsed**: whatever φ_r adds to E_l's posterior comes from the one convolution of known tokens. What these weights show about φ_r's "
     "proposals (notebooks 07 and 09) they show about that convolution")

@@ -348,7 +348,8 @@ display(Markdown("\n".join(said)))
 
 # %% [markdown]
 # *Read down a column. The bound says how much of a picture the tokens can hold at all: where S_l already lies next to it, no sampler has much left
-# to win. And a φ_r that sees S_l alone has to learn again what E_l knew; what the argmax threw away is what the posterior gives back.*
+# to win. And a φ_r that sees S_l alone has to learn again what E_l knew; what the argmax threw away is what the posterior gives back.
+# Whether φ_r's layers do their part is asked in [04](04_refiner.ipynb), section 8: where they have collapsed, φ_r's rows here speak of its one convolution.*
 
 # %% [markdown]
 # ## Side by side (Fig. 4)
