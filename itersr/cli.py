@@ -196,7 +196,8 @@ def _add_train(commands: Any, common: argparse.ArgumentParser) -> None:
     p.add_argument("--batch", type=int, help="instead of the tier's")
     p.add_argument("--crop", type=int, help="side in pixels, instead of the tier's")
     p.add_argument("--factor", type=int, metavar="F", help="f, instead of the tier's; the same in every stage")
-    p.add_argument("--paper-form", action="store_true", help="φ_r and φ_e read S_l, not E_l's posterior; in every stage")
+    p.add_argument("--form", choices=("paper", "posterior", "image"),
+                   help="what φ_r reads beside tokens: no more, E_l's posterior, the LQ image too (default: the tier's)")
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--device", default="auto")
     p.add_argument("--precision", choices=("no", "bf16", "fp16"), default="no", help="mixed precision (default: %(default)s)")

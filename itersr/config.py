@@ -65,6 +65,7 @@ class TokenNetConfig:
     swin: SwinConfig
     norm: Norm = "layer"
     posterior: bool = False  # beyond the paper: also see E_l's posterior, not only its argmax S_l
+    reads_lq: bool = False  # beyond the paper, φ_r only: also see the LQ image, through a network that begins as E_l's own
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ class TrainConfig:
     # Algorithm 1
     gamma: GammaKind = "cosine"
     networks: tuple[str, ...] = ("lq_encoder", "refiner", "evaluator")  # those trained by this run
-    corrupt: float = 0.0  # largest share of kept tokens replaced by samples of E_l's posterior, at temperatures of ½ to 1
+    corrupt: float = 0.0  # largest share of kept tokens replaced by samples of φ_r's own, at temperatures of ½ to 1
     masked_loss: bool = False  # Eq. 4 over masked tokens alone (True) or over all (False, the paper)
 
     def scaled(self, steps: int) -> TrainConfig:
@@ -181,14 +182,16 @@ def _tiny() -> Tier:
         vqgan=VQGANConfig(width=32, multipliers=(1, 2, 3), codes=128, code_dim=32, encoder_swin=False, res_blocks=1,
                           swin=SwinConfig(width=96, groups=1, depth=2, heads=4, mlp_ratio=2)),
         lq_encoder=LQEncoderConfig(width=48, swin=SwinConfig(width=96, groups=2, depth=4, heads=4, mlp_ratio=2)),
-        refiner=TokenNetConfig(width=96, posterior=True, swin=SwinConfig(width=96, groups=2, depth=4, heads=4, mlp_ratio=2)),
-        evaluator=TokenNetConfig(width=64, posterior=True, swin=SwinConfig(width=64, groups=2, depth=4, heads=4, mlp_ratio=2)),
+        refiner=TokenNetConfig(width=96, norm="none", posterior=True, reads_lq=True,
+                               swin=SwinConfig(width=96, groups=2, depth=4, heads=4, mlp_ratio=2)),
+        evaluator=TokenNetConfig(width=64, norm="none", posterior=True,
+                                 swin=SwinConfig(width=64, groups=2, depth=4, heads=4, mlp_ratio=2)),
         train={
             "vqgan": dataclasses.replace(base, steps=7_000, batch=8, crop=96, lr=1e-3, autoencoder_steps=600,
                                          gan_start=10**9, perceptual_weight=0.5, validate_every=500),
             "lq_encoder": dataclasses.replace(base, networks=("lq_encoder",)),
-            "token_nets": dataclasses.replace(base, networks=("refiner", "evaluator"), corrupt=1.0, masked_loss=True,
-                                              validate_every=1000),
+            "token_nets": dataclasses.replace(base, steps=5000, lr=4e-4, warmup=100, networks=("refiner", "evaluator"),
+                                              corrupt=1.0, masked_loss=True, validate_every=1000),
             "iter": base,
         },
         temperature=0.7,
@@ -205,9 +208,9 @@ def _small() -> Tier:
         vqgan=VQGANConfig(width=64, multipliers=(1, 2, 4), codes=512, code_dim=32, encoder_swin=False,
                           swin=SwinConfig(width=128, groups=1, depth=4, heads=4, mlp_ratio=2)),
         lq_encoder=LQEncoderConfig(width=64, swin=SwinConfig(width=192, groups=2, depth=4, heads=6, mlp_ratio=2)),
-        refiner=TokenNetConfig(width=192, posterior=True,
+        refiner=TokenNetConfig(width=192, norm="none", posterior=True, reads_lq=True,
                                swin=SwinConfig(width=192, groups=2, depth=4, heads=6, mlp_ratio=2)),
-        evaluator=TokenNetConfig(width=128, posterior=True,
+        evaluator=TokenNetConfig(width=128, norm="none", posterior=True,
                                  swin=SwinConfig(width=128, groups=2, depth=4, heads=4, mlp_ratio=2)),
         train={
             "vqgan": dataclasses.replace(base, steps=20_000, crop=128, lr=6e-4, autoencoder_steps=1000, gan_start=12_000,

@@ -297,7 +297,7 @@ def oracle(s_h: Tensor, doubt: float = 1e-3) -> EvaluatorFn:
 def trusting(model: ITER, lq: Tensor, trust: float) -> RefinerFn:
     """φ_r of which only a share is believed, see `Method.trust`; for one image (1, 3, H, W)."""
     evidence = model.log_posterior(model.pad(lq))
-    refiner, _ = model.functions(evidence)
+    refiner, _ = model.functions(evidence, model.look(model.pad(lq)))
 
     def refine(*maps: Tensor) -> Tensor:
         return evidence + trust * (refiner(*maps).float().log_softmax(1) - evidence)

@@ -9,13 +9,10 @@ from itersr.swin import SwinLayers
 from itersr.vqgan import ResBlock
 
 
-class LQEncoder(nn.Module):
-    """E_l: LQ image (B, 3, H, W) in [0, 1] → logits (B, codes, H/2ⁿ, W/2ⁿ) for n halvings; S_l is their argmax.
+class Stem(nn.Module):
+    """The convolutions with which E_l begins: LQ image (B, 3, H, W) in [0, 1] → (B, Swin width, H/2ⁿ, W/2ⁿ)."""
 
-    Sides must be multiples of 2ⁿ × window (the Swin layers raise a ValueError).
-    """
-
-    def __init__(self, config: LQEncoderConfig, codes: int, halvings: int) -> None:
+    def __init__(self, config: LQEncoderConfig, halvings: int) -> None:
         super().__init__()
         width = config.width
         self.conv_in = nn.Conv2d(3, width, 3, padding=1)
@@ -30,15 +27,29 @@ class LQEncoder(nn.Module):
             width *= 2
         self.stages = nn.ModuleList(stages)
         self.project = nn.Conv2d(width, config.swin.width, 1)
+
+    def look(self, lq: Tensor) -> Tensor:
+        """What the Swin layers are given of an LQ image, (B, Swin width, H/2ⁿ, W/2ⁿ)."""
+        x = self.conv_in(lq.to(self.conv_in.weight.dtype))
+        for stage in self.stages:
+            x = stage(x)
+        return self.project(x)
+
+
+class LQEncoder(Stem):
+    """E_l: LQ image (B, 3, H, W) in [0, 1] → logits (B, codes, H/2ⁿ, W/2ⁿ) for n halvings; S_l is their argmax.
+
+    Sides must be multiples of 2ⁿ × window (the Swin layers raise a ValueError).
+    """
+
+    def __init__(self, config: LQEncoderConfig, codes: int, halvings: int) -> None:
+        super().__init__(config, halvings)
         self.swin = SwinLayers(config.swin.width, config.swin)
         self.head = nn.Conv2d(config.swin.width, codes, 1)
 
     def features(self, lq: Tensor) -> Tensor:
         """(B, Swin width, H/2ⁿ, W/2ⁿ): all but the last 1×1 convolution. Often fewer numbers than the logits that it makes."""
-        x = self.conv_in(lq.to(self.conv_in.weight.dtype))
-        for stage in self.stages:
-            x = stage(x)
-        return self.swin(self.project(x))
+        return self.swin(self.look(lq))
 
     def forward(self, lq: Tensor) -> Tensor:
         return self.head(self.features(lq))

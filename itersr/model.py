@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from itersr import published, tiling, weights
 from itersr.config import Tier
-from itersr.lq_encoder import LQEncoder
+from itersr.lq_encoder import LQEncoder, Stem
 from itersr.sampling import (
     EvaluatorFn,
     ProposeFn,
@@ -83,7 +83,8 @@ class ITER(nn.Module):
         codes = tier.vqgan.codes
         self.vqgan = VQGAN(tier.vqgan)
         self.lq_encoder = LQEncoder(tier.lq_encoder, codes, tier.halvings)
-        self.refiner = Refiner(tier.refiner, codes)
+        stem = Stem(tier.lq_encoder, tier.halvings) if tier.refiner.reads_lq else None
+        self.refiner = Refiner(tier.refiner, codes, stem)
         self.evaluator = Evaluator(tier.evaluator, codes)
         self.fingerprint = "untrained"
         # added to φ_e's logit of "good", fitted on held-out training photos: the share of good tokens differs from that
@@ -157,13 +158,17 @@ class ITER(nn.Module):
         """log p_l(token | LQ) of every place, (B, codes, h, w) in float32: E_l's answer before any argmax."""
         return one_by_one(self.lq_encoder, lq).float().log_softmax(1)
 
-    def functions(self, evidence: Tensor | None) -> tuple[Callable[..., Tensor], EvaluatorFn]:
-        """φ_r and φ_e as Alg. 2 calls them, for images whose E_l log-posterior is `evidence` (batch of one).
+    def look(self, lq: Tensor) -> Tensor | None:
+        """What φ_r sees of the LQ image itself, (B, width, h, w); None where it does not look (`reads_lq=False`)."""
+        return None if self.refiner.stem is None else one_by_one(self.refiner.stem.look, lq)
 
-        None will do for networks that do not read it (`posterior=False`)."""
+    def functions(self, evidence: Tensor | None, look: Tensor | None = None) -> tuple[Callable[..., Tensor], EvaluatorFn]:
+        """φ_r and φ_e as Alg. 2 calls them, for an image whose E_l log-posterior is `evidence` and whose `look` is that.
+
+        None will do for networks that do not read them (`posterior=False`, `reads_lq=False`)."""
         def refine(tokens: Tensor, keep: Tensor, condition: Tensor, condition_keep: Tensor) -> Tensor:
             return self.refiner(tokens, keep, condition, condition_keep,
-                                evidence if self.tier.refiner.posterior else None)
+                                evidence if self.tier.refiner.posterior else None, look)
 
         def judge(tokens: Tensor, condition: Tensor) -> Tensor:
             logits = self.evaluator(tokens, condition, evidence if self.tier.evaluator.posterior else None).float()
@@ -193,7 +198,7 @@ class ITER(nn.Module):
         """S_l of a padded LQ image (1, 3, H, W), and φ_r and φ_e for all of it, each computed in tiles of `tile` LQ pixels.
 
         What is kept for the whole picture is E_l's features, if φ_r or φ_e read its posterior: they are fewer numbers than the
-        posterior, which one 1×1 convolution makes of them anew for every tile.
+        posterior, which one 1×1 convolution makes of them anew for every tile. And φ_r's look, if it has one.
         """
         h, w = (side // self.cell for side in image.shape[-2:])
         local, reach, window = tiling.is_local(self.tier), tiling.reach(self.tier), self.tier.lq_encoder.swin.window
@@ -203,11 +208,13 @@ class ITER(nn.Module):
 
         join = tiling.apply_tiled if local else tiling.blend
 
-        def encode(rows: slice, columns: slice) -> Tensor:
-            part = image[..., tiling.scaled(rows, self.cell), tiling.scaled(columns, self.cell)]
-            return self.lq_encoder.features(part)
+        def lq_part(rows: slice, columns: slice) -> Tensor:
+            return image[..., tiling.scaled(rows, self.cell), tiling.scaled(columns, self.cell)]
 
-        features: Tensor | None = join(encode, *cut("lq_encoder"))
+        features: Tensor | None = join(lambda *part: self.lq_encoder.features(lq_part(*part)), *cut("lq_encoder"))
+        look: Tensor | None = None
+        if (stem := self.refiner.stem) is not None:
+            look = join(lambda rows, columns: stem.look(lq_part(rows, columns)), *cut("stem"))
 
         def evidence(rows: slice, columns: slice) -> Tensor | None:
             if features is None:
@@ -225,7 +232,8 @@ class ITER(nn.Module):
                     temperature: float) -> tuple[Tensor, Tensor]:
             def refine(rows: slice, columns: slice) -> Tensor:
                 part = (..., rows, columns)
-                return self.functions(evidence(*part[1:]))[0](tokens[part], keep[part], condition[part], condition_keep[part])
+                refiner, _ = self.functions(evidence(rows, columns), None if look is None else look[part])
+                return refiner(tokens[part], keep[part], condition[part], condition_keep[part])
 
             blended = None if local else tiling.blend(refine, *cut("refiner"))
             proposal, confidence = torch.empty_like(tokens), torch.empty_like(noise)
@@ -298,7 +306,7 @@ class ITER(nn.Module):
                 s_l, proposed, judge = self.in_tiles(image[None], side)
             else:
                 posterior = self.log_posterior(image[None])
-                refine, judge = self.functions(posterior)
+                refine, judge = self.functions(posterior, self.look(image[None]))
                 s_l, proposed = posterior.argmax(1), proposer(refine)
             return restore(s_l, sampler, propose=propose or proposed, evaluator=evaluator or judge,
                            generators=[torch.Generator().manual_seed(own)], keep_steps=keep_steps)

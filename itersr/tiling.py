@@ -93,7 +93,7 @@ def swin_reach(places: int, config: SwinConfig) -> int:
 
 
 def reach(tier: Tier) -> dict[str, int]:
-    """The halo, in tokens, with which a tile of each network is exact: {"lq_encoder", "refiner", "evaluator", "decoder"}."""
+    """The halo, in tokens, with which a tile of each part is exact: "stem", "lq_encoder", "refiner", "evaluator", "decoder"."""
     places = 1  # E_l: a convolution, then in each stage one (of stride 2, perhaps) and two residual blocks of two
     for i in range(max(tier.halvings, 1)):
         places = -(-(places + 1) // (2 if i < tier.halvings else 1)) + 4
@@ -103,6 +103,7 @@ def reach(tier: Tier) -> dict[str, int]:
         upsampled = 0.5 if level < levels - 1 else 1  # a convolution on the next grid; the last convolution on this one
         decoder += (2 * tier.vqgan.res_blocks + upsampled) / 2**level
     return {
+        "stem": places,
         "lq_encoder": swin_reach(places, tier.lq_encoder.swin),
         "refiner": swin_reach(0, tier.refiner.swin),
         "evaluator": swin_reach(0, tier.evaluator.swin),

@@ -6,15 +6,19 @@ convolution up is the same sum to the bit, without the 512 zeros.
 `posterior` is an option beyond the paper: S_l is only the argmax of E_l and throws away how sure E_l was. With the
 option both networks also read E_l's posterior p(token | LQ), given as log-probabilities (B, codes, h, w), and both learn
 what to add to it: untrained, φ_r samples as E_l does and φ_e finds a token as good as E_l finds it probable.
+
+`reads_lq` goes on from there, for φ_r: a posterior is what *one* network could say of the image. With this option φ_r looks
+at the LQ image itself, through a network that begins as a copy of the trained E_l, with its tokens and E_l's posterior as
+inputs that have no say yet. Untrained it again samples as E_l does, and every one of its layers is at work from the first step.
 """
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from itersr.config import TokenNetConfig
+from itersr.lq_encoder import LQEncoder, Stem
 from itersr.swin import SwinLayers, normalization
 
 
@@ -28,6 +32,7 @@ class TokenNet(nn.Module):
         self.combine = nn.Conv2d(2 * config.width, config.width, 1, bias=False)
         self.swin = SwinLayers(config.width, config.swin)
         self.norm = normalization(config.norm, config.width)
+        self.activation = nn.Identity() if config.norm == "none" else nn.SiLU()  # E_l's output layer has neither
         self.head = nn.Conv2d(config.width, outputs, 1)
         # p(token) for every code, and the log-probability of the very token that stands there
         self.posterior = nn.Conv2d(codes + 1, config.width, 1) if config.posterior else None
@@ -35,48 +40,75 @@ class TokenNet(nn.Module):
             for parameter in self.head.parameters():
                 nn.init.zeros_(parameter)
 
-    def predict(self, first: Tensor, second: Tensor, tokens: Tensor, evidence: Tensor | None) -> Tensor:
-        """Logits (B, outputs, h, w) of two embedded maps (B, h, w, width)."""
+    def predict(self, first: Tensor, second: Tensor, tokens: Tensor, evidence: Tensor | None,
+                look: Tensor | None = None) -> Tensor:
+        """Logits (B, outputs, h, w) of two embedded maps (B, h, w, width), and of what a stem saw of the image."""
         x = self.combine(torch.cat([first, second], -1).permute(0, 3, 1, 2))
+        if look is not None:
+            x = x + look
         if self.posterior is not None:
             if evidence is None:
                 raise ValueError("this network was built with posterior=True: it needs E_l's log-probabilities as `evidence`")
             here = evidence.gather(1, tokens[:, None])
             x = x + self.posterior(torch.cat([evidence.exp(), here], 1).to(x.dtype))
-        return self.head(F.silu(self.norm(self.swin(x))))
+        return self.head(self.activation(self.norm(self.swin(x))))
 
 
 class Refiner(TokenNet):
     """φ_r: the distribution of S_h given the tokens known so far and the LQ encoder's guess (Eq. 4).
 
     Its table has one row more than there are codes: the mask token, which also flags the judged-bad tokens of S_l.
+    stem: for a network with `reads_lq`, what looks at the LQ image (`stem.look`), as E_l's does.
     """
 
-    def __init__(self, config: TokenNetConfig, codes: int) -> None:
+    def __init__(self, config: TokenNetConfig, codes: int, stem: Stem | None = None) -> None:
         super().__init__(config, codes, entries=codes + 1, outputs=codes)
+        if (stem is not None) != config.reads_lq:
+            raise ValueError("a refiner with reads_lq=True needs a stem, and no other has one")
+        self.stem = stem
         # Which codes stand beside which is most of what known tokens tell, and the Swin layers are slow to find it: a plain
         # convolution learns it in a few hundred steps.
         self.nearby = nn.Conv2d(config.width, codes, 5, padding=2, bias=False) if config.posterior else None
         if self.nearby is not None:
             nn.init.zeros_(self.nearby.weight)
 
+    @torch.no_grad()
+    def start_from(self, encoder: LQEncoder) -> None:
+        """Become a trained E_l: its stem, Swin layers and output layer, and no say yet for tokens and posterior.
+
+        Nothing without a stem. ValueError where the two networks are not of the same sizes.
+        """
+        if self.stem is None:
+            return
+        own, theirs = self.state_dict(), encoder.state_dict()
+        copied = {name: theirs[name.removeprefix("stem.")] for name in own if name.startswith(("stem.", "swin.", "head."))}
+        if any(own[name].shape != tensor.shape for name, tensor in copied.items()):
+            raise ValueError("reads_lq=True: φ_r's width and Swin layers must be those of E_l")
+        self.load_state_dict(own | copied)
+        for convolution in (self.combine, self.posterior):
+            for parameter in convolution.parameters() if convolution is not None else ():
+                nn.init.zeros_(parameter)
+
     def forward(self, tokens: Tensor, keep: Tensor, condition: Tensor, condition_keep: Tensor,
-                evidence: Tensor | None = None) -> Tensor:
+                evidence: Tensor | None = None, look: Tensor | None = None) -> Tensor:
         """Logits (B, codes, h, w).
 
         tokens, keep: S_t and m_t, (B, h, w); where m_t is False the token is masked and its value is not seen.
         condition, condition_keep: S_l and m_l; a token judged bad keeps its value and is flagged.
         evidence: log p_l(token | LQ), (B, codes, h, w), for a network with `posterior`.
+        look: `stem.look` of the LQ image, (B, width, h, w), for a network with `reads_lq`.
         """
+        if (look is None) != (self.stem is None):
+            raise ValueError("a network built with reads_lq=True needs the LQ image as `look`, and no other takes it")
         mask_token = self.table.weight[self.codes]
         s_l = self.table(condition) + (~condition_keep)[..., None] * mask_token  # (B, h, w, width)
         s_t = torch.where(keep[..., None], self.table(tokens), mask_token)
         # a masked token must leave no trace, not even through its log-probability: S_l's stands in for it
-        logits = self.predict(s_l, s_t, torch.where(keep, tokens, condition), evidence)
+        logits = self.predict(s_l, s_t, torch.where(keep, tokens, condition), evidence, look)
         if self.nearby is None or evidence is None:
             return logits
-        known = (self.table(tokens) * keep[..., None]).permute(0, 3, 1, 2)
-        return logits + self.nearby(known) + evidence
+        logits = logits + self.nearby((self.table(tokens) * keep[..., None]).permute(0, 3, 1, 2))
+        return logits if look is not None else logits + evidence  # with a look they are its own, else what to add to E_l's
 
 
 class Evaluator(TokenNet):

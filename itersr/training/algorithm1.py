@@ -80,7 +80,7 @@ class Algorithm1(nn.Module):
         judged_l = net.evaluator(s_l, s_l, seen).float()
         scalars_e = per_image(F.cross_entropy(judged_l, (s_l == s_h).long(), reduction="none"), everywhere)
         one = torch.Size([3])
-        r, alpha, rate = self.noise(batch, "per image", one).unbind(1)  # r ~ U(0, 1], α, and the share of wrong kept tokens
+        r, alpha, rate = self.noise(batch, "per image", one).unbind(1)  # r ~ U(0, 1], α; and how many kept tokens are wrong
         known = self.noise(batch, "start", torch.Size([]))  # in half of the cases no good token of S_l is known
         m_l = judged_l.detach().softmax(1)[:, 1] >= alpha[:, None, None]
         m_l = m_l & (known > 0.5)[:, None, None]
@@ -90,13 +90,17 @@ class Algorithm1(nn.Module):
         masked = torch.tensor([tokens_to_mask(1 - x, n, self.config.gamma) for x in r.tolist()], device=s_h.device)
         m_t = random_mask(masked, self.noise(batch, "mask", s_h.shape[1:]))
         s_t = s_h
-        if self.config.corrupt:  # at inference what is kept is mostly sampled, not true: φ_r must learn what that is worth
-            wrong = self.noise(batch, "corrupt", s_h.shape[1:]) < self.config.corrupt * rate[:, None, None]
-            sharper = evidence / (0.5 + 0.5 * self.noise(batch, "temperature", torch.Size([1, 1, 1])))
+        inputs = (s_l, m_l, evidence if self.model.tier.refiner.posterior else None)
+        look = net.refiner.stem.look(batch["lq"]) if net.refiner.stem is not None else None
+        if self.config.corrupt:  # at inference what is kept was sampled by φ_r, three quarters of it on average here
+            with torch.no_grad():
+                own = net.refiner(s_h, ~everywhere, *inputs, look).float()  # from nothing known
+            wrong = self.noise(batch, "corrupt", s_h.shape[1:]) < self.config.corrupt * rate[:, None, None] ** (1 / 3)
+            sharper = own / (0.5 + 0.5 * self.noise(batch, "temperature", torch.Size([1, 1, 1])))
             s_t = torch.where(wrong, categorical(sharper, self.noise(batch, "wrong", s_h.shape[1:]))[0], s_h)
 
         # φ_r, Eq. 4
-        logits_r = net.refiner(s_t, m_t, s_l, m_l, evidence if self.model.tier.refiner.posterior else None).float()
+        logits_r = net.refiner(s_t, m_t, *inputs, look).float()
         if "refiner" in self.config.networks:
             nats = F.cross_entropy(logits_r, s_h, reduction="none")
             on_masked = per_image(nats, ~m_t)
@@ -168,8 +172,8 @@ def validate(model: ITER, pairs: dict[str, Tensor], look: nn.Module, networks: t
         def each(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
             return torch.cat([function(*(x[i : i + 1] for x in inputs)) for i in range(len(s_h))])
 
-        def refine(tokens: Tensor, keep: Tensor, s_l: Tensor, m_l: Tensor, seen: Tensor) -> Tensor:
-            return model.functions(seen)[0](tokens, keep, s_l, m_l)
+        def refine(tokens: Tensor, keep: Tensor, s_l: Tensor, m_l: Tensor, seen: Tensor, lq: Tensor) -> Tensor:
+            return model.functions(seen, model.look(lq))[0](tokens, keep, s_l, m_l)
 
         def judge(tokens: Tensor, s_l: Tensor, seen: Tensor) -> Tensor:
             return model.functions(seen)[1](tokens, s_l)
@@ -177,7 +181,8 @@ def validate(model: ITER, pairs: dict[str, Tensor], look: nn.Module, networks: t
         scalars["AUC of φ_e on S_l"] = auc(each(judge, s_l, s_l, evidence), s_l == s_h)
         for ratio in (0.25, 0.5, 0.75, 1.0):
             keep = random_mask(round(ratio * n), fixed)
-            logits = each(refine, s_h, keep, s_l, none, evidence).float()
+            logits = each(refine, s_h, keep, s_l, none, evidence, lq).float()
+            scalars[f"φ_r cross-entropy at {ratio}"] = F.cross_entropy(logits, s_h, reduction="none")[~keep].mean().item()
             scalars[f"φ_r masked accuracy at {ratio}"] = ((logits.argmax(1) == s_h) & ~keep).sum().item() / (~keep).sum().item()
             drawn, confidence = categorical(logits, noise("sample"))
             complete = torch.where(keep, s_h, drawn)

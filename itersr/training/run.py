@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from itersr import weights
-from itersr.config import TIERS, Tier, tier
+from itersr.config import TIERS, Norm, Tier, tier
 from itersr.model import ITER, pick_device
 from itersr.reproduce import ROOT
 from itersr.training import algorithm1, stage1
@@ -80,13 +80,22 @@ def train_stage(stage: str, config: Tier, data: str | Path | None, out: Path, *,
     return validated if accelerator.is_main_process else {}
 
 
-def variant(config: Tier, *, factor: int | None = None, posterior: bool | None = None) -> Tier:
+FORMS = {"paper": (False, False), "posterior": (True, False), "image": (True, True)}
+"""What φ_r reads beside tokens: `posterior` and `reads_lq` of each form (φ_e has the first of the two)."""
+
+
+def form_of(config: Tier) -> str:
+    """The form of a tier's φ_r, a key of `FORMS`."""
+    return {value: key for key, value in FORMS.items()}[config.refiner.posterior, config.refiner.reads_lq]
+
+
+def variant(config: Tier, *, factor: int | None = None, form: str | None = None) -> Tier:
     """A tier with one decision of the method changed, to be measured beside the tier itself.
 
     factor: f, pixels that a token covers along a side. For each doubling the VQGAN gets one level more and twice the codes,
     since a code then has four times the pixels to tell; E_l gets one halving more.
-    posterior: whether φ_r and φ_e read E_l's posterior; False is the paper's own form, which knows its argmax S_l alone.
-    ValueError for a factor that is not the tier's, doubled some times.
+    form: what φ_r and φ_e read beside tokens, see `FORMS`; "paper" is the paper's own, which knows E_l's argmax S_l alone.
+    ValueError for a factor that is not the tier's, doubled some times, and for an unknown form.
     """
     vqgan = config.vqgan
     while factor is not None and vqgan.factor < factor:
@@ -95,10 +104,16 @@ def variant(config: Tier, *, factor: int | None = None, posterior: bool | None =
                                     swin=dataclasses.replace(vqgan.swin, width=top * vqgan.width))
     if factor not in (None, vqgan.factor):
         raise ValueError(f"factor {factor}: {config.name} can have {config.vqgan.factor}, {2 * config.vqgan.factor}, …")
-    if posterior is None:
-        return dataclasses.replace(config, vqgan=vqgan)
-    refiner, evaluator = (dataclasses.replace(part, posterior=posterior) for part in (config.refiner, config.evaluator))
-    return dataclasses.replace(config, vqgan=vqgan, refiner=refiner, evaluator=evaluator)
+    config = dataclasses.replace(config, vqgan=vqgan)
+    if form in (None, form_of(config)):
+        return config
+    if form not in FORMS:
+        raise ValueError(f"form {form!r}: there are {', '.join(FORMS)}")
+    posterior, reads_lq = FORMS[form]
+    norm: Norm = "none" if reads_lq else "layer"  # E_l, of which φ_r then is a copy, has none
+    refiner = dataclasses.replace(config.refiner, posterior=posterior, reads_lq=reads_lq, norm=norm)
+    evaluator = dataclasses.replace(config.evaluator, posterior=posterior, norm=norm)
+    return dataclasses.replace(config, refiner=refiner, evaluator=evaluator)
 
 
 def load_or_train(stage: str, config: Tier, data: str | Path | None, out: Path, **options: Any) -> ITER:
@@ -173,12 +188,14 @@ def load_networks(folder: Path, config: Tier, trained: tuple[str, ...]) -> ITER:
             weights.load_state(model.get_submodule(name), weights.read_tensors(path), str(path))
         elif name == "vqgan" or (name == "lq_encoder" and not {"vqgan", "lq_encoder"} & set(trained)):
             raise weights.WeightsError(f"{path}: no such file; train the stage before this one first")
+    if not (folder / "refiner.safetensors").exists():
+        model.refiner.start_from(model.lq_encoder)
     return model
 
 
 def run(args: argparse.Namespace) -> int:
     """`itersr train {vqgan,lq_encoder,token_nets,iter} …`: see `itersr train --help`."""
-    config = variant(tier(args.tier), factor=args.factor, posterior=False if args.paper_form else None)
+    config = variant(tier(args.tier), factor=args.factor, form=args.form)
     stage = args.what
     settings = config.train[stage].scaled(args.steps or config.train[stage].steps)
     settings = dataclasses.replace(settings, batch=args.batch or settings.batch, crop=args.crop or settings.crop)

@@ -19,7 +19,7 @@ from itersr import experiments, weights
 from itersr.config import TIERS, Tier
 from itersr.ledger import CARD_BEGIN, CARD_END
 from itersr.model import ITER
-from itersr.training.run import STAGES
+from itersr.training.run import STAGES, form_of
 
 CURVE_ROWS = 60  # training rows kept of every curve
 
@@ -55,7 +55,7 @@ def _command(stage: str, config: Tier, used: dict[str, Any]) -> str:
     plain = TIERS[config.name]
     other = f" --crop {used['crop']}" if used["crop"] != plain.train[stage].crop else ""
     other += f" --factor {config.vqgan.factor}" if config.vqgan.factor != plain.vqgan.factor else ""
-    other += " --paper-form" if config.refiner.posterior != plain.refiner.posterior else ""
+    other += f" --form {form_of(config)}" if form_of(config) != form_of(plain) else ""
     return (f"itersr train {stage} --tier {config.name} --steps {used['steps']} --batch {used['batch']}{other} "
             f"--precision {used['precision']} --seed {used['seed']}")
 
