@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from itersr import ITER, swin
-from itersr.config import Norm, SwinConfig, TokenNetConfig, tier
+from itersr.config import LQEncoderConfig, Norm, SwinConfig, TokenNetConfig, tier
+from itersr.lq_encoder import LQEncoder, Stem
 from itersr.token_nets import Evaluator, Refiner
 from itersr.vqgan import ResBlock, Upsample, folded
 
@@ -196,17 +197,22 @@ def test_evaluator_reads_one_hot_maps() -> None:
     torch.testing.assert_close(net(tokens, condition), slow, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("posterior", [False, True])
-def test_masked_tokens_leave_no_trace(posterior: bool) -> None:
-    net = Refiner(dataclasses.replace(CONFIG, posterior=posterior), CODES).eval()
+LOOKING = dataclasses.replace(CONFIG, norm="none", posterior=True, reads_lq=True)
+LOOKED_BY = LQEncoderConfig(width=8, swin=CONFIG.swin)
+
+
+@pytest.mark.parametrize("config", [CONFIG, dataclasses.replace(CONFIG, posterior=True), LOOKING])
+def test_masked_tokens_leave_no_trace(config: TokenNetConfig) -> None:
+    net = Refiner(config, CODES, Stem(LOOKED_BY, 0) if config.reads_lq else None).eval()
     for weight in net.parameters():  # those that start at zero as well
         torch.nn.init.normal_(weight, std=0.1)
     tokens, keep, condition, good = token_maps()
     evidence = torch.randn(2, CODES, 8, 16, generator=generator()).log_softmax(1)
+    look = net.stem.look(torch.rand(2, 3, 8, 16, generator=generator())) if net.stem is not None else None
     other, changed = torch.where(keep, tokens, (tokens + 7) % CODES), torch.where(keep, (tokens + 7) % CODES, tokens)
-    logits = net(tokens, keep, condition, good, evidence)
-    assert torch.equal(logits, net(other, keep, condition, good, evidence))
-    assert not torch.equal(logits, net(changed, keep, condition, good, evidence))
+    logits = net(tokens, keep, condition, good, evidence, look)
+    assert torch.equal(logits, net(other, keep, condition, good, evidence, look))
+    assert not torch.equal(logits, net(changed, keep, condition, good, evidence, look))
 
 
 def test_with_the_posterior_both_networks_begin_with_what_e_l_says() -> None:
@@ -220,6 +226,27 @@ def test_with_the_posterior_both_networks_begin_with_what_e_l_says() -> None:
     torch.testing.assert_close(judged, evidence.gather(1, tokens[:, None])[:, 0].exp(), rtol=1e-3, atol=2e-4)
     with pytest.raises(ValueError, match="needs E_l's log-probabilities"):
         Evaluator(config, CODES)(tokens, condition)
+
+
+def test_a_refiner_that_looks_begins_as_e_l_with_every_layer_at_work() -> None:
+    encoder, net = LQEncoder(LOOKED_BY, CODES, 0), Refiner(LOOKING, CODES, Stem(LOOKED_BY, 0))
+    for weight in encoder.parameters():  # as if trained: none is zero
+        torch.nn.init.normal_(weight, std=0.1)
+    tokens, keep, condition, good = token_maps()
+    lq = torch.rand(2, 3, 8, 16, generator=generator())
+    net.start_from(encoder)
+    assert net.stem is not None
+    logits, theirs = net(tokens, keep, condition, good, encoder(lq).log_softmax(1), net.stem.look(lq)), encoder(lq)
+    torch.testing.assert_close(logits, theirs)
+    F.cross_entropy(logits, tokens).backward()
+    still = {name for name, p in net.named_parameters() if p.grad is None or not p.grad.abs().any()}
+    assert still == {"table.weight"}  # behind convolutions that begin at zero, which do get a gradient
+    with pytest.raises(ValueError, match="needs the LQ image as `look`"):
+        net(tokens, keep, condition, good, encoder(lq).log_softmax(1))
+    with pytest.raises(ValueError, match="needs a stem"):
+        Refiner(LOOKING, CODES)
+    with pytest.raises(ValueError, match="must be those of E_l"):
+        net.start_from(LQEncoder(dataclasses.replace(LOOKED_BY, swin=dataclasses.replace(CONFIG.swin, mlp_ratio=2)), CODES, 0))
 
 
 # ------------------------------------------------------------------------------------------------------- sizes, precision

@@ -217,11 +217,12 @@ def test_every_network_in_tiles_equals_itself_in_one_piece(name: str) -> None:
     s_t, s_l = (torch.randint(codes, (1, *size), generator=g) for _ in range(2))
     keep, good = (torch.rand(1, *size, generator=g) < 0.5 for _ in range(2))
     evidence = torch.randn(1, codes, *size, generator=g).log_softmax(1)
-    refine_all, judge_all = model.functions(evidence)
+    look = model.look(lq)
+    refine_all, judge_all = model.functions(evidence, look)
 
     def refine(r: slice, c: slice) -> Tensor:
         p = (..., r, c)
-        return model.functions(evidence[p])[0](s_t[p], keep[p], s_l[p], good[p])
+        return model.functions(evidence[p], None if look is None else look[p])[0](s_t[p], keep[p], s_l[p], good[p])
 
     networks = {
         "lq_encoder": (lambda r, c: model.lq_encoder(lq[..., r, c]), model.lq_encoder(lq), 1),
@@ -230,6 +231,8 @@ def test_every_network_in_tiles_equals_itself_in_one_piece(name: str) -> None:
                       judge_all(s_t, s_l), 1),
         "decoder": (lambda r, c: model.vqgan.decode(s_t[..., r, c]), model.vqgan.decode(s_t), model.tier.vqgan.factor),
     }  # fmt: skip
+    if (stem := model.refiner.stem) is not None:
+        networks["stem"] = (lambda r, c: stem.look(lq[..., r, c]), look, 1)
     for network, (part, whole, factor) in networks.items():
         exact = tiling.apply_tiled(part, size, cut[0], reach[network], cut[1], factor)
         rough = tiling.apply_tiled(part, size, cut[0], 0, cut[1], factor)
@@ -284,7 +287,8 @@ def test_tiles_leave_no_seams(smoke: ITER, monkeypatch: pytest.MonkeyPatch) -> N
     lq, tile = F.avg_pool2d(images.bundled("test")["coffee"][None], 2)[..., :96, :144], 24
     whole = seams(smoke.restore(lq, tile=0).image, tile, 4)
     assert seams(smoke.restore(lq, tile=tile).image, tile, 4) <= 1.05 * max(whole, 1)
-    monkeypatch.setattr(tiling, "reach", lambda tier: dict.fromkeys(("lq_encoder", "refiner", "evaluator", "decoder"), 0))
+    none = dict.fromkeys(tiling.reach(smoke.tier), 0)
+    monkeypatch.setattr(tiling, "reach", lambda tier: none)
     assert seams(smoke.restore(lq, tile=tile).image, tile, 4) > 1.05 * max(whole, 1), "without a halo there are seams to find"
 
 

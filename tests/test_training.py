@@ -162,7 +162,7 @@ def test_a_variant_trains_and_is_measured_from_its_folder(tmp_path: Path) -> Non
     """f = 8 and networks without the posterior, as in the paper, through the command line and on to the result notebooks."""
     for stage in ("vqgan", "iter"):
         assert main(["train", stage, "--tier", "smoke", "--steps", "2", "--batch", "2", "--crop", "64", "--factor", "8",
-                     "--paper-form", "--device", "cpu", "--out", str(tmp_path)]) == 0
+                     "--form", "paper", "--device", "cpu", "--out", str(tmp_path)]) == 0
     folder = tmp_path / "weights"
     model = model_to_measure(reproduce._tier(str(folder)), None, tmp_path / "elsewhere", device="cpu")
     assert model.tier.vqgan.factor == 8 and model.tier.vqgan.codes == 2 * tier("smoke").vqgan.codes and model.cell == 2
@@ -176,7 +176,7 @@ def test_a_variant_trains_and_is_measured_from_its_folder(tmp_path: Path) -> Non
 
 
 def test_a_variant_names_what_it_cannot_be(tmp_path: Path) -> None:
-    assert variant(tier("tiny")) == tier("tiny") and variant(tier("tiny"), factor=4, posterior=True) == tier("tiny")
+    assert variant(tier("tiny")) == tier("tiny") and variant(tier("tiny"), factor=4, form="image") == tier("tiny")
     for factor in (2, 6):
         with pytest.raises(ValueError, match=rf"factor {factor}: tiny can have 4, 8"):
             variant(tier("tiny"), factor=factor)
@@ -408,7 +408,7 @@ def test_algorithm1_trains_only_its_networks() -> None:
 
 
 @pytest.mark.parametrize("corrupt", [0.0, 0.4, 1.0])
-def test_a_refiner_in_training_meets_sampled_neighbours(corrupt: float, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_refiner_in_training_meets_its_own_samples(corrupt: float, monkeypatch: pytest.MonkeyPatch) -> None:
     model = ITER(tier("smoke"))
     crops = Crops(Photos(images.bundled("train")), 32, 0, degradation=algorithm_ranges())
     batch = torch.utils.data.default_collate([crops[i] for i in range(24)])
@@ -417,8 +417,11 @@ def test_a_refiner_in_training_meets_sampled_neighbours(corrupt: float, monkeypa
     forward = model.refiner.forward
     monkeypatch.setattr(model.refiner, "forward", lambda tokens, *rest: (seen.append(tokens), forward(tokens, *rest))[1])
     Algorithm1(model, dataclasses.replace(tier("smoke").train["token_nets"], corrupt=corrupt))(batch, 0, "iter")
-    wrong = (seen[0] != truth).flatten(1).double().mean(1)  # E_l is untrained: a sample of it is wrong but for 1 in 64
-    assert float(wrong.max()) <= corrupt and (float(wrong.mean()) == pytest.approx(corrupt / 2, abs=0.12))
+    shown = seen[-1]  # with `corrupt`, φ_r is asked for its own samples first, from nothing known
+    assert len(seen) == (2 if corrupt else 1)
+    wrong = (shown != truth).flatten(1).double().mean(1)  # φ_r is untrained: a sample of it is wrong but for 1 in 64
+    assert float(wrong.max()) <= corrupt + 0.2 * (0 < corrupt < 1)  # of 64 coins some more can fall on one side
+    assert float(wrong.mean()) == pytest.approx(0.75 * corrupt, abs=0.12)
 
 
 def algorithm_ranges() -> algorithm1.Any:
