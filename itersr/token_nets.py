@@ -80,11 +80,11 @@ class Refiner(TokenNet):
         """
         if self.stem is None:
             return
-        own, theirs = self.state_dict(), encoder.state_dict()
-        copied = {name: theirs[name.removeprefix("stem.")] for name in own if name.startswith(("stem.", "swin.", "head."))}
-        if any(own[name].shape != tensor.shape for name, tensor in copied.items()):
+        own = self.state_dict()
+        theirs = {("" if name.startswith(("swin.", "head.")) else "stem.") + name: x for name, x in encoder.state_dict().items()}
+        if {name: x.shape for name, x in own.items() if name.startswith(("stem.", "swin.", "head."))} != {name: x.shape for name, x in theirs.items()}:
             raise ValueError("reads_lq=True: φ_r's width and Swin layers must be those of E_l")
-        self.load_state_dict(own | copied)
+        self.load_state_dict(own | theirs)
         for convolution in (self.combine, self.posterior):
             for parameter in convolution.parameters() if convolution is not None else ():
                 nn.init.zeros_(parameter)

@@ -246,7 +246,7 @@ def test_a_refiner_that_looks_begins_as_e_l_with_every_layer_at_work() -> None:
     with pytest.raises(ValueError, match="needs a stem"):
         Refiner(LOOKING, CODES)
     with pytest.raises(ValueError, match="must be those of E_l"):
-        net.start_from(LQEncoder(dataclasses.replace(LOOKED_BY, swin=dataclasses.replace(CONFIG.swin, mlp_ratio=2)), CODES, 0))
+        net.start_from(LQEncoder(dataclasses.replace(LOOKED_BY, swin=dataclasses.replace(CONFIG.swin, groups=2)), CODES, 0))
 
 
 # ------------------------------------------------------------------------------------------------------- sizes, precision

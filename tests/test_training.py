@@ -16,6 +16,7 @@ import pandas as pd
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from itersr import experiments, images, metrics, reproduce
 from itersr.cli import main
@@ -29,7 +30,7 @@ from itersr.training.losses import GradientLoss, hinge_discriminator
 from itersr.training.run import model_to_measure, recipe, train_stage, variant
 from itersr.training.ship import ship
 from itersr.training.stage1 import Stage1, psnr
-from itersr.weights import SHIPPED, WeightsError
+from itersr.weights import SHIPPED, WeightsError, shipped
 
 ROOT = Path(__file__).parents[1]
 
@@ -136,6 +137,30 @@ def test_tokens_of_a_crop_are_those_of_its_photo(name: str, smoke_run: tuple[Pat
     crop = model.vqgan.encode(photo[..., y : y + side, x : x + side])
     inner = (whole == crop)[:, margin:-margin, margin:-margin]
     assert inner.float().mean() >= 0.99 and len(whole.unique()) > 16
+
+
+@pytest.mark.parametrize("name", shipped())
+@torch.no_grad()
+def test_the_layers_of_shipped_token_networks_say_something(name: str) -> None:
+    """With what the last layer says made the same at every place, the loss moves. Layers that have collapsed, behind a part
+    that works, show in no learning curve."""
+    model = ITER.from_pretrained(name, "cpu")
+    pairs = experiments.make_pairs(images.bundled("test"), model.tier, 128)
+    hq, lq = (torch.cat([getattr(pair, part) for pair in pairs]) for part in ("hq", "lq"))
+    s_h, evidence = model.vqgan.encode(hq), model.log_posterior(lq)
+    s_l = evidence.argmax(1)
+    refine, judge = model.functions(evidence, model.look(lq))
+    nothing = torch.zeros_like(s_l, dtype=torch.bool)
+    losses = {
+        "refiner": lambda: F.cross_entropy(refine(s_h, nothing, s_l, nothing).float(), s_h).item(),
+        "evaluator": lambda: F.binary_cross_entropy(judge(s_l, s_l).exp(), (s_l == s_h).float()).item(),
+    }
+    for network, loss in losses.items():
+        spoken = loss()
+        with model.get_submodule(network).head.register_forward_hook(
+            lambda layer, inputs, output: output.mean((0, 2, 3), keepdim=True).expand_as(output)
+        ):
+            assert abs(loss() - spoken) > 0.01, f"{network}: {spoken} either way"
 
 
 def test_shipped_weights_bring_their_shift_their_curves_and_their_card(
