@@ -80,11 +80,12 @@ class Refiner(TokenNet):
         """
         if self.stem is None:
             return
-        own = self.state_dict()
-        theirs = {("" if name.startswith(("swin.", "head.")) else "stem.") + name: x for name, x in encoder.state_dict().items()}
-        if {name: x.shape for name, x in own.items() if name.startswith(("stem.", "swin.", "head."))} != {name: x.shape for name, x in theirs.items()}:
-            raise ValueError("reads_lq=True: φ_r's width and Swin layers must be those of E_l")
-        self.load_state_dict(own | theirs)
+        try:
+            self.stem.load_state_dict(encoder.state_dict(), strict=False)  # E_l is a Stem with Swin layers and an output layer
+            self.swin.load_state_dict(encoder.swin.state_dict())
+            self.head.load_state_dict(encoder.head.state_dict())
+        except RuntimeError:
+            raise ValueError("reads_lq=True: φ_r's width and Swin layers must be those of E_l") from None
         for convolution in (self.combine, self.posterior):
             for parameter in convolution.parameters() if convolution is not None else ():
                 nn.init.zeros_(parameter)
