@@ -71,7 +71,7 @@ def one_hot(net: token_nets.TokenNet, tokens: Tensor, keep: Tensor, flag: Tensor
 
 
 def plain_refiner(self: token_nets.Refiner, tokens: Tensor, keep: Tensor, condition: Tensor, condition_keep: Tensor,
-                  evidence: Tensor | None = None) -> Tensor:
+                  evidence: Tensor | None = None, look: Tensor | None = None) -> Tensor:
     everywhere = torch.ones_like(keep)
     return self.predict(one_hot(self, condition, everywhere, ~condition_keep), one_hot(self, tokens, keep, ~keep), tokens, None)
 
