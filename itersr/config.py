@@ -94,7 +94,7 @@ class TrainConfig:
     # Algorithm 1
     gamma: GammaKind = "cosine"
     networks: tuple[str, ...] = ("lq_encoder", "refiner", "evaluator")  # those trained by this run
-    corrupt: float = 0.0  # largest share of kept tokens replaced by samples of φ_r's own, at temperatures of ½ to 1
+    corrupt: float = 0.0  # share of images in which ½ to all of the known tokens are φ_r's own samples, and not S_h's
     masked_loss: bool = False  # Eq. 4 over masked tokens alone (True) or over all (False, the paper)
 
     def scaled(self, steps: int) -> TrainConfig:
@@ -191,7 +191,7 @@ def _tiny() -> Tier:
                                          gan_start=10**9, perceptual_weight=0.5, validate_every=500),
             "lq_encoder": dataclasses.replace(base, networks=("lq_encoder",)),
             "token_nets": dataclasses.replace(base, steps=5000, lr=4e-4, warmup=100, networks=("refiner", "evaluator"),
-                                              corrupt=1.0, masked_loss=True, validate_every=1000),
+                                              corrupt=0.5, masked_loss=True, validate_every=1000),
             "iter": base,
         },
         temperature=0.7,
@@ -216,7 +216,7 @@ def _small() -> Tier:
             "vqgan": dataclasses.replace(base, steps=20_000, crop=128, lr=6e-4, autoencoder_steps=1000, gan_start=12_000,
                                          gan_weight=0.05, disc_width=64, perceptual_weight=0.5),
             "lq_encoder": dataclasses.replace(base, networks=("lq_encoder",)),
-            "token_nets": dataclasses.replace(base, networks=("refiner", "evaluator"), corrupt=1.0, masked_loss=True),
+            "token_nets": dataclasses.replace(base, networks=("refiner", "evaluator"), corrupt=0.5, masked_loss=True),
             "iter": base,
         },
         notes="one GPU, under an hour",

@@ -80,7 +80,7 @@ class Algorithm1(nn.Module):
         judged_l = net.evaluator(s_l, s_l, seen).float()
         scalars_e = per_image(F.cross_entropy(judged_l, (s_l == s_h).long(), reduction="none"), everywhere)
         one = torch.Size([3])
-        r, alpha, rate = self.noise(batch, "per image", one).unbind(1)  # r ~ U(0, 1], α; and how many kept tokens are wrong
+        r, alpha, coin = self.noise(batch, "per image", one).unbind(1)  # r ~ U(0, 1], α; and whether known tokens are true
         known = self.noise(batch, "start", torch.Size([]))  # in half of the cases no good token of S_l is known
         m_l = judged_l.detach().softmax(1)[:, 1] >= alpha[:, None, None]
         m_l = m_l & (known > 0.5)[:, None, None]
@@ -92,12 +92,13 @@ class Algorithm1(nn.Module):
         s_t = s_h
         inputs = (s_l, m_l, evidence if self.model.tier.refiner.posterior else None)
         look = net.refiner.stem.look(batch["lq"]) if net.refiner.stem is not None else None
-        if self.config.corrupt:  # at inference what is kept was sampled by φ_r, three quarters of it on average here
+        if self.config.corrupt:  # at inference what is kept was sampled by φ_r: it must learn what that is worth
             with torch.no_grad():
                 own = net.refiner(s_h, ~everywhere, *inputs, look).float()  # from nothing known
-            wrong = self.noise(batch, "corrupt", s_h.shape[1:]) < self.config.corrupt * rate[:, None, None] ** (1 / 3)
+            share = torch.where(coin < self.config.corrupt, 0.5 + 0.5 * coin / self.config.corrupt, 0.0)  # ½ to 1, or none
+            sampled = self.noise(batch, "corrupt", s_h.shape[1:]) < share[:, None, None]
             sharper = own / (0.5 + 0.5 * self.noise(batch, "temperature", torch.Size([1, 1, 1])))
-            s_t = torch.where(wrong, categorical(sharper, self.noise(batch, "wrong", s_h.shape[1:]))[0], s_h)
+            s_t = torch.where(sampled, categorical(sharper, self.noise(batch, "drawn", s_h.shape[1:]))[0], s_h)
 
         # φ_r, Eq. 4
         logits_r = net.refiner(s_t, m_t, *inputs, look).float()
