@@ -692,9 +692,9 @@ display(Markdown(
 
 # %% [markdown]
 # *What to see: the loss must not rise as more samples are shown.* (They hold nothing about the picture that φ_r did not put there.) `TrainConfig.corrupt` is
-# the remedy: during training a random share of the shown tokens, three quarters of that much on average, is replaced by samples of φ_r itself, drawn from nothing
-# known at temperatures of ½ to 1. φ_r then learns what kept tokens are worth. The price is that it believes true neighbours less. `smoke` trains without it,
-# `tiny` with `corrupt = 1`. ([Notebook 09](09_benchmark.ipynb) asks what proposals of φ_r are worth in pictures.)
+# the remedy: in that share of the training pictures, half to all of the shown tokens are φ_r's own samples, drawn from nothing known at temperatures of ½ to 1; the
+# others show the truth, as in the paper. How well the shown tokens fit the photo tells φ_r which of the two it sees, and so it learns what they are worth. `smoke`
+# trains without it, `tiny` with `corrupt = 0.5`. ([Notebook 09](09_benchmark.ipynb) asks what proposals of φ_r are worth in pictures.)
 
 # %% [markdown]
 # ## 8. Beyond the paper: E_l's posterior, and the LQ image itself

@@ -432,7 +432,7 @@ def test_algorithm1_trains_only_its_networks() -> None:
         assert {"evaluator on S_l", "refiner masked"} <= scalars.keys()
 
 
-@pytest.mark.parametrize("corrupt", [0.0, 0.4, 1.0])
+@pytest.mark.parametrize("corrupt", [0.0, 0.5, 1.0])
 def test_a_refiner_in_training_meets_its_own_samples(corrupt: float, monkeypatch: pytest.MonkeyPatch) -> None:
     model = ITER(tier("smoke"))
     crops = Crops(Photos(images.bundled("train")), 32, 0, degradation=algorithm_ranges())
@@ -445,8 +445,9 @@ def test_a_refiner_in_training_meets_its_own_samples(corrupt: float, monkeypatch
     shown = seen[-1]  # with `corrupt`, φ_r is asked for its own samples first, from nothing known
     assert len(seen) == (2 if corrupt else 1)
     wrong = (shown != truth).flatten(1).double().mean(1)  # φ_r is untrained: a sample of it is wrong but for 1 in 64
-    assert float(wrong.max()) <= corrupt + 0.2 * (0 < corrupt < 1)  # of 64 coins some more can fall on one side
-    assert float(wrong.mean()) == pytest.approx(0.75 * corrupt, abs=0.12)
+    assert float((wrong > 0).double().mean()) == pytest.approx(corrupt, abs=0.2)  # the others show nothing but the truth
+    if corrupt:
+        assert float(wrong[wrong > 0].min()) > 0.3 and float(wrong[wrong > 0].mean()) == pytest.approx(0.75, abs=0.1)
 
 
 def algorithm_ranges() -> algorithm1.Any:
