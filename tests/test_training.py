@@ -27,8 +27,8 @@ from itersr.training.algorithm1 import Algorithm1, auc, per_image
 from itersr.training.data import Crops, From, Photos, generator_for, random_crop
 from itersr.training.loop import Average, TrainingError, learning_rate
 from itersr.training.losses import GradientLoss, hinge_discriminator
-from itersr.training.run import model_to_measure, recipe, train_stage, variant
-from itersr.training.ship import ship
+from itersr.training.run import load_networks, model_to_measure, recipe, train_stage, variant
+from itersr.training.ship import _command, ship
 from itersr.training.stage1 import Stage1, psnr
 from itersr.weights import SHIPPED, WeightsError, shipped
 
@@ -198,6 +198,31 @@ def test_a_variant_trains_and_is_measured_from_its_folder(tmp_path: Path) -> Non
     assert reproduce.run(tier=str(folder), only="06", out=tmp_path / "run", device="cpu") == 0
     found = json.loads((tmp_path / "run" / "figures" / "results" / "06.json").read_text())
     assert found["provenance"]["tier"] == str(folder)
+
+
+def test_the_form_that_reads_the_image_begins_as_the_trained_e_l(
+    smoke_run: tuple[Path, dict[str, dict[str, float]]], tmp_path: Path
+) -> None:
+    """Through the command line, and then in tiles as in one piece."""
+    folder = tmp_path / "weights"
+    folder.mkdir()
+    for name in ("vqgan", "lq_encoder"):
+        shutil.copy(smoke_run[0] / "weights" / f"{name}.safetensors", folder)
+    form = variant(tier("smoke"), form="image")
+    model = load_networks(folder, form, ("refiner", "evaluator")).ready("cpu")
+    lq = torch.rand(1, 3, 40, 64, generator=torch.Generator().manual_seed(0))
+    evidence = model.log_posterior(lq)
+    s_l, nothing = evidence.argmax(1), torch.zeros_like(evidence[:, 0], dtype=torch.bool)
+    refine, _ = model.functions(evidence, model.look(lq))
+    torch.testing.assert_close(refine(s_l, nothing, s_l, nothing).log_softmax(1), evidence, rtol=1e-4, atol=1e-4)
+    assert main(["train", "token_nets", "--tier", "smoke", "--steps", "3", "--batch", "2", "--form", "image", "--device", "cpu",
+                 "--out", str(tmp_path)]) == 0
+    trained = ITER.from_pretrained(folder, "cpu")
+    assert trained.tier.refiner == form.refiner and "--form image" in _command("token_nets", trained.tier, json.loads(
+        (tmp_path / "token_nets" / "settings.json").read_text()))
+    assert not torch.equal(trained.refiner.head.weight, model.refiner.head.weight.half().float())
+    one, tiles = (trained.restore(lq, seed=0, tile=tile).restored.tokens for tile in (0, 16))
+    assert (one == tiles).float().mean() > 0.999
 
 
 def test_a_variant_names_what_it_cannot_be(tmp_path: Path) -> None:
