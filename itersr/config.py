@@ -182,8 +182,10 @@ def _tiny() -> Tier:
         vqgan=VQGANConfig(width=32, multipliers=(1, 2, 3), codes=128, code_dim=32, encoder_swin=False, res_blocks=1,
                           swin=SwinConfig(width=96, groups=1, depth=2, heads=4, mlp_ratio=2)),
         lq_encoder=LQEncoderConfig(width=48, swin=SwinConfig(width=96, groups=2, depth=4, heads=4, mlp_ratio=2)),
-        refiner=TokenNetConfig(width=96, posterior=True, swin=SwinConfig(width=96, groups=2, depth=4, heads=4, mlp_ratio=2)),
-        evaluator=TokenNetConfig(width=64, posterior=True, swin=SwinConfig(width=64, groups=2, depth=4, heads=4, mlp_ratio=2)),
+        refiner=TokenNetConfig(width=96, norm="none", posterior=True, reads_lq=True,
+                               swin=SwinConfig(width=96, groups=2, depth=4, heads=4, mlp_ratio=2)),
+        evaluator=TokenNetConfig(width=64, norm="none", posterior=True,
+                                 swin=SwinConfig(width=64, groups=2, depth=4, heads=4, mlp_ratio=2)),
         train={
             "vqgan": dataclasses.replace(base, steps=7_000, batch=8, crop=96, lr=1e-3, autoencoder_steps=600,
                                          gan_start=10**9, perceptual_weight=0.5, validate_every=500),

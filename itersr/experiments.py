@@ -494,8 +494,13 @@ def variants(model: ITER, pairs: Sequence[Pair], seeds: Sequence[int], temperatu
 
 def refinement(model: ITER, pairs: Sequence[Pair], seeds: Sequence[int], temperatures: Sequence[float], *,
                shift: float | None = None, **options: Any) -> DataFrame:
-    """Fig. 6 and the question behind it: Alg. 2 against S_l and against one plain sample of E_l, over temperatures."""
+    """Fig. 6 and the questions behind it: Alg. 2 against S_l, one plain sample of E_l, and one of φ_r; over temperatures.
+
+    One sample of φ_r is Alg. 2 with T = 1, from nothing known: all tokens at once, and nothing to judge.
+    """
     methods = [Method("ITER", sampler=model.sampler(temperature=x), shift=shift, dial=x) for x in temperatures]
+    methods += [Method("one sample of φ_r", sampler=model.sampler(steps=1, adaptive=False, temperature=x), dial=x)
+                for x in temperatures]
     return sweep(model, [*methods, *baselines(temperatures)], pairs, seeds, **options)
 
 
@@ -511,6 +516,7 @@ def taken_apart(model: ITER, pairs: Sequence[Pair], seeds: Sequence[int], temper
         Method("one sample of E_l", "sample", base),
         Method("E_l proposes, φ_e judges", sampler=base, trust=0.0),
         Method("E_l proposes, an oracle judges", "oracle", base, trust=0.0),
+        Method("φ_r proposes all at once", sampler=dataclasses.replace(base, steps=1)),
         Method("φ_r proposes, dice judge", sampler=dice),
         Method("φ_r proposes, φ_e judges", sampler=base),
         Method("φ_r proposes, an oracle judges", "oracle", base),

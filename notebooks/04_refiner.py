@@ -57,7 +57,7 @@ from itersr.schedule import gamma, tokens_to_keep, tokens_to_mask
 from itersr.token_nets import Refiner
 from itersr.training.algorithm1 import Algorithm1, per_image
 from itersr.training.data import Crops, Photos, ranges, validation_pairs
-from itersr.training.run import learning_curve, load_or_train, recipe
+from itersr.training.run import form_of, learning_curve, load_or_train, recipe
 
 
 # %% [markdown]
@@ -252,21 +252,22 @@ print(f"one-hot {tuple(one_hot.shape)} → {tuple(by_convolution.shape)}, the sa
 # %%
 with torch.random.fork_rng(devices=[]):  # nothing outside this block sees the seed
     torch.manual_seed(run.seed)
-    untrained = Refiner(run.tier.refiner, codes).to(run.device).eval().requires_grad_(False)
+    untrained = ITER(run.tier).refiner.to(run.device).eval().requires_grad_(False)
     for weights in untrained.parameters():
         torch.nn.init.normal_(weights, std=0.1)
 
 keep = random_mask(n // 2, places)[:1]  # m_t: half of the tokens are known
 good = (s_l == s_h)[:1]  # a stand-in for m_l, until notebook 05 has a real evaluator
-seen = evidence[:1] if run.tier.refiner.posterior else None  # see section 8
+seen = evidence[:1] if run.tier.refiner.posterior else None  # this and the look: see section 8
+look = untrained.stem.look(lq[:1]) if run.tier.refiner.reads_lq else None
 
 weight = untrained.table.weight  # (codes + 1, width): the last row is the mask token
 known = torch.where(keep[..., None], weight[s_h[:1]], weight[codes])  # replaced
 hint = weight[s_l[:1]] + (~good)[..., None] * weight[codes]  # flagged
-by_hand = untrained.predict(hint, known, torch.where(keep, s_h[:1], s_l[:1]), seen)
+by_hand = untrained.predict(hint, known, torch.where(keep, s_h[:1], s_l[:1]), seen, look)
 if seen is not None:
-    by_hand = by_hand + untrained.nearby((weight[s_h[:1]] * keep[..., None]).permute(0, 3, 1, 2)) + seen
-by_module = untrained(s_h[:1], keep, s_l[:1], good, seen)
+    by_hand = by_hand + untrained.nearby((weight[s_h[:1]] * keep[..., None]).permute(0, 3, 1, 2)) + (seen if look is None else 0)
+by_module = untrained(s_h[:1], keep, s_l[:1], good, seen, look)
 torch.testing.assert_close(by_hand, by_module)
 
 # %% [markdown]
@@ -282,7 +283,7 @@ changes = {
     "the flags m_l": (s_h[:1], s_l[:1], ~good),
 }
 for what, (tokens, condition, flags) in changes.items():
-    same = torch.equal(untrained(tokens, keep, condition, flags, seen), by_module)
+    same = torch.equal(untrained(tokens, keep, condition, flags, seen, look), by_module)
     print(f"change {what:<29} → logits {'stay' if same else 'change'}")
 
 # %% [markdown]
@@ -426,7 +427,7 @@ path = run.save_figure(fig, "toy_samples")
 # %% [markdown]
 # ## 5. One step of Algorithm 1, by hand
 #
-# Algorithm 1 trains E_l (Eq. 2), φ_r (Eq. 4) and φ_e (Eq. 5). Here is its middle part, for φ_r, in the paper's form. We start from the VQGAN
+# Algorithm 1 trains E_l (Eq. 2), φ_r (Eq. 4) and φ_e (Eq. 5). Here is its middle part, for φ_r, with the paper's loss. We start from the VQGAN
 # and E_l of the earlier notebooks, and from an untrained φ_r and φ_e.
 
 # %%
@@ -435,6 +436,7 @@ with torch.random.fork_rng(devices=[]):
     fresh = ITER(run.tier).to(run.device)
 fresh.vqgan.load_state_dict(model.vqgan.state_dict())
 fresh.lq_encoder.load_state_dict(model.lq_encoder.state_dict())
+fresh.refiner.start_from(fresh.lq_encoder)  # changes nothing unless φ_r reads the LQ image too (section 8)
 
 paper = dataclasses.replace(settings, networks=("refiner",), corrupt=0.0, masked_loss=False)
 task = Algorithm1(fresh, paper, run.seed)
@@ -489,7 +491,8 @@ print("r", [round(x, 2) for x in r.tolist()], "→ masked:", b_masked.tolist(), 
 # **Eq. 4**, and the same step through the module.
 
 # %%
-logits = fresh.refiner(b_h, m_t, b_l, m_l, b_seen).float()  # (4, codes, h, w)
+b_look = fresh.refiner.stem.look(batch["lq"]) if run.tier.refiner.reads_lq else None
+logits = fresh.refiner(b_h, m_t, b_l, m_l, b_seen, b_look).float()  # (4, codes, h, w)
 nats = F.cross_entropy(logits, b_h, reduction="none")  # (4, h, w)
 by_hand, by_hand_masked = nats.mean(), per_image(nats, ~m_t)
 
@@ -573,9 +576,12 @@ nobody = torch.zeros_like(s_l, dtype=torch.bool)
 @torch.no_grad()
 def refine(network: Refiner, keep: torch.Tensor, shown: torch.Tensor = s_h) -> torch.Tensor:
     """φ_r's logits for the held-out crops, given the tokens `shown` (the true ones) where `keep` is True."""
-    seen = evidence if network.posterior is not None else None
-    parts = [slice(i, i + 1) for i in range(len(s_h))]
-    return torch.cat([network(shown[p], keep[p], s_l[p], nobody[p], None if seen is None else seen[p]).float() for p in parts])
+    logits = []
+    for p in (slice(i, i + 1) for i in range(len(s_h))):
+        seen = evidence[p] if network.posterior is not None else None
+        look = network.stem.look(lq[p]) if network.stem is not None else None
+        logits.append(network(shown[p], keep[p], s_l[p], nobody[p], seen, look).float())
+    return torch.cat(logits)
 
 
 def entropy(logits: torch.Tensor) -> torch.Tensor:
@@ -655,11 +661,12 @@ path = run.save_figure(fig, "entropy_maps")
 #
 # RandomMask shows φ_r tokens of S_h. At inference the tokens that are kept were *sampled*, and most samples are not S_h's token. A network that has
 # only met the truth believes what it sees, and passes the errors of its neighbours on: **exposure bias**, known from text models that train on
-# true words and then read their own. Measure it: show samples of E_l in place of the true tokens, and ask for the true ones behind the rest.
+# true words and then read their own. Measure it: show φ_r its own samples in place of the true tokens, and ask for the true ones behind the rest.
 
 # %%
-drawn, _ = categorical(evidence, torch.rand(s_h.shape, generator=run.generator(9, "cpu")).to(s_h.device), 0.7)
-believed = {"true tokens": s_h, "samples of E_l": drawn}
+at_once = refine(model.refiner, nobody)  # from nothing known, as in the first step of Algorithm 2
+drawn, _ = categorical(at_once, torch.rand(s_h.shape, generator=run.generator(9, "cpu")).to(s_h.device), 0.7)
+believed = {"true tokens": s_h, "its own samples": drawn}
 
 
 def hidden_loss(keep: torch.Tensor, shown: torch.Tensor = s_h) -> float:
@@ -668,7 +675,7 @@ def hidden_loss(keep: torch.Tensor, shown: torch.Tensor = s_h) -> float:
 
 
 exposure = {name: [hidden_loss(random_mask(round(ratio * n), places), tokens) for ratio in masked_shares] for name, tokens in believed.items()}
-assert exposure["true tokens"][0] == exposure["samples of E_l"][0], "where all is masked no value may be seen"
+assert exposure["true tokens"][0] == exposure["its own samples"][0], "where all is masked no value may be seen"
 fig, axis = plt.subplots(figsize=(5, 2.8), layout="constrained")
 for name, values in exposure.items():
     axis.plot(share, values, "o-", ms=4, label=f"shown: {name}")
@@ -676,7 +683,7 @@ axis.axhline(F.nll_loss(evidence, s_h).item(), color="grey", ls=":", label="E_l 
 axis.set(xlabel="% of tokens shown", ylabel="nats, hidden tokens")
 axis.legend(fontsize=8)
 path = run.save_figure(fig, "exposure")
-harm = exposure["samples of E_l"][-1] - exposure["samples of E_l"][0]
+harm = exposure["its own samples"][-1] - exposure["its own samples"][0]
 
 # %%
 display(Markdown(
@@ -684,13 +691,13 @@ display(Markdown(
     f"true tokens move it by {exposure['true tokens'][-1] - exposure['true tokens'][0]:+.3f}."))
 
 # %% [markdown]
-# *What to see: the loss must not rise as more samples are shown.* `TrainConfig.corrupt` is the remedy: in that share of the training pictures, half to all of the
-# shown tokens are φ_r's own samples, drawn from nothing known at temperatures of ½ to 1; the others show the truth, as in the paper. How well the shown tokens fit
-# the photo tells φ_r which of the two it sees. `smoke` trains without it, `tiny` with `corrupt = 0.5`. (The weights of `tiny` that ship are older: they met samples
-# of E_l, in every picture, and believe true neighbours less for it. [Notebook 09](09_benchmark.ipynb) asks what proposals of φ_r are worth in pictures.)
+# *What to see: the loss must not rise as more samples are shown.* (They hold nothing about the picture that φ_r did not put there.) `TrainConfig.corrupt` is
+# the remedy: in that share of the training pictures, half to all of the shown tokens are φ_r's own samples, drawn from nothing known at temperatures of ½ to 1; the
+# others show the truth, as in the paper. How well the shown tokens fit the photo tells φ_r which of the two it sees, and so it learns what they are worth. `smoke`
+# trains without it, `tiny` with `corrupt = 0.5`. ([Notebook 09](09_benchmark.ipynb) asks what proposals of φ_r are worth in pictures.)
 
 # %% [markdown]
-# ## 8. Beyond the paper: E_l's posterior
+# ## 8. Beyond the paper: E_l's posterior, and the LQ image itself
 #
 # S_l is the *argmax* of E_l. Where E_l says "code 5 with 31 %, code 9 with 30 %", φ_r sees "5", as if it were certain. How much is thrown
 # away? On the held-out crops:
@@ -706,25 +713,38 @@ print(f"mean entropy of E_l: {unsure:.2f} nats, as unsure as {math.exp(unsure):.
 # %% [markdown]
 # The option `posterior=True` hands E_l's log-probabilities to φ_r (and φ_e) as a further input, **and adds them to φ_r's logits**; its output layers
 # start at zero. So φ_r begins as E_l, to the bit, and learns a correction: what the Swin layers see, and, through one plain 5×5 convolution of the
-# known tokens, which codes stand beside which. (Without that convolution φ_r of tier `tiny` had learned nothing beyond E_l after 1,700 steps.)
-# φ_e begins likewise: a token is as good as E_l finds it probable.
+# known tokens, which codes stand beside which. φ_e begins likewise: a token is as good as E_l finds it probable.
+#
+# The option `reads_lq=True` goes on from there. A posterior is what *one* network could say about the picture; φ_r may look for itself. It gets E_l's whole
+# network, stem, Swin layers and output layer, **copied from the trained E_l**; the tokens, the masks and the posterior are added in front of the Swin
+# layers through convolutions that start at zero. Again φ_r begins as E_l, and this time every layer is at work from the first step on.
 
 # %%
 with torch.random.fork_rng(devices=[]):
     torch.manual_seed(run.seed)
-    informed = Refiner(dataclasses.replace(run.tier.refiner, posterior=True), codes).to(run.device).requires_grad_(False)
-start = informed(s_h[:1], nobody[:1], s_l[:1], nobody[:1], evidence[:1]).log_softmax(1)
-torch.testing.assert_close(start, evidence[:1], atol=1e-4, rtol=1e-4)
-uses = "uses" if run.tier.refiner.posterior else "does not use"
-display(Markdown(f"Untrained, φ_r = E_l. This tier **{uses}** the option. It is reported beside the paper's own form, never in its place."))
+    informed = Refiner(dataclasses.replace(run.tier.refiner, posterior=True, reads_lq=False), codes).to(run.device).requires_grad_(False)
+    looking = ITER(dataclasses.replace(run.tier, refiner=dataclasses.replace(run.tier.refiner, norm="none", posterior=True, reads_lq=True)))
+looking = looking.refiner.to(run.device).requires_grad_(False)
+looking.start_from(model.lq_encoder)
+maps = (s_h[:1], nobody[:1], s_l[:1], nobody[:1], evidence[:1])
+for start in (informed(*maps), looking(*maps, looking.stem.look(lq[:1]))):
+    torch.testing.assert_close(start.log_softmax(1), evidence[:1], atol=1e-4, rtol=1e-4)
+form = form_of(run.tier)
+reads = {"paper": "S_l alone, as in the paper", "posterior": "E_l's posterior as well", "image": "E_l's posterior and the LQ image as well"}[form]
+display(Markdown(f"Untrained, φ_r = E_l either way. At this tier φ_r reads **{reads}** (`itersr train --form {form}`). What that changes is reported beside the "
+                 "paper's own form in notebook 09."))
 
 # %% [markdown]
 # ### Do the layers say anything?
 #
-# A network that begins with a good answer can stay with it, and its loss will look healthy from the first step on. (An output layer that starts at zero
-# lets no gradient through at first, and a normalisation before it hides how far the layers below have drifted.) So ask it: replace what φ_r's Swin layers
-# say, the output of its last layer, by its mean over all places and pictures, and leave the rest (the posterior and the 5×5 convolution, where there
-# are any) as it is. If the loss on hidden tokens does not move, these layers know nothing about this picture.
+# A network that begins with a good answer can stay with it, and its loss will look healthy from the first step on. So ask it: replace what φ_r's Swin
+# layers say, the output of its last layer, by its mean over all places and pictures, and leave the rest (the 5×5 convolution, and E_l's posterior where it is
+# added) as it is. If the loss on hidden tokens does not move, these layers know nothing about this picture.
+#
+# This is no idle question. The first weights of `tiny` had the form `posterior` with a LayerNorm before the output layer, and when this notebook first asked,
+# muting moved the loss from 2.2273 to 2.2274 nats. The output layer started at zero, which lets no gradient through at first; the layers below drifted, to
+# activations of 300,000 that differed by one per cent from place to place; and the LayerNorm hid it. Everything that φ_r had learned was in the one
+# convolution of known tokens, and no curve had shown it. That is why a φ_r that reads the image has no zeros in its trunk and no norm before its output.
 
 # %%
 said, half = [], random_mask(n // 2, places)

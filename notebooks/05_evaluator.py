@@ -171,7 +171,8 @@ with torch.no_grad():
     b_h = fresh.vqgan.encode(batch["hq"])
     b_evidence = fresh.lq_encoder(batch["lq"]).float().log_softmax(1)
 b_l = b_evidence.argmax(1)
-seen_r = b_evidence if run.tier.refiner.posterior else None  # an option beyond the paper: notebook 04, section 8
+seen_r = b_evidence if run.tier.refiner.posterior else None  # this and the look go beyond the paper: notebook 04, section 8
+look_r = fresh.refiner.stem.look(batch["lq"]) if run.tier.refiner.reads_lq else None
 seen_e = b_evidence if run.tier.evaluator.posterior else None
 
 # %% [markdown]
@@ -194,7 +195,7 @@ m_l = judged_l.softmax(1)[:, 1] >= numbers[:, 1, None, None]  # α at random …
 m_l = m_l & (task.noise(batch, "start", torch.Size([])) > 0.5)[:, None, None]  # … and in half of the pictures nothing known
 
 with torch.no_grad():
-    logits_r = fresh.refiner(b_h, m_t, b_l, m_l, seen_r).float()
+    logits_r = fresh.refiner(b_h, m_t, b_l, m_l, seen_r, look_r).float()
 u = task.noise(batch, "sample", b_h.shape[1:])
 drawn_by_hand = (logits_r.softmax(1).cumsum(1) <= u[:, None]).sum(1).clamp(max=codes - 1)
 drawn, _ = categorical(logits_r, u)
@@ -230,8 +231,8 @@ def each(function, *maps: torch.Tensor) -> torch.Tensor:
     return torch.cat([function(*(x[i : i + 1] for x in maps)) for i in range(len(maps[0]))])
 
 
-def refine(tokens, keep, condition, condition_keep, seen):
-    return model.refiner(tokens, keep, condition, condition_keep, seen if run.tier.refiner.posterior else None).float()
+def refine(tokens, keep, condition, condition_keep, seen, image):
+    return model.functions(seen, model.look(image))[0](tokens, keep, condition, condition_keep).float()
 
 
 def judge(tokens, condition, seen):
@@ -247,7 +248,7 @@ nobody = torch.zeros_like(s_l, dtype=torch.bool)
 def complete_map(ratio: float) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """True tokens at 1 − ratio of the places, φ_r's samples elsewhere: (map, keep, φ_r's own log-confidence)."""
     keep = random_mask(round(ratio * n), places)
-    drawn, confidence = categorical(each(refine, s_h, keep, s_l, nobody, evidence), u)
+    drawn, confidence = categorical(each(refine, s_h, keep, s_l, nobody, evidence, lq), u)
     return torch.where(keep, s_h, drawn), keep, confidence
 
 
@@ -378,7 +379,7 @@ for ratio in (0.25, 0.5, 0.75, 1.0):
 
 swap, v = torch.rand(2, *s_h.shape, generator=run.generator(3, "cpu")).to(run.device)
 s_t = torch.where(swap < 0.3, categorical(evidence, v)[0], s_h)  # some of these are right by luck
-logits_r = each(refine, s_t, half_keep, s_l, nobody, evidence)
+logits_r = each(refine, s_t, half_keep, s_l, nobody, evidence, lq)
 tokens = torch.where(half_keep, s_t, categorical(logits_r, u)[0])
 of_kept = logits_r.log_softmax(1).gather(1, s_t[:, None])[:, 0][half_keep]
 right = (tokens == s_h)[half_keep]

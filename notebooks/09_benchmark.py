@@ -209,8 +209,9 @@ if measured:
 # ## With and without refinement (Fig. 6), and against one plain sample
 #
 # S_l is E_l's *most likely* token everywhere: safe and smooth. Refinement samples, and samples have texture. But so has **one plain sample
-# of E_l**, without φ_r, φ_e or any step. The paper does not show it; if iterating does not beat it, the steps buy nothing.
-# Each of the two gets its own best temperature, chosen for every photo on the other photos.
+# of E_l**, without φ_r, φ_e or any step. The paper does not show it; if ITER does not beat it, Stage III buys nothing. And so has **one plain
+# sample of φ_r**, all tokens at once from nothing known (Alg. 2 with T = 1): if ITER does not beat that, the *steps* buy nothing.
+# Each of the three gets its own best temperature, chosen for every photo on the other photos.
 
 # %%
 rows = experiments.refinement(model, pairs, size.seeds, size.temperatures, shift=shift, store=store)
@@ -220,16 +221,16 @@ LOOK = look.upper()
 if look == "gmsd":
     print("LPIPS's weights are not on this machine (TORCH_HOME): GMSD stands in, and claims about LPIPS are not measured.")
 of = {name: rows[rows.method == name] for name in rows.method.unique()}
-best = {name: experiments.at_its_best(of[name], look) for name in ("ITER", "one sample of E_l")}
+best = {name: experiments.at_its_best(of[name], look) for name in ("ITER", "one sample of E_l", "one sample of φ_r")}
 tidy = pd.concat([rows[~rows.method.isin(list(best))], *best.values()])
-order = ["bicubic", "S_l", "one sample of E_l", "ITER", "VQGAN bound"]
+order = ["bicubic", "S_l", "one sample of E_l", "one sample of φ_r", "ITER", "VQGAN bound"]
 
 
 def compared(tidy):
     """The summary of a set of photos, and ITER's paired differences from what it has to beat."""
     own = {name: tidy[tidy.method == name] for name in order}
     found = experiments.summary(pd.concat(own.values()), [*names, "token accuracy"])
-    return found, {f"{LOOK}, ITER − {name}": experiments.difference(own["ITER"], own[name], look) for name in ("bicubic", "S_l", "one sample of E_l")}
+    return found, {f"{LOOK}, ITER − {name}": experiments.difference(own["ITER"], own[name], look) for name in order[:4]}
 
 
 table, against = compared(tidy)
@@ -239,7 +240,7 @@ table.pivot(index="method", columns="value", values="shown").reindex(index=order
 # %%
 by_temperature = experiments.summary(rows[rows.method.isin(list(best))], [look], by=("method", "dial"))
 fig, ax = plt.subplots(figsize=(5, 3))
-for (method, own), colour in zip(by_temperature.groupby("method", sort=False), ("C0", "C1")):
+for (method, own), colour in zip(by_temperature.groupby("method", sort=False), ("C0", "C2", "C1")):
     ax.plot(own.dial, own["mean"], "o-", color=colour, label=method)
     ax.fill_between(own.dial, own.low, own.high, color=colour, alpha=0.15)
 for name, style in (("S_l", "--"), ("VQGAN bound", ":"), ("bicubic", "-.")):
@@ -250,11 +251,12 @@ fig.tight_layout()
 path = run.save_figure(fig, "temperatures")
 
 # %% [markdown]
-# *Mean and 95 % interval. The two bands overlap even where one method is better on every photo; the paired difference below decides.*
+# *Mean and 95 % interval. The bands overlap even where one method is better on every photo; the paired differences below decide.*
 
 # %%
 evidence |= {
     **against,
+    f"{LOOK}, one sample of φ_r − one sample of E_l": experiments.difference(best["one sample of φ_r"], best["one sample of E_l"], look),
     "token accuracy of S_l": experiments.interval(of["S_l"], "token accuracy"),
     "token accuracy of ITER": experiments.interval(best["ITER"], "token accuracy"),
     "token accuracy of one sample of E_l": experiments.interval(best["one sample of E_l"], "token accuracy"),
@@ -265,7 +267,8 @@ display(Markdown("\n".join(f"- {name}: {ledger.show(value)}" for name, value in 
 # ### What the steps buy, taken apart
 #
 # Alg. 2 adds three things to one sample of E_l: φ_r *proposes*, seeing what is kept; φ_e *judges*; and so neighbours are chosen to
-# *go together*. Each is taken alone, at one temperature, from nothing known. The third is measured by **mixing**: run Alg. 2 three
+# *go together*. Each is taken alone, at one temperature, from nothing known. (Where φ_r proposes all at once, nothing is kept and nobody judges.)
+# The third is measured by **mixing**: run Alg. 2 three
 # times and take every token from one of the runs at random. Each token is as likely as before to be this or that, but neighbours
 # know nothing of each other. What mixing costs is what their agreement was worth.
 
@@ -295,7 +298,9 @@ proposing = experiments.difference(part["φ_r proposes, φ_e judges"], part["E_l
 judging = experiments.difference(part["φ_r proposes, φ_e judges"], part["φ_r proposes, dice judge"], look)
 evidence |= {f"{LOOK}, one run − runs mixed": agreement, f"{LOOK}, φ_r proposes − E_l proposes": proposing,
              f"{LOOK}, φ_e judges − dice judge": judging,
-             f"{LOOK}, oracle on E_l's proposals − one sample of E_l": gains["E_l proposes, an oracle judges"]}
+             f"{LOOK}, oracle on E_l's proposals − one sample of E_l": gains["E_l proposes, an oracle judges"],
+             f"{LOOK}, oracle on φ_r's proposals − one sample of φ_r":
+             experiments.difference(part["φ_r proposes, an oracle judges"], part["φ_r proposes all at once"], look)}
 display(Markdown(f"""
 - φ_r proposes, and not E_l: {tells(proposing)}, {ledger.show(proposing)}.
 - φ_e judges, and not dice: {tells(judging)}, {ledger.show(judging)}.
@@ -317,10 +322,11 @@ if kodak.photo.nunique() >= ledger.FEWEST:
 # ### Other forms, same bench
 #
 # Two decisions separate `tiny` from the paper. A token covers 4×4 pixels here and 8×8 there (f), where a token is more than one LQ pixel and its
-# neighbours may matter more. And φ_r and φ_e read E_l's posterior here, its argmax S_l alone there. Does one of the two decide what the steps buy?
-# Each was changed alone, trained from scratch on the same photos, shorter than `tiny` itself, and measured by this notebook: `itersr train … --factor 8`
-# or `--form paper` (on `tiny`'s own VQGAN and E_l), then `itersr reproduce --tier FOLDER --only 09`. What those runs recorded is kept in
-# `figures/results/variants`, with the full commands. (At f = 8 the crops are 128² and not 160², since a map of tokens is whole windows.)
+# neighbours may matter more. And φ_r reads E_l's posterior and the LQ image here, E_l's argmax S_l alone there; in between lies the form that reads the
+# posterior and no image. Does one of these decide what Stage III buys? Each was trained on the same photos and measured by this notebook: `itersr train …
+# --factor 8`, `--form paper` or `--form posterior` (on `tiny`'s own VQGAN and E_l), then `itersr reproduce --tier FOLDER --only 09`. What those runs recorded
+# is kept in `figures/results/variants`, with the full commands. (At f = 8, where φ_r reads the posterior alone, the crops are 128² and not 160², since a
+# map of tokens is whole windows. A dash: not measured then.)
 
 # %%
 kept = ROOT / "figures" / "results"
@@ -332,7 +338,7 @@ lines = {}
 for name, result in forms.items():
     on_kodak, parts = result["sets"]["Kodak24"], result["evidence"]
     mean = {row["method"]: f"{row['mean']:.3f}" for row in on_kodak["summary"] if row["value"] == "lpips"}
-    lines[name] = {method: mean[method] for method in order} | {
+    lines[name] = {method: mean.get(method, "–") for method in order} | {
         "ITER − one sample": ledger.show(on_kodak["differences"]["LPIPS, ITER − one sample of E_l"]),
         "φ_r proposes − E_l proposes": ledger.show(parts["LPIPS, φ_r proposes − E_l proposes"]),
         "one run − runs mixed": ledger.show(parts["LPIPS, one run − runs mixed"])}
@@ -349,7 +355,9 @@ display(Markdown("\n".join(said)))
 # %% [markdown]
 # *Read down a column. The bound says how much of a picture the tokens can hold at all: where S_l already lies next to it, no sampler has much left
 # to win. And a φ_r that sees S_l alone has to learn again what E_l knew; what the argmax threw away is what the posterior gives back.
-# Whether φ_r's layers do their part is asked in [04](04_refiner.ipynb), section 8: where they have collapsed, φ_r's rows here speak of its one convolution.*
+# The Swin layers of φ_r had collapsed in `tiny-posterior-form` and in `tiny-f8` ([04](04_refiner.ipynb), section 8): their rows speak of E_l's posterior
+# and one convolution. Where φ_r reads the image it is a copy of E_l that trained further, as a second look at the photo: what its proposals gain over
+# E_l's is gained before any step, and the line above, "one sample of φ_r", is what the steps have to be compared with.*
 
 # %% [markdown]
 # ## Side by side (Fig. 4)

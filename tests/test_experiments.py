@@ -379,7 +379,7 @@ def test_the_variants_that_notebook_09_shows_have_their_numbers_and_commands() -
     from itersr.cli import parser
 
     paths = sorted((ROOT / "figures" / "results" / "variants").glob("*.json"))
-    assert [path.stem for path in paths] == ["tiny-f8", "tiny-paper-form"]
+    assert [path.stem for path in paths] == ["tiny-f8", "tiny-paper-form", "tiny-posterior-form"]
     for path in paths:
         content = json.loads(path.read_text(encoding="utf-8"))
         results = content["results"]
@@ -388,12 +388,12 @@ def test_the_variants_that_notebook_09_shows_have_their_numbers_and_commands() -
         for command in (line for line in content["commands"] if line.startswith("itersr ")):
             used = parser().parse_args(shlex.split(command)[1:])
             if "train" in command:
-                assert used.tier == "tiny" and (used.factor == 8 or used.form == "paper")
+                assert used.tier == "tiny" and (used.factor == 8 or used.form in ("paper", "posterior"))
 
 
 def test_what_does_not_hold_says_why() -> None:
     rows = {row["number"]: row for row in ledger.claims(everything(5.0))}
-    assert rows["7"]["verdict"] == "does not hold" and "LPIPS, one run − runs mixed: 5.00" in rows["7"]["because"]
+    assert rows["7a"]["verdict"] == "does not hold" and "LPIPS, one run − runs mixed: 5.00" in rows["7a"]["because"]
     assert rows["3a"]["verdict"] == "holds" and rows["3a"]["because"] == ""
 
 
