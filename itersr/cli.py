@@ -194,6 +194,8 @@ def _add_train(commands: Any, common: argparse.ArgumentParser) -> None:
     p.add_argument("--resume", action="store_true", help="go on from the last checkpoint in --out")
     p.add_argument("--steps", type=int, help="instead of the tier's; its warm-up and phases are scaled with it")
     p.add_argument("--batch", type=int, help="instead of the tier's")
+    p.add_argument("--lr", type=float, help="the highest learning rate, instead of the tier's")
+    p.add_argument("--networks", metavar="N", help="only these of the stage, comma-separated: lq_encoder, refiner, evaluator")
     p.add_argument("--crop", type=int, help="side in pixels, instead of the tier's")
     p.add_argument("--factor", type=int, metavar="F", help="f, instead of the tier's; the same in every stage")
     p.add_argument("--form", choices=("paper", "posterior", "image"),

@@ -1,6 +1,7 @@
 """What `itersr train` runs: Stage I, then Algorithm 1, in one folder.
 
     OUT/vqgan, OUT/lq_encoder, OUT/token_nets, OUT/iter   a run each: checkpoint, log.csv, TensorBoard, samples.png
+    OUT/token_nets_refiner, …                             a run of some of a stage's networks (`--networks refiner`)
     OUT/weights                                           averaged weights in half precision, for ITER.from_pretrained
 
 The token networks are trained on the VQGAN as it ships, rounded to half precision.
@@ -31,6 +32,12 @@ log = logging.getLogger(__name__)
 STAGES = ("vqgan", "lq_encoder", "token_nets", "iter")
 
 
+def run_name(stage: str, networks: tuple[str, ...]) -> str:
+    """The folder and log of a run: the stage's name, and those of the networks where not all of them train."""
+    everything = TIERS["smoke"].train[stage].networks
+    return stage if stage == "vqgan" or set(networks) == set(everything) else "_".join((stage, *networks))
+
+
 def train_stage(stage: str, config: Tier, data: str | Path | None, out: Path, *, seed: int = 0, device: str = "auto",
                 precision: str = "no", validation: tuple[int, int] | None = None, **options: Any) -> dict[str, float]:
     """Train one stage of a tier; gives the last validation's scalars (in the first of several processes, {} in the others).
@@ -47,7 +54,7 @@ def train_stage(stage: str, config: Tier, data: str | Path | None, out: Path, *,
     pairs = validation_pairs(held_out, count, side, seed, degradation=ranges(config.degradation), scale=config.scale,
                              unit=config.vqgan.swin.window * config.vqgan.factor)
     pairs = {name: value.to(accelerator.device) for name, value in pairs.items()}
-    folder = out / "weights"
+    folder, log_to = out / "weights", out / run_name(stage, settings.networks)
     look = perceptual().to(accelerator.device)
     validated: dict[str, float] = {}
 
@@ -70,12 +77,12 @@ def train_stage(stage: str, config: Tier, data: str | Path | None, out: Path, *,
         weights.save(folder, task.trained, config)
 
     if accelerator.is_main_process:
-        (out / stage).mkdir(parents=True, exist_ok=True)
+        log_to.mkdir(parents=True, exist_ok=True)
         record = {**dataclasses.asdict(settings), "seed": seed, "precision": precision, "photos": len(photos),
                   "processes": accelerator.num_processes}
-        (out / stage / "settings.json").write_text(json.dumps(record, indent=1) + "\n")  # what a model card is written from
+        (log_to / "settings.json").write_text(json.dumps(record, indent=1) + "\n")  # what a model card is written from
     with torch.random.fork_rng(devices=[]):
-        validated = train(task, crops, out / stage, validate=validate, save_weights=save, accelerator=accelerator, **options)
+        validated = train(task, crops, log_to, validate=validate, save_weights=save, accelerator=accelerator, **options)
     accelerator.end_training()
     return validated if accelerator.is_main_process else {}
 
@@ -198,7 +205,14 @@ def run(args: argparse.Namespace) -> int:
     config = variant(tier(args.tier), factor=args.factor, form=args.form)
     stage = args.what
     settings = config.train[stage].scaled(args.steps or config.train[stage].steps)
-    settings = dataclasses.replace(settings, batch=args.batch or settings.batch, crop=args.crop or settings.crop)
+    settings = dataclasses.replace(settings, batch=args.batch or settings.batch, crop=args.crop or settings.crop,
+                                   lr=args.lr or settings.lr)
+    if args.networks is not None:
+        asked = tuple(args.networks.split(","))
+        if stage == "vqgan" or not set(asked) <= set(settings.networks):
+            there = "only itself" if stage == "vqgan" else ", ".join(settings.networks)
+            raise ValueError(f"--networks {args.networks}: {stage} trains {there}")
+        settings = dataclasses.replace(settings, networks=tuple(name for name in settings.networks if name in asked))
     config = dataclasses.replace(config, train={**config.train, stage: settings})
     scalars = train_stage(stage, config, args.data, Path(args.out), seed=args.seed, device=args.device,
                           precision=args.precision, minutes=args.minutes, resume=args.resume, workers=args.workers)
