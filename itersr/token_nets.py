@@ -90,6 +90,10 @@ class Refiner(TokenNet):
             for parameter in convolution.parameters() if convolution is not None else ():
                 nn.init.zeros_(parameter)
 
+    def look(self, lq: Tensor) -> Tensor | None:
+        """What the stem sees of LQ images (B, 3, H, W): (B, width, h, w); None for a network without one."""
+        return None if self.stem is None else self.stem.look(lq)
+
     def forward(self, tokens: Tensor, keep: Tensor, condition: Tensor, condition_keep: Tensor,
                 evidence: Tensor | None = None, look: Tensor | None = None) -> Tensor:
         """Logits (B, codes, h, w).
@@ -97,7 +101,7 @@ class Refiner(TokenNet):
         tokens, keep: S_t and m_t, (B, h, w); where m_t is False the token is masked and its value is not seen.
         condition, condition_keep: S_l and m_l; a token judged bad keeps its value and is flagged.
         evidence: log p_l(token | LQ), (B, codes, h, w), for a network with `posterior`.
-        look: `stem.look` of the LQ image, (B, width, h, w), for a network with `reads_lq`.
+        look: `self.look` of the LQ image, (B, width, h, w), for a network with `reads_lq`.
         """
         if (look is None) != (self.stem is None):
             raise ValueError("a network built with reads_lq=True needs the LQ image as `look`, and no other takes it")

@@ -259,7 +259,7 @@ with torch.random.fork_rng(devices=[]):  # nothing outside this block sees the s
 keep = random_mask(n // 2, places)[:1]  # m_t: half of the tokens are known
 good = (s_l == s_h)[:1]  # a stand-in for m_l, until notebook 05 has a real evaluator
 seen = evidence[:1] if run.tier.refiner.posterior else None  # this and the look: see section 8
-look = untrained.stem.look(lq[:1]) if run.tier.refiner.reads_lq else None
+look = untrained.look(lq[:1])  # what it sees of the image itself, if it looks
 
 weight = untrained.table.weight  # (codes + 1, width): the last row is the mask token
 known = torch.where(keep[..., None], weight[s_h[:1]], weight[codes])  # replaced
@@ -491,8 +491,7 @@ print("r", [round(x, 2) for x in r.tolist()], "→ masked:", b_masked.tolist(), 
 # **Eq. 4**, and the same step through the module.
 
 # %%
-b_look = fresh.refiner.stem.look(batch["lq"]) if run.tier.refiner.reads_lq else None
-logits = fresh.refiner(b_h, m_t, b_l, m_l, b_seen, b_look).float()  # (4, codes, h, w)
+logits = fresh.refiner(b_h, m_t, b_l, m_l, b_seen, fresh.refiner.look(batch["lq"])).float()  # (4, codes, h, w)
 nats = F.cross_entropy(logits, b_h, reduction="none")  # (4, h, w)
 by_hand, by_hand_masked = nats.mean(), per_image(nats, ~m_t)
 
@@ -528,7 +527,7 @@ assert overfit[-1] < overfit[0] - 0.05, "φ_r cannot even learn one batch"
 
 # %%
 model = load_or_train("token_nets", run.tier, run.data, run.checkpoints, **options)
-curve = learning_curve(run.tier, "token_nets", run.checkpoints)
+curve = learning_curve(run.tier, "token_nets", run.checkpoints, "refiner")
 train_curve = curve[curve["split"] == "train"]
 masked_loss = train_curve[train_curve["name"] == "refiner masked"]
 print(f"{int(curve['step'].max())} steps; φ_r: {sum(p.numel() for p in model.refiner.parameters()) / 1e6:.2f} M parameters")
@@ -558,7 +557,7 @@ assert masked_loss["value"].iloc[-1] < math.log(codes), "φ_r must know more tha
 # something wrong, and need not be waited for.
 
 # %%
-line, healthy = recipe("token_nets")
+line, healthy = recipe("token_nets", "refiner")
 display(Markdown(line))
 healthy.loc[["train: refiner masked", "train: refiner masked accuracy", "validation: E_l top-1", *(f"validation: φ_r masked accuracy at {ratio}" for ratio in (0.25, 0.5, 0.75, 1.0)), "validation: lpips S_l", "validation: lpips one sample of E_l", "validation: lpips ITER"]]
 
@@ -579,8 +578,7 @@ def refine(network: Refiner, keep: torch.Tensor, shown: torch.Tensor = s_h) -> t
     logits = []
     for p in (slice(i, i + 1) for i in range(len(s_h))):
         seen = evidence[p] if network.posterior is not None else None
-        look = network.stem.look(lq[p]) if network.stem is not None else None
-        logits.append(network(shown[p], keep[p], s_l[p], nobody[p], seen, look).float())
+        logits.append(network(shown[p], keep[p], s_l[p], nobody[p], seen, network.look(lq[p])).float())
     return torch.cat(logits)
 
 
@@ -727,7 +725,7 @@ with torch.random.fork_rng(devices=[]):
 looking = looking.refiner.to(run.device).requires_grad_(False)
 looking.start_from(model.lq_encoder)
 maps = (s_h[:1], nobody[:1], s_l[:1], nobody[:1], evidence[:1])
-for start in (informed(*maps), looking(*maps, looking.stem.look(lq[:1]))):
+for start in (informed(*maps), looking(*maps, looking.look(lq[:1]))):
     torch.testing.assert_close(start.log_softmax(1), evidence[:1], atol=1e-4, rtol=1e-4)
 form = form_of(run.tier)
 reads = {"paper": "S_l alone, as in the paper", "posterior": "E_l's posterior as well", "image": "E_l's posterior and the LQ image as well"}[form]

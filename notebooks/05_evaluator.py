@@ -172,7 +172,7 @@ with torch.no_grad():
     b_evidence = fresh.lq_encoder(batch["lq"]).float().log_softmax(1)
 b_l = b_evidence.argmax(1)
 seen_r = b_evidence if run.tier.refiner.posterior else None  # this and the look go beyond the paper: notebook 04, section 8
-look_r = fresh.refiner.stem.look(batch["lq"]) if run.tier.refiner.reads_lq else None
+look_r = fresh.refiner.look(batch["lq"])
 seen_e = b_evidence if run.tier.evaluator.posterior else None
 
 # %% [markdown]
@@ -279,7 +279,7 @@ path = run.save_figure(fig, "targets")
 # has the entropy of that share.
 
 # %%
-curve = learning_curve(run.tier, "token_nets", run.checkpoints)
+curve = learning_curve(run.tier, "token_nets", run.checkpoints, "evaluator")
 fig, (left, right) = plt.subplots(1, 2, figsize=(8, 2.8), layout="constrained")
 train_curve, validated = curve[curve["split"] == "train"], curve[curve["split"] == "validation"]
 for name in ("evaluator on S_l", "evaluator on samples"):
@@ -306,7 +306,7 @@ path = run.save_figure(fig, "training")
 # something wrong, and need not be waited for.
 
 # %%
-line, healthy = recipe("token_nets")
+line, healthy = recipe("token_nets", "evaluator")
 display(Markdown(line))
 healthy.loc[["train: evaluator on S_l", "train: evaluator on samples", "validation: AUC of φ_e on S_l", "validation: AUC of E_l's confidence on S_l", *(f"validation: AUC of {who} at {ratio}" for ratio in (0.25, 0.5, 0.75, 1.0) for who in ("φ_e on samples", "φ_r's confidence"))]]
 

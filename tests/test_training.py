@@ -27,10 +27,10 @@ from itersr.training.algorithm1 import Algorithm1, auc, per_image
 from itersr.training.data import Crops, From, Photos, generator_for, random_crop
 from itersr.training.loop import Average, TrainingError, learning_rate
 from itersr.training.losses import GradientLoss, hinge_discriminator
-from itersr.training.run import load_networks, model_to_measure, recipe, train_stage, variant
-from itersr.training.ship import _command, ship
+from itersr.training.run import learning_curve, load_networks, model_to_measure, recipe, train_stage, variant
+from itersr.training.ship import command, ship
 from itersr.training.stage1 import Stage1, psnr
-from itersr.weights import SHIPPED, WeightsError, shipped
+from itersr.weights import NETWORKS, SHIPPED, WeightsError, shipped
 
 ROOT = Path(__file__).parents[1]
 
@@ -172,7 +172,7 @@ def test_shipped_weights_bring_their_shift_their_curves_and_their_card(
     wanted = experiments.calibrate(model, experiments.held_out(None))
     assert model.calibration == pytest.approx(wanted, abs=1e-3) and model.calibration != 0
     steps = model.tier.train["token_nets"].steps
-    line, seen = recipe("token_nets", str(to), minutes=(0.0,))
+    line, seen = recipe("token_nets", name=str(to), minutes=(0.0,))
     assert line.startswith(f"`itersr train token_nets --tier smoke --steps {steps} --batch ") and "a test machine" in line
     log = logged(smoke_run[0], "token_nets")
     last = log[log.name == "refiner masked"].sort_values("step").value.tail(5)
@@ -180,7 +180,7 @@ def test_shipped_weights_bring_their_shift_their_curves_and_their_card(
     card = (to / "MODEL_CARD.md").read_text(encoding="utf-8")
     assert line.partition(":")[0] in card and f"{model.calibration:.3f}" in card and "three photos" in card
     with pytest.raises(WeightsError, match="no record of the stage iter"):
-        recipe("iter", str(to))
+        recipe("iter", name=str(to))
 
 
 def test_a_variant_trains_and_is_measured_from_its_folder(tmp_path: Path) -> None:
@@ -218,15 +218,43 @@ def test_the_form_that_reads_the_image_begins_as_the_trained_e_l(
     assert main(["train", "token_nets", "--tier", "smoke", "--steps", "3", "--batch", "2", "--form", "image", "--device", "cpu",
                  "--out", str(tmp_path)]) == 0
     trained = ITER.from_pretrained(folder, "cpu")
-    assert trained.tier.refiner == form.refiner and "--form image" in _command("token_nets", trained.tier, json.loads(
+    assert trained.tier.refiner == form.refiner and "--form image" in command("token_nets", trained.tier, json.loads(
         (tmp_path / "token_nets" / "settings.json").read_text()))
     assert not torch.equal(trained.refiner.head.weight, model.refiner.head.weight.half().float())
     one, tiles = (trained.restore(lq, seed=0, tile=tile).restored.tokens for tile in (0, 16))
     assert (one == tiles).float().mean() > 0.999
 
 
+def test_one_network_of_a_stage_trains_alone_and_its_run_is_told(
+    smoke_run: tuple[Path, dict[str, dict[str, float]]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, to = tmp_path / "run", tmp_path / "shipped"
+    shutil.copytree(smoke_run[0], out, ignore=shutil.ignore_patterns("checkpoint.pt", "tensorboard"))
+    call = ["train", "token_nets", "--tier", "smoke", "--device", "cpu", "--out", str(out)]
+    assert main([*call, "--networks", "evaluator", "--lr", "0.002", "--steps", "3", "--batch", "2"]) == 0
+    for name in NETWORKS:
+        before, after = ((folder / "weights" / f"{name}.safetensors").read_bytes() for folder in (smoke_run[0], out))
+        assert (before == after) == (name != "evaluator"), name
+    assert "evaluator on samples" in set(logged(out, "token_nets_evaluator").name)
+
+    ship(out, to, photos=None, data="three photos", hardware="a test machine", commit="0123456")
+    both, seen = recipe("token_nets", "evaluator", name=str(to), minutes=())
+    assert "--lr 0.002 --networks evaluator" in both and both.count("itersr train token_nets") == 2
+    assert "train: refiner" not in seen.index and "train: evaluator on samples" in seen.index
+    line, seen = recipe("token_nets", "refiner", name=str(to), minutes=())
+    assert "--networks" not in line and "train: refiner" in seen.index
+    assert learning_curve(tier("smoke"), "token_nets", out, "evaluator").step.max() == 3
+    assert learning_curve(tier("smoke"), "token_nets", out, "refiner").step.max() == tier("smoke").train["token_nets"].steps
+    assert "| token_nets_evaluator | 3 |" in (to / "MODEL_CARD.md").read_text(encoding="utf-8")
+
+    assert main([*call, "--networks", "refiner,decoder"]) == 2
+    assert "--networks refiner,decoder: token_nets trains refiner, evaluator" in capsys.readouterr().err
+
+
 def test_a_variant_names_what_it_cannot_be(tmp_path: Path) -> None:
     assert variant(tier("tiny")) == tier("tiny") and variant(tier("tiny"), factor=4, form="image") == tier("tiny")
+    assert variant(tier("paper"), form="posterior").refiner.norm == tier("paper").refiner.norm
+    assert [variant(tier("tiny"), form=form).refiner.norm for form in ("paper", "image")] == ["layer", "none"]
     for factor in (2, 6):
         with pytest.raises(ValueError, match=rf"factor {factor}: tiny can have 4, 8"):
             variant(tier("tiny"), factor=factor)

@@ -56,6 +56,19 @@ class Algorithm1(nn.Module):
         rows = [torch.rand(shape, generator=generator_for(self.seed, int(i), purpose)) for i in batch["index"]]
         return torch.stack(rows).to(batch["hq"].device)
 
+    @torch.no_grad()
+    def corrupted(self, s_h: Tensor, batch: dict[str, Tensor], coin: Tensor, inputs: tuple[Tensor | None, ...]) -> Tensor:
+        """S_h (B, h, w) where, in a share `corrupt` of the images, half to all tokens are φ_r's own samples.
+
+        At inference what is kept was sampled by φ_r: it must learn what that is worth. In the other images it sees the truth,
+        as in the paper, or it would learn to distrust all neighbours.
+        """
+        share = torch.where(coin < self.config.corrupt, 0.5 + 0.5 * coin / self.config.corrupt, 0.0)  # ½ to 1, or none
+        sampled = self.noise(batch, "corrupt", s_h.shape[1:]) < share[:, None, None]
+        own = self.model.refiner(s_h, torch.zeros_like(sampled), *inputs).float()  # from nothing known
+        sharper = own / (0.5 + 0.5 * self.noise(batch, "temperature", torch.Size([1, 1, 1])))
+        return torch.where(sampled, categorical(sharper, self.noise(batch, "drawn", s_h.shape[1:]))[0], s_h)
+
     def forward(self, batch: dict[str, Tensor], step: int, part: str) -> tuple[Tensor, dict[str, Tensor]]:
         """The sum of the losses of the networks in training, and the scalars to log."""
         net, losses = self.model, []
@@ -89,19 +102,11 @@ class Algorithm1(nn.Module):
         n = s_h[0].numel()
         masked = torch.tensor([tokens_to_mask(1 - x, n, self.config.gamma) for x in r.tolist()], device=s_h.device)
         m_t = random_mask(masked, self.noise(batch, "mask", s_h.shape[1:]))
-        s_t = s_h
-        inputs = (s_l, m_l, evidence if self.model.tier.refiner.posterior else None)
-        look = net.refiner.stem.look(batch["lq"]) if net.refiner.stem is not None else None
-        if self.config.corrupt:  # at inference what is kept was sampled by φ_r: it must learn what that is worth
-            with torch.no_grad():
-                own = net.refiner(s_h, ~everywhere, *inputs, look).float()  # from nothing known
-            share = torch.where(coin < self.config.corrupt, 0.5 + 0.5 * coin / self.config.corrupt, 0.0)  # ½ to 1, or none
-            sampled = self.noise(batch, "corrupt", s_h.shape[1:]) < share[:, None, None]
-            sharper = own / (0.5 + 0.5 * self.noise(batch, "temperature", torch.Size([1, 1, 1])))
-            s_t = torch.where(sampled, categorical(sharper, self.noise(batch, "drawn", s_h.shape[1:]))[0], s_h)
+        inputs = (s_l, m_l, evidence if self.model.tier.refiner.posterior else None, net.refiner.look(batch["lq"]))
+        s_t = self.corrupted(s_h, batch, coin, inputs) if self.config.corrupt else s_h
 
         # φ_r, Eq. 4
-        logits_r = net.refiner(s_t, m_t, *inputs, look).float()
+        logits_r = net.refiner(s_t, m_t, *inputs).float()
         if "refiner" in self.config.networks:
             nats = F.cross_entropy(logits_r, s_h, reduction="none")
             on_masked = per_image(nats, ~m_t)

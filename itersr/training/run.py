@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import itertools
 import json
 import logging
 from pathlib import Path
@@ -36,6 +37,13 @@ def run_name(stage: str, networks: tuple[str, ...]) -> str:
     """The folder and log of a run: the stage's name, and those of the networks where not all of them train."""
     everything = TIERS["smoke"].train[stage].networks
     return stage if stage == "vqgan" or set(networks) == set(everything) else "_".join((stage, *networks))
+
+
+def runs_of(stage: str, network: str = "") -> list[str]:
+    """Every `run_name` that a stage can have (and that trains `network`), the whole stage first."""
+    networks = () if stage == "vqgan" else TIERS["smoke"].train[stage].networks
+    parts = [some for n in range(1, len(networks)) for some in itertools.combinations(networks, n) if network in ("", *some)]
+    return [stage, *(run_name(stage, some) for some in parts)]
 
 
 def train_stage(stage: str, config: Tier, data: str | Path | None, out: Path, *, seed: int = 0, device: str = "auto",
@@ -117,7 +125,9 @@ def variant(config: Tier, *, factor: int | None = None, form: str | None = None)
     if form not in FORMS:
         raise ValueError(f"form {form!r}: there are {', '.join(FORMS)}")
     posterior, reads_lq = FORMS[form]
-    norm: Norm = "none" if reads_lq else "layer"  # E_l, of which φ_r then is a copy, has none
+    norm: Norm = config.refiner.norm
+    if reads_lq != config.refiner.reads_lq:  # E_l, of which φ_r is a copy if it looks at the image, has none
+        norm = "none" if reads_lq else "layer"
     refiner = dataclasses.replace(config.refiner, posterior=posterior, reads_lq=reads_lq, norm=norm)
     evaluator = dataclasses.replace(config.evaluator, posterior=posterior, norm=norm)
     return dataclasses.replace(config, refiner=refiner, evaluator=evaluator)
@@ -154,17 +164,22 @@ def model_to_measure(config: Tier, data: str | Path | None, out: Path, **options
     return model
 
 
-def learning_curve(config: Tier, stage: str, out: Path) -> Any:
-    """The log of a stage as a tidy pandas frame (step, seconds, split, name, value): this run's, else the shipped one."""
+def learning_curve(config: Tier, stage: str, out: Path, network: str = "") -> Any:
+    """The log of a stage's last run (of the last that trained `network`) as a tidy pandas frame: step, seconds, split, name,
+    value. This run's, else the shipped one."""
     import pandas as pd
 
-    own, ships = out / stage / "log.csv", weights.SHIPPED / config.name / f"{stage}.csv"
-    return pd.read_csv(own if own.exists() else ships)
+    runs = runs_of(stage, network)
+    logs = [out / run / "log.csv" for run in runs] + [weights.SHIPPED / config.name / f"{run}.csv" for run in runs]
+    own = [log for log in logs[: len(runs)] if log.exists()] or [log for log in logs if log.exists()]
+    return pd.read_csv(own[-1] if own else logs[-1])
 
 
-def recipe(stage: str, name: str | None = None, minutes: tuple[float, ...] = (2, 10, 30)) -> tuple[str, Any]:
-    """How a stage of shipped weights (of the best tier, or of `name`) was trained: one line, and a pandas frame of what its
-    log showed at these minutes and at the end, so that a reader's own run can be told to be healthy while it still runs.
+def recipe(stage: str, network: str = "", *, name: str | None = None, minutes: tuple[float, ...] = (2, 10, 30)
+           ) -> tuple[str, Any]:
+    """How a stage (or one `network` of it) of shipped weights (of the best tier, or of `name`) was trained: one line, and a
+    pandas frame of what the log of the last run showed at these minutes and at the end, so that a reader's own run can be
+    told to be healthy while it still runs.
 
     Training values are means of five logged steps. WeightsError where these weights do not say how they were made.
     """
@@ -172,9 +187,10 @@ def recipe(stage: str, name: str | None = None, minutes: tuple[float, ...] = (2,
 
     folder = weights.locate(name)
     _, extra = weights.read_config(folder)
-    if stage not in extra.get("runs", {}):
+    runs = [run for run in runs_of(stage, network) if run in extra.get("runs", {})]
+    if not runs:
         raise weights.WeightsError(f"{folder.name}: no record of the stage {stage}")
-    done, log = extra["runs"][stage], pd.read_csv(folder / f"{stage}.csv")
+    done, log = extra["runs"][runs[-1]], pd.read_csv(folder / f"{runs[-1]}.csv")
     table: dict[str, dict[str, float]] = {}
     for (split, value), rows in log.groupby(["split", "name"], sort=False):
         for minute in (*minutes, done["minutes"]):
@@ -182,7 +198,8 @@ def recipe(stage: str, name: str | None = None, minutes: tuple[float, ...] = (2,
             if value != "learning rate" and len(so_far):
                 mean = so_far.tail(5 if split == "train" else 1).mean()
                 table.setdefault(f"{split}: {value}", {})[f"{minute:g} min"] = round(mean, 3)
-    line = f"`{done['command']}`: {done['steps']} steps in {done['minutes']} minutes on {done['hardware']}"
+    line = "; then ".join("`{command}`: {steps} steps in {minutes} minutes".format(**extra["runs"][run]) for run in runs)
+    line += f"; on {done['hardware']}" + (". Of the last run:" if len(runs) > 1 else "")
     return line, pd.DataFrame(table).T.astype(object).where(lambda cell: cell.notna(), "–")
 
 

@@ -19,7 +19,7 @@ from itersr import experiments, weights
 from itersr.config import TIERS, Tier
 from itersr.ledger import CARD_BEGIN, CARD_END
 from itersr.model import ITER
-from itersr.training.run import STAGES, form_of
+from itersr.training.run import STAGES, form_of, runs_of
 
 CURVE_ROWS = 60  # training rows kept of every curve
 
@@ -37,23 +37,27 @@ def ship(run: Path, to: Path, *, photos: Path | None, data: str, hardware: str, 
     shutil.copytree(run / "weights", to, dirs_exist_ok=True)
     logs, runs = {}, {}
     for stage in STAGES:
-        if (run / stage / "log.csv").exists():
-            logs[stage] = _thin(run / stage / "log.csv")
-            logs[stage].to_csv(to / f"{stage}.csv", index=False)
-            used = json.loads((run / stage / "settings.json").read_text())
-            command = _command(stage, config, used)
-            runs[stage] = {"command": command, "steps": int(logs[stage].step.max()), "hardware": hardware,
-                           "minutes": round(logs[stage].seconds.max() / 60)}
+        for name in runs_of(stage):
+            if (run / name / "log.csv").exists():
+                logs[name] = _thin(run / name / "log.csv")
+                logs[name].to_csv(to / f"{name}.csv", index=False)
+                used = json.loads((run / name / "settings.json").read_text())
+                runs[name] = {"command": command(stage, config, used), "steps": int(logs[name].step.max()),
+                              "hardware": hardware, "minutes": round(logs[name].seconds.max() / 60)}
     model = ITER.from_pretrained(to)
     extra |= {"calibration": round(experiments.calibrate(model, experiments.held_out(photos)), 4), "runs": runs}
     weights.write_config(to, config, extra)
     (to / "MODEL_CARD.md").write_text(card(config, extra, logs, weights.fingerprint(to), data, hardware, commit, notes))
 
 
-def _command(stage: str, config: Tier, used: dict[str, Any]) -> str:
+def command(stage: str, config: Tier, used: dict[str, Any]) -> str:
     """The call that trained a stage, with those settings that are not the tier's own."""
     plain = TIERS[config.name]
-    other = f" --crop {used['crop']}" if used["crop"] != plain.train[stage].crop else ""
+    usual = plain.train[stage]
+    other = f" --crop {used['crop']}" if used["crop"] != usual.crop else ""
+    other += f" --lr {used['lr']:g}" if used.get("lr", usual.lr) != usual.lr else ""
+    networks = used.get("networks", usual.networks)
+    other += f" --networks {','.join(networks)}" if set(networks) != set(usual.networks) else ""
     other += f" --factor {config.vqgan.factor}" if config.vqgan.factor != plain.vqgan.factor else ""
     other += f" --form {form_of(config)}" if form_of(config) != form_of(plain) else ""
     return (f"itersr train {stage} --tier {config.name} --steps {used['steps']} --batch {used['batch']}{other} "
