@@ -190,7 +190,7 @@ def _tiny() -> Tier:
             "vqgan": dataclasses.replace(base, steps=7_000, batch=8, crop=96, lr=1e-3, autoencoder_steps=600,
                                          gan_start=10**9, perceptual_weight=0.5, validate_every=500),
             "lq_encoder": dataclasses.replace(base, networks=("lq_encoder",)),
-            "token_nets": dataclasses.replace(base, steps=5000, lr=4e-4, warmup=100, networks=("refiner", "evaluator"),
+            "token_nets": dataclasses.replace(base, steps=12_000, lr=4e-4, warmup=100, networks=("refiner", "evaluator"),
                                               corrupt=0.5, masked_loss=True, validate_every=1000),
             "iter": base,
         },
