@@ -503,6 +503,24 @@ def test_a_refiner_in_training_meets_its_own_samples(corrupt: float, monkeypatch
         assert float(wrong[wrong > 0].min()) > 0.3 and float(wrong[wrong > 0].mean()) == pytest.approx(0.75, abs=0.1)
 
 
+def test_an_evaluator_in_training_judges_no_map_that_holds_the_truth() -> None:
+    """With `corrupt`, those images alone count that show φ_r's own samples; the loss is their mean."""
+    model = ITER(tier("smoke"))
+    settings = dataclasses.replace(tier("smoke").train["token_nets"], networks=("evaluator",))
+    crops = Crops(Photos(images.bundled("train")), 32, 0, degradation=algorithm_ranges())
+    batch = torch.utils.data.default_collate([crops[i] for i in range(24)])
+    coin = Algorithm1(model, settings).noise(batch, "per image", torch.Size([3]))[:, 2]
+
+    def on_samples(corrupt: float, chosen: torch.Tensor) -> float:
+        some = {name: value[chosen] for name, value in batch.items()}
+        task = Algorithm1(model, dataclasses.replace(settings, corrupt=corrupt))
+        return task(some, 0, "iter")[1]["evaluator on samples"].item()
+
+    own = coin < 0.5
+    assert on_samples(0.5, ~own) == 0 < on_samples(0.5, own) == pytest.approx(2 * on_samples(1.0, own), rel=0.2)
+    assert on_samples(0.0, ~own) > 0
+
+
 def algorithm_ranges() -> algorithm1.Any:
     from itersr.training.data import ranges
 

@@ -119,7 +119,10 @@ class Algorithm1(nn.Module):
             drawn, _ = categorical(logits_r.detach(), self.noise(batch, "sample", s_h.shape[1:]))
             complete = torch.where(m_t, s_t, drawn)
             judged = net.evaluator(complete, s_l, seen).float()
-            loss = per_image(F.cross_entropy(judged, (complete == s_h).long(), reduction="none"), everywhere)
+            # only maps as inference has them: beside true tokens φ_e would learn which were sampled (notebook 05, section 5)
+            counted = everywhere & (coin < self.config.corrupt)[:, None, None] if self.config.corrupt else everywhere
+            loss = per_image(F.cross_entropy(judged, (complete == s_h).long(), reduction="none"), counted)
+            loss = loss / (self.config.corrupt or 1)  # the mean over the images that count, as many as there are on average
             losses.append((scalars_e + loss) / 2)
             scalars |= {"evaluator on S_l": scalars_e, "evaluator on samples": loss}
         return torch.stack(losses).sum(), scalars
