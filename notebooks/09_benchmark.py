@@ -286,7 +286,9 @@ path = run.save_figure(fig, "taken_apart")
 
 # %% [markdown]
 # *In brackets the share of tokens that equal S_h's. Compare rows, not only with zero: the same judge with another proposer, the same proposer with
-# another judge, and the last two rows with each other. The oracle's row is where a perfect φ_e would end.*
+# another judge, and the last two rows with each other. The oracle's row is where a perfect φ_e would end. And compare brackets with places: a judge that
+# knows no more about the photo than φ_r prefers the tokens that are likely anyway. That is a lower temperature by another name: more tokens are right, and the
+# picture is smoother, which past some point is worse in LPIPS. Only a judge that knows something new, as the oracle does, gets both.*
 
 # %%
 def tells(value):
@@ -296,7 +298,8 @@ def tells(value):
 agreement = experiments.difference(part["φ_r proposes, φ_e judges"], part["φ_r proposes, φ_e judges, runs mixed"], look)
 proposing = experiments.difference(part["φ_r proposes, φ_e judges"], part["E_l proposes, φ_e judges"], look)
 judging = experiments.difference(part["φ_r proposes, φ_e judges"], part["φ_r proposes, dice judge"], look)
-evidence |= {f"{LOOK}, one run − runs mixed": agreement, f"{LOOK}, φ_r proposes − E_l proposes": proposing,
+evidence |= {f"{LOOK}, ITER from nothing known − one sample of E_l": experiments.difference(part["φ_r proposes, φ_e judges"], best["one sample of E_l"], look),
+             f"{LOOK}, one run − runs mixed": agreement, f"{LOOK}, φ_r proposes − E_l proposes": proposing,
              f"{LOOK}, φ_e judges − dice judge": judging,
              f"{LOOK}, oracle on E_l's proposals − one sample of E_l": gains["E_l proposes, an oracle judges"],
              f"{LOOK}, oracle on φ_r's proposals − one sample of φ_r":
@@ -305,6 +308,8 @@ display(Markdown(f"""
 - φ_r proposes, and not E_l: {tells(proposing)}, {ledger.show(proposing)}.
 - φ_e judges, and not dice: {tells(judging)}, {ledger.show(judging)}.
 - Neighbours go together, and are not mixed: {tells(agreement)}, {ledger.show(agreement)}.
+- Alg. 2 from nothing known at this temperature, against one sample of E_l at its best: {ledger.show(evidence[f"{LOOK}, ITER from nothing known − one sample of E_l"])}
+  (with the adaptive start, above: {ledger.show(evidence[f"{LOOK}, ITER − one sample of E_l"])}).
 """))
 
 # %% [markdown]
