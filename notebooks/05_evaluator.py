@@ -321,7 +321,6 @@ display(Markdown(f"On S_l of the held-out photos Eq. 5 is **{loss_held:.3f}**, {
                  f"({right_l.float().mean():.1%}). A loss mixes two things: are good tokens ranked above bad ones (section 6), and are the "
                  "probabilities right (section 7)?"))
 
-
 # %% [markdown]
 # ### Beside the truth
 #
@@ -344,6 +343,7 @@ axis.plot(rows["step"], rows["value"], "o-", ms=3, color="black", label="S_l")
 axis.set(xlabel="steps with the truth in half of the maps", ylabel="AUC among sampled tokens")
 axis.legend(fontsize=7)
 path = run.save_figure(fig, "beside_truth")
+
 
 # %% [markdown]
 # *What to see: among sampled tokens φ_e's ranking gets worse the longer it trains, most where most of the map is true (25 % masked), and a little even where
