@@ -72,6 +72,8 @@ CLAIMS = (
           (Need("nearness of the evaluator", "≥", 0.9),), ("nearness of random masks", "Moran's I of the evaluator")),
     Claim("2c", "The evaluator's masks give better pictures than top-k", "Fig. 8, pictures", "07",
           (Need("LPIPS, evaluator − top-k", "<", 0),), ("LPIPS, evaluator − random", "LPIPS, oracle − evaluator")),
+    Claim("2d", "… and better than random ones, from the same proposals", "not in the paper", "07",
+          (Need("LPIPS, evaluator − random", "<", 0),), ("LPIPS, oracle − evaluator",)),
     Claim("3a", "The larger α, the more steps", "Fig. 7, curve", "08", (Need("T_s, corrected, α = .75 − α = .25", ">", 0),),
           ("T_s, raw, α = .75 − α = .25",)),
     Claim("3b", "The larger α, the lower PSNR", "Fig. 7, curve", "08", (Need("PSNR, α = 1 − α = 0", "<", 0),),

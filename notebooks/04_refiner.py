@@ -689,7 +689,8 @@ display(Markdown(
     f"true tokens move it by {exposure['true tokens'][-1] - exposure['true tokens'][0]:+.3f}."))
 
 # %% [markdown]
-# *What to see: the loss must not rise as more samples are shown.* (They hold nothing about the picture that φ_r did not put there.) `TrainConfig.corrupt` is
+# *What to see: the loss should not rise as more samples are shown* (they hold nothing about the picture that φ_r did not put there); where it does, φ_r
+# takes its own samples for true. `TrainConfig.corrupt` is
 # the remedy: in that share of the training pictures, half to all of the shown tokens are φ_r's own samples, drawn from nothing known at temperatures of ½ to 1; the
 # others show the truth, as in the paper. How well the shown tokens fit the photo tells φ_r which of the two it sees, and so it learns what they are worth. `smoke`
 # trains without it, `tiny` with `corrupt = 0.5`. ([Notebook 09](09_benchmark.ipynb) asks what proposals of φ_r are worth in pictures.)

@@ -431,12 +431,13 @@ def says(difference, better, worse, open_):
 near_gap = experiments.difference(per_run[per_run.method == "topk"], per_run[per_run.method == "evaluator"], "nearness")
 accuracy = {name: experiments.interval(of[name], "token accuracy") for name in ("S_l", "evaluator", "topk", "random", "oracle")}
 first = differences[f"{LOOK}, evaluator − top-k"]
-sample = differences[f"{LOOK}, evaluator − one sample of E_l"]
+control, sample = differences[f"{LOOK}, evaluator − random"], differences[f"{LOOK}, evaluator − one sample of E_l"]
 display(Markdown(f"""
 - Locality: top-k {nearness_of['topk']['mean']:.2f}, sampled evaluator {nearness_of['evaluator']['mean']:.2f}, greedy evaluator
   {nearness_of['evaluator_greedy']['mean']:.2f}, random {nearness_of['random']['mean']:.2f} (1 is a random choice).
   Top-k minus evaluator: {ledger.show(near_gap)}.
 - Quality: the evaluator's masks are {says(first, 'better than', 'worse than', 'not told apart from')} top-k's in {LOOK} ({ledger.show(first)}).
+- The control: they are {says(control, 'better than', 'worse than', 'not told apart from')} random masks of the same size ({ledger.show(control)}).
 - An oracle would change {LOOK} by {ledger.show(differences[f'{LOOK}, oracle − evaluator'])}: that is all that any better evaluator could win here.
 - Against one plain sample of E_l, iterating is {says(sample, 'better', 'worse', 'undecided')} ({ledger.show(sample)}).
 - Tokens equal to S_h: S_l {accuracy['S_l']['mean']:.1%}, evaluator {accuracy['evaluator']['mean']:.1%}, top-k {accuracy['topk']['mean']:.1%}, oracle {accuracy['oracle']['mean']:.1%}.

@@ -2,18 +2,22 @@
 
     python -m itersr.training.ship --run checkpoints --photos DIR --data "what it was trained on" --hardware "2 CPU cores"
 
-φ_e's shift (`ITER.calibration`) is fitted here, on the photos below DIR that training held out. The numbers on test photos
-come later, from notebook 09: `python -m itersr.ledger` writes them into the card.
+φ_e's shift (`ITER.calibration`) and the temperature are chosen here, on the photos below DIR that training held out. The
+numbers on test photos come later, from notebook 09: `python -m itersr.ledger` writes them into the card.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import shutil
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 from itersr import experiments, weights
 from itersr.config import TIERS, Tier
@@ -22,6 +26,7 @@ from itersr.model import ITER
 from itersr.training.run import STAGES, form_of, runs_of
 
 CURVE_ROWS = 60  # training rows kept of every curve
+TEMPERATURES = (0.55, 0.7, 0.85, 1.0)
 
 
 def ship(run: Path, to: Path, *, photos: Path | None, data: str, hardware: str, commit: str,
@@ -45,9 +50,20 @@ def ship(run: Path, to: Path, *, photos: Path | None, data: str, hardware: str, 
                 runs[name] = {"command": command(stage, config, used), "steps": int(logs[name].step.max()),
                               "hardware": hardware, "minutes": round(logs[name].seconds.max() / 60)}
     model = ITER.from_pretrained(to)
-    extra |= {"calibration": round(experiments.calibrate(model, experiments.held_out(photos)), 4), "runs": runs}
+    held_out = experiments.held_out(photos)
+    model.calibration = round(experiments.calibrate(model, held_out), 4)
+    config = dataclasses.replace(config, temperature=best_temperature(model, held_out))
+    extra |= {"calibration": model.calibration, "runs": runs}
     weights.write_config(to, config, extra)
     (to / "MODEL_CARD.md").write_text(card(config, extra, logs, weights.fingerprint(to), data, hardware, commit, notes))
+
+
+def best_temperature(model: ITER, photos: Mapping[str, Tensor]) -> float:
+    """Of `TEMPERATURES` the one at which Alg. 2 is nearest to HQ on `photos` (LPIPS, or what stands in): 160², one seed."""
+    methods = [experiments.Method("ITER", sampler=model.sampler(temperature=x), dial=x) for x in TEMPERATURES]
+    look = next(name for name in experiments.metrics_here() if name in ("lpips", "gmsd"))
+    rows = experiments.sweep(model, methods, experiments.make_pairs(photos, model.tier, 160), names=(look,))
+    return float(rows.groupby("dial")[look].mean().idxmin())
 
 
 def command(stage: str, config: Tier, used: dict[str, Any]) -> str:
@@ -86,6 +102,8 @@ def card(config: Any, extra: dict[str, Any], logs: dict[str, Any], fingerprint: 
         f"- hardware: {hardware}; commit {commit}",
         f"- VQGAN: f = {config.vqgan.factor}, {config.vqgan.codes} codes of {config.vqgan.code_dim} dimensions",
         f"- φ_e's logit is shifted by {extra.get('calibration', 0.0):.3f} (share of good tokens, held-out training photos)",
+        f"- φ_r's samples have temperature {config.temperature:g} unless told (the best of "
+        f"{', '.join(f'{x:g}' for x in TEMPERATURES)} on held-out training photos)",
         *([f"- {notes}"] if notes else []), "",
         "For research and teaching. The numbers below are the last validation's, on photos that were not trained on.", "",
         "| stage | steps | minutes | command |", "|---|---|---|---|",
