@@ -113,10 +113,10 @@ def parameters(notebook: NotebookNode) -> dict[str, Any]:
 
 
 def weights(root: Path = ROOT) -> dict[str, str]:
-    """Hash of each shipped tier's weights."""
+    """Hash of each shipped tier's weights, and of its configuration: φ_e's shift and the temperature stand there."""
     hashes = {}
     for folder in sorted((root / "itersr" / "shipped").glob("*")):
-        files = sorted(folder.glob("*.safetensors"))
+        files = sorted([*folder.glob("*.safetensors"), *folder.glob("config.json")])
         if files:
             hashes[folder.name] = hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
     return hashes
