@@ -168,7 +168,7 @@ def test_trust_in_the_refiner_runs_from_the_lq_encoder_to_itself(model: ITER, pa
 
 def test_an_experiment_that_takes_the_difference_apart(model: ITER, pairs: list[experiments.Pair]) -> None:
     rows = experiments.taken_apart(model, pairs, [0], 0.7, names=())
-    assert rows.method.nunique() == 7 and len(rows) == 14
+    assert rows.method.nunique() == 8 and len(rows) == 16
     right = rows.groupby("method")["token accuracy"].mean()
     assert right["E_l proposes, an oracle judges"] > right["E_l proposes, φ_e judges"]
     assert right["φ_r proposes, an oracle judges"] > right["φ_r proposes, φ_e judges"]

@@ -22,6 +22,7 @@ from itersr import experiments, images, metrics, reproduce
 from itersr.cli import main
 from itersr.config import Tier, TrainConfig, tier
 from itersr.model import ITER
+from itersr.sampling import categorical
 from itersr.training import algorithm1
 from itersr.training.algorithm1 import Algorithm1, auc, per_image
 from itersr.training.data import Crops, From, Photos, generator_for, random_crop
@@ -151,9 +152,11 @@ def test_the_layers_of_shipped_token_networks_say_something(name: str) -> None:
     s_l = evidence.argmax(1)
     refine, judge = model.functions(evidence, model.look(lq))
     nothing = torch.zeros_like(s_l, dtype=torch.bool)
+    noise = torch.rand(s_l.shape, generator=torch.Generator().manual_seed(0))
+    drawn, _ = categorical(refine(s_h, nothing, s_l, nothing), noise)  # of S_l itself E_l's posterior tells φ_e nearly all
     losses = {
         "refiner": lambda: F.cross_entropy(refine(s_h, nothing, s_l, nothing).float(), s_h).item(),
-        "evaluator": lambda: F.binary_cross_entropy(judge(s_l, s_l).exp(), (s_l == s_h).float()).item(),
+        "evaluator": lambda: F.binary_cross_entropy(judge(drawn, s_l).exp(), (drawn == s_h).float()).item(),
     }
     for network, loss in losses.items():
         spoken = loss()
