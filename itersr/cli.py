@@ -91,7 +91,8 @@ def _is_usage(error: BaseException) -> bool:
 
     if isinstance(error, WriteError):
         return False
-    return isinstance(error, (ImageError, WeightsError, ValueError, FileNotFoundError, NotADirectoryError, IsADirectoryError))
+    found = (FileExistsError, FileNotFoundError, NotADirectoryError, IsADirectoryError)
+    return isinstance(error, (ImageError, WeightsError, ValueError, *found))
 
 
 # ------------------------------------------------------------------------------------------------------------ upscale
@@ -192,6 +193,7 @@ def _add_train(commands: Any, common: argparse.ArgumentParser) -> None:
     p.add_argument("--out", default="checkpoints", metavar="DIR", help="where runs and weights go (default: %(default)s)")
     p.add_argument("--minutes", type=float, help="stop after so long; --resume goes on")
     p.add_argument("--resume", action="store_true", help="go on from the last checkpoint in --out")
+    p.add_argument("--again", action="store_true", help="train a stage that has run once more, on from the weights in --out")
     p.add_argument("--steps", type=int, help="instead of the tier's; its warm-up and phases are scaled with it")
     p.add_argument("--batch", type=int, help="instead of the tier's")
     p.add_argument("--lr", type=float, help="the highest learning rate, instead of the tier's")

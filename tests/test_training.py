@@ -28,7 +28,7 @@ from itersr.training.algorithm1 import Algorithm1, auc, per_image
 from itersr.training.data import Crops, From, Photos, generator_for, random_crop
 from itersr.training.loop import Average, TrainingError, learning_rate
 from itersr.training.losses import GradientLoss, hinge_discriminator
-from itersr.training.run import learning_curve, load_networks, model_to_measure, recipe, train_stage, variant
+from itersr.training.run import learning_curve, load_networks, model_to_measure, recipe, runs_of, train_stage, variant
 from itersr.training.ship import TEMPERATURES, best_temperature, command, ship
 from itersr.training.stage1 import Stage1, psnr
 from itersr.weights import NETWORKS, SHIPPED, WeightsError, shipped
@@ -261,6 +261,21 @@ def test_one_network_of_a_stage_trains_alone_and_its_run_is_told(
     assert learning_curve(tier("smoke"), "token_nets", out, "refiner").step.max() == tier("smoke").train["token_nets"].steps
     assert "| token_nets_evaluator | 3 |" in (to / "MODEL_CARD.md").read_text(encoding="utf-8")
 
+    # one more run goes on from the weights there, beside the first; one that is in the way is refused and keeps its record
+    first = (out / "token_nets_evaluator" / "settings.json").read_text()
+    assert main([*call, "--networks", "evaluator", "--steps", "5", "--batch", "2"]) == 2
+    assert "already holds a run" in capsys.readouterr().err
+    assert main([*call, "--networks", "evaluator", "--again", "--steps", "2", "--batch", "2", "--seed", "3"]) == 0
+    assert main([*call, "--networks", "evaluator", "--resume", "--steps", "2", "--batch", "2", "--seed", "3"]) == 0  # the last
+    assert (out / "token_nets_evaluator" / "settings.json").read_text() == first
+    assert list(runs_of(out, "token_nets")) == ["token_nets", "token_nets_evaluator", "token_nets_evaluator_2"]
+    assert learning_curve(tier("smoke"), "token_nets", out, "evaluator").step.max() == 2
+    ship(out, to, photos=None, data="three photos", hardware="a test machine", commit="0123456")
+    three, _ = recipe("token_nets", "evaluator", name=str(to), minutes=())
+    assert three.count("itersr train token_nets") == 3 and three.index("--seed 0") < three.index("--seed 3")
+
+    assert main(["train", "vqgan", "--tier", "smoke", "--again", "--device", "cpu", "--out", str(out)]) == 2
+    assert "vqgan cannot go on from weights" in capsys.readouterr().err
     assert main([*call, "--networks", "refiner,decoder"]) == 2
     assert "--networks refiner,decoder: token_nets trains refiner, evaluator" in capsys.readouterr().err
 

@@ -1,14 +1,15 @@
 """One plain training loop. `accelerate` carries the device, mixed precision and several processes; a run stops at a time
 limit, goes on to the bit where it stopped, survives being killed, and never trains on after a NaN.
 
-A folder of a run holds checkpoint.pt (everything needed to go on), log.csv (step, seconds, split, name, value), TensorBoard
-events, and the latest validation pictures.
+A folder of a run holds checkpoint.pt (everything needed to go on), log.csv (step, seconds, split, name, value), settings.json
+(what a model card is written from), TensorBoard events, and the latest validation pictures.
 """
 
 from __future__ import annotations
 
 import csv
 import itertools
+import json
 import logging
 import math
 import os
@@ -83,13 +84,14 @@ def learning_rate(step: int, config: TrainConfig) -> float:
 
 
 def train(task: Any, crops: Crops, out: Path, *, validate: Validate, save_weights: Callable[[], None],
-          minutes: float | None = None, resume: bool = False, stop_at: int | None = None, accelerator: Any = None,
-          workers: int = 0, progress: bool = True) -> dict[str, float]:
+          record: dict[str, Any] | None = None, minutes: float | None = None, resume: bool = False, stop_at: int | None = None,
+          accelerator: Any = None, workers: int = 0, progress: bool = True) -> dict[str, float]:
     """Train `task` for `task.config.steps` steps; gives the last validation's scalars.
 
-    validate, save_weights: called with the averaged weights in place. minutes: stop well after so long and leave a
-    checkpoint. resume: go on from `out`'s checkpoint. stop_at: end this call at an earlier step (the schedule still aims at
-    `config.steps`). Raises TrainingError for a NaN or an exploding loss, FileExistsError where `out` already holds a run.
+    validate, save_weights: called with the averaged weights in place. record: what settings.json is to say of this run.
+    minutes: stop well after so long and leave a checkpoint. resume: go on from `out`'s checkpoint. stop_at: end this call at
+    an earlier step (the schedule still aims at `config.steps`). Raises TrainingError for a NaN or an exploding loss,
+    FileExistsError where `out` already holds a run.
     """
     config: TrainConfig = task.config
     accelerator = accelerator or make_accelerator()
@@ -98,6 +100,9 @@ def train(task: Any, crops: Crops, out: Path, *, validate: Validate, save_weight
     checkpoint = out / "checkpoint.pt"
     if checkpoint.exists() and not resume:
         raise FileExistsError(f"{out} already holds a run: go on with --resume, or name another folder")
+    if main and record is not None:
+        (out / "settings.json.tmp").write_text(json.dumps(record, indent=1) + "\n")
+        os.replace(out / "settings.json.tmp", out / "settings.json")  # whole or not at all, as checkpoints are
 
     task.to(accelerator.device, memory_format=torch.channels_last)
     optimizers = {name: torch.optim.Adam([p for p in part.parameters() if p.requires_grad], lr=config.lr, betas=config.betas)

@@ -1,7 +1,8 @@
 """What `itersr train` runs: Stage I, then Algorithm 1, in one folder.
 
     OUT/vqgan, OUT/lq_encoder, OUT/token_nets, OUT/iter   a run each: checkpoint, log.csv, TensorBoard, samples.png
-    OUT/token_nets_refiner, …                             a run of some of a stage's networks (`--networks refiner`)
+    OUT/token_nets_refiner, OUT/token_nets_2, …           a run of some of a stage's networks (`--networks refiner`); one more
+                                                          run of a stage, on from what the last one gave (`--again`)
     OUT/weights                                           averaged weights in half precision, for ITER.from_pretrained
 
 The token networks are trained on the VQGAN as it ships, rounded to half precision.
@@ -11,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import itertools
 import json
 import logging
 from pathlib import Path
@@ -30,39 +30,48 @@ from itersr.training.loop import make_accelerator, train
 from itersr.training.losses import perceptual
 
 log = logging.getLogger(__name__)
-STAGES = ("vqgan", "lq_encoder", "token_nets", "iter")
+STAGES = {"vqgan": ("vqgan",), "lq_encoder": ("lq_encoder",), "token_nets": ("refiner", "evaluator"),
+          "iter": ("lq_encoder", "refiner", "evaluator")}
+"""Which networks each stage trains."""
 
 
-def run_name(stage: str, networks: tuple[str, ...]) -> str:
-    """The folder and log of a run: the stage's name, and those of the networks where not all of them train."""
-    everything = TIERS["smoke"].train[stage].networks
-    return stage if stage == "vqgan" or set(networks) == set(everything) else "_".join((stage, *networks))
+def runs_of(out: Path, stage: str, network: str = "") -> dict[str, dict[str, Any]]:
+    """The runs of a stage below OUT (those that trained `network`): name → settings, in the order in which they began."""
+    found = {file.parent.name: json.loads(file.read_text()) for file in out.glob("*/settings.json")}
+    found = {name: used for name, used in found.items() if used.get("stage") == stage and network in ("", *used["networks"])}
+    return dict(sorted(found.items(), key=lambda item: item[1]["order"]))
 
 
-def runs_of(stage: str, network: str = "") -> list[str]:
-    """Every `run_name` that a stage can have (and that trains `network`), the whole stage first."""
-    networks = () if stage == "vqgan" else TIERS["smoke"].train[stage].networks
-    parts = [some for n in range(1, len(networks)) for some in itertools.combinations(networks, n) if network in ("", *some)]
-    return [stage, *(run_name(stage, some) for some in parts)]
+def place_of(out: Path, stage: str, networks: tuple[str, ...], again: bool = False) -> Path:
+    """The folder of a run of `networks`: that of their last run, or (`again`, or there was none) a new one."""
+    name = stage if set(networks) == set(STAGES[stage]) else "_".join((stage, *networks))
+    number = sum(set(used["networks"]) == set(networks) for used in runs_of(out, stage).values()) + again
+    return out / (f"{name}_{number}" if number > 1 else name)
 
 
 def train_stage(stage: str, config: Tier, data: str | Path | None, out: Path, *, seed: int = 0, device: str = "auto",
-                precision: str = "no", validation: tuple[int, int] | None = None, **options: Any) -> dict[str, float]:
+                precision: str = "no", validation: tuple[int, int] | None = None, again: bool = False,
+                **options: Any) -> dict[str, float]:
     """Train one stage of a tier; gives the last validation's scalars (in the first of several processes, {} in the others).
 
     stage: "vqgan"; or, from OUT/weights' VQGAN, "lq_encoder" and then "token_nets", or "iter" for all three at once.
-    validation: how many held-out crops, and their side in HQ pixels. options: go to `loop.train`.
+    validation: how many held-out crops, and their side in HQ pixels. again: start another run, from OUT/weights and with a
+    schedule of its own, beside those there. options: go to `loop.train`.
     """
     if stage not in STAGES:
         raise ValueError(f"stage {stage!r}: there are {', '.join(STAGES)}")
+    if again and stage == "vqgan":
+        raise ValueError("vqgan cannot go on from weights (they hold no discriminator): name another folder")
     accelerator = make_accelerator(device, precision)
     photos, held_out = Photos.of(data).split()
     settings = config.train[stage]
+    networks = STAGES[stage] if stage == "vqgan" else settings.networks
     count, side = validation or ((4, 96) if config.name == "smoke" else (16, 192))
     pairs = validation_pairs(held_out, count, side, seed, degradation=ranges(config.degradation), scale=config.scale,
                              unit=config.vqgan.swin.window * config.vqgan.factor)
     pairs = {name: value.to(accelerator.device) for name, value in pairs.items()}
-    folder, log_to = out / "weights", out / run_name(stage, settings.networks)
+    folder, log_to = out / "weights", place_of(out, stage, networks, again)
+    accelerator.wait_for_everyone()  # all have counted the runs before one of them adds its own
     look = perceptual().to(accelerator.device)
     validated: dict[str, float] = {}
 
@@ -84,13 +93,12 @@ def train_stage(stage: str, config: Tier, data: str | Path | None, out: Path, *,
     def save() -> None:
         weights.save(folder, task.trained, config)
 
-    if accelerator.is_main_process:
-        log_to.mkdir(parents=True, exist_ok=True)
-        record = {**dataclasses.asdict(settings), "seed": seed, "precision": precision, "photos": len(photos),
-                  "processes": accelerator.num_processes}
-        (log_to / "settings.json").write_text(json.dumps(record, indent=1) + "\n")  # what a model card is written from
+    order = runs_of(out, stage).get(log_to.name, {}).get("order", len(list(out.glob("*/settings.json"))))
+    record = {"stage": stage, **dataclasses.asdict(settings), "networks": networks, "seed": seed, "precision": precision,
+              "photos": len(photos), "processes": accelerator.num_processes, "order": order}
     with torch.random.fork_rng(devices=[]):
-        validated = train(task, crops, log_to, validate=validate, save_weights=save, accelerator=accelerator, **options)
+        validated = train(task, crops, log_to, validate=validate, save_weights=save, record=record, accelerator=accelerator,
+                          **options)
     accelerator.end_training()
     return validated if accelerator.is_main_process else {}
 
@@ -169,10 +177,18 @@ def learning_curve(config: Tier, stage: str, out: Path, network: str = "") -> An
     value. This run's, else the shipped one."""
     import pandas as pd
 
-    runs = runs_of(stage, network)
-    logs = [out / run / "log.csv" for run in runs] + [weights.SHIPPED / config.name / f"{run}.csv" for run in runs]
-    own = [log for log in logs[: len(runs)] if log.exists()] or [log for log in logs if log.exists()]
-    return pd.read_csv(own[-1] if own else logs[-1])
+    own = [log for run in runs_of(out, stage, network) if (log := out / run / "log.csv").exists()]
+    if own:
+        return pd.read_csv(own[-1])
+    shipped = weights.SHIPPED / config.name
+    return pd.read_csv(shipped / f"{[stage, *_recorded(shipped, stage, network)][-1]}.csv")
+
+
+def _recorded(folder: Path, stage: str, network: str = "") -> dict[str, dict[str, Any]]:
+    """The runs of a stage (those that trained `network`) that made the weights in `folder`, as their config.json tells."""
+    _, extra = weights.read_config(folder)
+    return {name: done for name, done in extra.get("runs", {}).items()
+            if done["stage"] == stage and network in ("", *done["networks"])}
 
 
 def recipe(stage: str, network: str = "", *, name: str | None = None, minutes: tuple[float, ...] = (2, 10, 30)
@@ -186,11 +202,11 @@ def recipe(stage: str, network: str = "", *, name: str | None = None, minutes: t
     import pandas as pd
 
     folder = weights.locate(name)
-    _, extra = weights.read_config(folder)
-    runs = [run for run in runs_of(stage, network) if run in extra.get("runs", {})]
+    runs = _recorded(folder, stage, network)
     if not runs:
         raise weights.WeightsError(f"{folder.name}: no record of the stage {stage}")
-    done, log = extra["runs"][runs[-1]], pd.read_csv(folder / f"{runs[-1]}.csv")
+    last, done = list(runs.items())[-1]
+    log = pd.read_csv(folder / f"{last}.csv")
     table: dict[str, dict[str, float]] = {}
     for (split, value), rows in log.groupby(["split", "name"], sort=False):
         for minute in (*minutes, done["minutes"]):
@@ -198,7 +214,7 @@ def recipe(stage: str, network: str = "", *, name: str | None = None, minutes: t
             if value != "learning rate" and len(so_far):
                 mean = so_far.tail(5 if split == "train" else 1).mean()
                 table.setdefault(f"{split}: {value}", {})[f"{minute:g} min"] = round(mean, 3)
-    line = "; then ".join("`{command}`: {steps} steps in {minutes} minutes".format(**extra["runs"][run]) for run in runs)
+    line = "; then ".join("`{command}`: {steps} steps in {minutes} minutes".format(**run) for run in runs.values())
     line += f"; on {done['hardware']}" + (". Of the last run:" if len(runs) > 1 else "")
     return line, pd.DataFrame(table).T.astype(object).where(lambda cell: cell.notna(), "–")
 
@@ -226,13 +242,13 @@ def run(args: argparse.Namespace) -> int:
                                    lr=args.lr or settings.lr)
     if args.networks is not None:
         asked = tuple(args.networks.split(","))
-        if stage == "vqgan" or not set(asked) <= set(settings.networks):
-            there = "only itself" if stage == "vqgan" else ", ".join(settings.networks)
-            raise ValueError(f"--networks {args.networks}: {stage} trains {there}")
-        settings = dataclasses.replace(settings, networks=tuple(name for name in settings.networks if name in asked))
+        if not set(asked) <= set(STAGES[stage]):
+            raise ValueError(f"--networks {args.networks}: {stage} trains {', '.join(STAGES[stage])}")
+        settings = dataclasses.replace(settings, networks=tuple(name for name in STAGES[stage] if name in asked))
     config = dataclasses.replace(config, train={**config.train, stage: settings})
     scalars = train_stage(stage, config, args.data, Path(args.out), seed=args.seed, device=args.device,
-                          precision=args.precision, minutes=args.minutes, resume=args.resume, workers=args.workers)
+                          precision=args.precision, minutes=args.minutes, resume=args.resume, again=args.again,
+                          workers=args.workers)
     for name, value in scalars.items():
         print(f"{stage}: {name} {value:.4g}")
     return 0

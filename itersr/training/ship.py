@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import shutil
 import sys
 from collections.abc import Mapping
@@ -42,13 +41,12 @@ def ship(run: Path, to: Path, *, photos: Path | None, data: str, hardware: str, 
     shutil.copytree(run / "weights", to, dirs_exist_ok=True)
     logs, runs = {}, {}
     for stage in STAGES:
-        for name in runs_of(stage):
-            if (run / name / "log.csv").exists():
-                logs[name] = _thin(run / name / "log.csv")
-                logs[name].to_csv(to / f"{name}.csv", index=False)
-                used = json.loads((run / name / "settings.json").read_text())
-                runs[name] = {"command": command(stage, config, used), "steps": int(logs[name].step.max()),
-                              "hardware": hardware, "minutes": round(logs[name].seconds.max() / 60)}
+        for name, used in runs_of(run, stage).items():
+            logs[name] = _thin(run / name / "log.csv")
+            logs[name].to_csv(to / f"{name}.csv", index=False)
+            runs[name] = {"stage": stage, "networks": used["networks"], "command": command(stage, config, used),
+                          "steps": int(logs[name].step.max()), "hardware": hardware,
+                          "minutes": round(logs[name].seconds.max() / 60)}
     model = ITER.from_pretrained(to)
     held_out = experiments.held_out(photos)
     model.calibration = round(experiments.calibrate(model, held_out), 4)
@@ -72,8 +70,8 @@ def command(stage: str, config: Tier, used: dict[str, Any]) -> str:
     usual = plain.train[stage]
     other = f" --crop {used['crop']}" if used["crop"] != usual.crop else ""
     other += f" --lr {used['lr']:g}" if used.get("lr", usual.lr) != usual.lr else ""
-    networks = used.get("networks", usual.networks)
-    other += f" --networks {','.join(networks)}" if set(networks) != set(usual.networks) else ""
+    networks = used["networks"]
+    other += f" --networks {','.join(networks)}" if set(networks) != set(STAGES[stage]) else ""
     other += f" --factor {config.vqgan.factor}" if config.vqgan.factor != plain.vqgan.factor else ""
     other += f" --form {form_of(config)}" if form_of(config) != form_of(plain) else ""
     return (f"itersr train {stage} --tier {config.name} --steps {used['steps']} --batch {used['batch']}{other} "
