@@ -116,7 +116,7 @@ def _add_upscale(commands: Any, common: argparse.ArgumentParser) -> None:
     w.add_argument("--published", metavar="DIR", help="the folder with the authors' ITER_swinvqgan.pth and ITER_x4.pth")
     a = p.add_argument_group("algorithm (paper, Alg. 2)")
     a.add_argument("--steps", type=int, metavar="T", help="refinement steps (default: the tier's)")
-    a.add_argument("--alpha", type=float, help="threshold for good tokens, 0 to 1: more means more refinement (default: 0.5)")
+    a.add_argument("--alpha", type=float, help="threshold for good tokens, 0 to 1: more refines more (default: the tier's)")
     a.add_argument("--policy", choices=POLICIES, help="how tokens to keep are chosen (default: evaluator)")
     a.add_argument("--schedule", choices=SCHEDULES, help="γ, the masked fraction over the steps (default: cosine)")
     a.add_argument("--temperature", type=float, help="of the sampled tokens (default: the tier's)")

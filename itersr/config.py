@@ -119,6 +119,7 @@ class Tier:
     train: dict[str, TrainConfig]
     scale: int = 4
     steps: int = 8  # T at inference
+    alpha: float = 0.5  # α at inference (the authors' code has 0.7)
     temperature: float = 1.0  # of φ_r's samples at inference; less where its probabilities are weak
     degradation: Literal["paper", "mild"] = "paper"
     notes: str = field(default="", compare=False)
@@ -130,6 +131,11 @@ class Tier:
         if ratio < 1 or not math.log2(ratio).is_integer():
             raise ValueError(f"scale {self.scale} with a VQGAN of factor {self.vqgan.factor}: their ratio must be 1, 2, 4, …")
         return int(math.log2(ratio))
+
+    @property
+    def unit(self) -> int:
+        """HQ pixels along a side of a window of tokens: a picture of whole windows needs no padding."""
+        return self.lq_encoder.swin.window * self.vqgan.factor
 
 
 def _paper() -> Tier:
@@ -194,7 +200,8 @@ def _tiny() -> Tier:
                                               corrupt=0.5, masked_loss=True, validate_every=1000),
             "iter": base,
         },
-        temperature=0.7,
+        alpha=0.7,
+        temperature=0.85,
         degradation="mild",
         notes="trainable on a CPU in hours; its weights ship with the package",
     )

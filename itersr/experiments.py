@@ -93,7 +93,7 @@ def make_pairs(photos: Mapping[str, Tensor], tier: Tier, side: int, seed: int = 
 
     side: of a crop in HQ pixels, less where the photo is smaller; always whole windows of tokens, so that nothing is padded.
     """
-    unit = tier.lq_encoder.swin.window * 2**tier.halvings * tier.scale
+    unit = tier.unit
     pairs = []
     for name, photo in photos.items():
         h, w = (min(side, n) // unit * unit for n in photo.shape[-2:])
@@ -333,10 +333,14 @@ def apply(model: ITER, method: Method, pair: Pair, seed: int = 0) -> tuple[Tenso
     return model.vqgan.decode(tokens).float().clamp(0, 1).cpu(), None, tokens
 
 
+def look_here() -> str:
+    """The metric that decides: LPIPS, or GMSD where its weights are not on this machine."""
+    return "lpips" if metrics.available("lpips") else "gmsd"
+
+
 def metrics_here() -> tuple[str, ...]:
-    """PSNR, SSIM, LPIPS (GMSD where its weights are not on this machine) and NIQE where it can be had."""
-    look = "lpips" if metrics.available("lpips") else "gmsd"
-    return ("psnr", "ssim", look, *(("niqe",) if metrics.available("niqe") else ()))
+    """PSNR, SSIM, `look_here`, and NIQE where it can be had."""
+    return ("psnr", "ssim", look_here(), *(("niqe",) if metrics.available("niqe") else ()))
 
 
 def measure(model: ITER, method: Method, pair: Pair, seed: int, names: Sequence[str], s_h: Tensor) -> dict[str, Any]:

@@ -146,7 +146,7 @@ class ITER(nn.Module):
 
         In `paper`, GroupNorm and the gate average over the whole padded picture: what is mirrored in weighs a bit everywhere.
         """
-        unit = self.tier.lq_encoder.swin.window * self.cell
+        unit = self.tier.unit // self.tier.scale
         for dim in (-1, -2):  # one axis at a time, in as many mirrors as a very small picture needs
             while missing := -lq.shape[dim] % unit:
                 add = min(missing, lq.shape[dim])
@@ -183,7 +183,7 @@ class ITER(nn.Module):
         at `tiny`), tiles of that size beyond, which need about a gigabyte. Four times as many on a GPU, and where tiles are
         not exact (`paper`), so that larger ones are nearer to the whole. Raises ValueError for a negative tile.
         """
-        unit = self.tier.lq_encoder.swin.window * self.cell
+        unit = self.tier.unit // self.tier.scale
         if tile is None:
             numbers = 25_000_000 * (1 if tiling.is_local(self.tier) and self.device.type == "cpu" else 4)
             side = math.isqrt(numbers // self.tier.vqgan.width) // self.tier.scale
@@ -272,11 +272,12 @@ class ITER(nn.Module):
         return one_by_one(one, tokens)
 
     def sampler(self, preset: str = "paper", **settings: Any) -> Sampler:
-        """The settings of Alg. 2 for this model: a preset with the tier's T and temperature, and `settings` that replace them.
-
-        ValueError for an unknown preset and for a wrong value, TypeError for an unknown setting.
+        """The settings of Alg. 2 for this model: a preset with the tier's T and temperature ("paper" with its α as well), and
+        `settings` that replace them. ValueError for an unknown preset and for a wrong value, TypeError for an unknown setting.
         """
-        return replace(preset_named(preset), **{"steps": self.tier.steps, "temperature": self.tier.temperature, **settings})
+        own: dict[str, Any] = {"steps": self.tier.steps, "temperature": self.tier.temperature}
+        own |= {"alpha": self.tier.alpha} if preset == "paper" else {}
+        return replace(preset_named(preset), **{**own, **settings})
 
     @torch.no_grad()
     def restore(self, lq: Tensor, sampler: Sampler | None = None, *, seed: int | Sequence[int] = 0,

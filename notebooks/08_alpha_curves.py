@@ -315,7 +315,7 @@ display(Markdown(f"Against T = {most}: eight steps {ledger.show(evidence[f'{LOOK
 # %% [markdown]
 # ## The other dials, one at a time
 #
-# Algorithm 2 as it stands (cosine γ, the tier's temperature, kept tokens stay kept, adaptive start at the corrected α = .5), and each setting changed alone.
+# Algorithm 2 as it stands (cosine γ, the tier's temperature, kept tokens stay kept, adaptive start at the tier's α, corrected), and each setting changed alone.
 # The last row is the `RELEASED` preset at the same temperature: what the authors' sampler does and Algorithm 2 does not.
 
 # %% tags=["nbval-check-output"]

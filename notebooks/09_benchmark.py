@@ -331,7 +331,7 @@ if kodak.photo.nunique() >= ledger.FEWEST:
 # posterior and no image. Does one of these decide what Stage III buys? Each was trained on the same photos and measured by this notebook: `itersr train …
 # --factor 8`, `--form paper` or `--form posterior` (on `tiny`'s own VQGAN and E_l), then `itersr reproduce --tier FOLDER --only 09`. What those runs recorded
 # is kept in `figures/results/variants`, with the full commands. (At f = 8, where φ_r reads the posterior alone, the crops are 128² and not 160², since a
-# map of tokens is whole windows. A dash: not measured then.)
+# map of tokens is whole windows. These forms ran with α = .5. A dash: not measured then.)
 
 # %%
 kept = ROOT / "figures" / "results"

@@ -335,6 +335,9 @@ def test_presets_of_the_model(smoke: ITER) -> None:
     assert smoke.restore(lq).sampler == Sampler(steps=smoke.tier.steps)
     cooler = ITER(dataclasses.replace(smoke.tier, temperature=0.7))
     assert cooler.sampler() == Sampler(steps=smoke.tier.steps, temperature=0.7)
+    stricter = ITER(dataclasses.replace(smoke.tier, alpha=0.9))
+    assert stricter.sampler() == Sampler(steps=smoke.tier.steps, alpha=0.9)
+    assert stricter.sampler("released").alpha == 0.7 and stricter.sampler(alpha=0.2).alpha == 0.2
     warmer = dataclasses.replace(sampling.RELEASED, steps=smoke.tier.steps, temperature=0.5)
     assert cooler.sampler("released", temperature=0.5) == warmer
     picture = smoke.upscale(lq[0], preset="released", color_fix="none")

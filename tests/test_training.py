@@ -29,7 +29,7 @@ from itersr.training.data import Crops, From, Photos, generator_for, random_crop
 from itersr.training.loop import Average, TrainingError, learning_rate
 from itersr.training.losses import GradientLoss, hinge_discriminator
 from itersr.training.run import learning_curve, load_networks, model_to_measure, recipe, runs_of, train_stage, variant
-from itersr.training.ship import TEMPERATURES, best_temperature, command, ship
+from itersr.training.ship import SETTINGS, best, command, ship
 from itersr.training.stage1 import Stage1, psnr
 from itersr.weights import NETWORKS, SHIPPED, WeightsError, shipped
 
@@ -181,20 +181,25 @@ def test_shipped_weights_bring_their_shift_their_curves_and_their_card(
     last = log[log.name == "refiner masked"].sort_values("step").value.tail(5)
     assert seen.loc["train: refiner masked"].iloc[-1] == pytest.approx(last.mean(), abs=1e-3)
     card = (to / "MODEL_CARD.md").read_text(encoding="utf-8")
-    assert model.tier.temperature in TEMPERATURES and f"temperature {model.tier.temperature:g} unless told" in card
+    assert model.tier.temperature in SETTINGS["temperature"] and model.tier.alpha in SETTINGS["alpha"]
+    assert f"have temperature {model.tier.temperature:g} and α is {model.tier.alpha:g}: the best of 0.7, 0.85, 1 × 0.5" in card
     assert line.partition(":")[0] in card and f"{model.calibration:.3f}" in card and "three photos" in card
     with pytest.raises(WeightsError, match="no record of the stage iter"):
         recipe("iter", name=str(to))
 
 
-def test_the_temperature_that_ships_is_the_best_on_held_out_photos(monkeypatch: pytest.MonkeyPatch) -> None:
-    def sweep(model: ITER, methods: list[experiments.Method], pairs: list[experiments.Pair], names: list[str]) -> pd.DataFrame:
-        rows = [{"photo": pair.name, "dial": method.dial, names[0]: abs(method.sampler.temperature - best)}
-                for method in methods for pair, best in zip(pairs, (0.85, 0.7, 0.95), strict=True)]
+def test_the_settings_that_ship_are_the_best_on_held_out_photos(monkeypatch: pytest.MonkeyPatch) -> None:
+    def sweep(model: ITER, methods: list[experiments.Method], pairs: list[experiments.Pair], seeds: tuple[int, ...],
+              names: list[str]) -> pd.DataFrame:
+        rows = [{"photo": pair.name, "dial": method.dial, "seed": seed,
+                 names[0]: abs(method.sampler.temperature - t) + abs(method.sampler.alpha - 0.7)}
+                for seed in seeds for method in methods for pair, t in zip(pairs, (0.85, 0.7, 0.95), strict=True)]
         return pd.DataFrame(rows)
 
     monkeypatch.setattr(experiments, "sweep", sweep)
-    assert best_temperature(ITER(tier("smoke")), images.bundled("train")) == 0.85
+    model, photos = ITER(tier("smoke")), images.bundled("train")
+    assert best(model, photos, **SETTINGS) == {"temperature": 0.85, "alpha": 0.7}
+    assert best(model, photos, alpha=(0.2, 0.5)) == {"alpha": 0.5}
 
 
 def test_a_variant_trains_and_is_measured_from_its_folder(tmp_path: Path) -> None:
@@ -273,6 +278,7 @@ def test_one_network_of_a_stage_trains_alone_and_its_run_is_told(
     ship(out, to, photos=None, data="three photos", hardware="a test machine", commit="0123456")
     three, _ = recipe("token_nets", "evaluator", name=str(to), minutes=())
     assert three.count("itersr train token_nets") == 3 and three.index("--seed 0") < three.index("--seed 3")
+    assert three.count("--again") == 1 and "--seed 3 --again" in three
 
     assert main(["train", "vqgan", "--tier", "smoke", "--again", "--device", "cpu", "--out", str(out)]) == 2
     assert "vqgan cannot go on from weights" in capsys.readouterr().err

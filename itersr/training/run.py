@@ -68,7 +68,7 @@ def train_stage(stage: str, config: Tier, data: str | Path | None, out: Path, *,
     networks = STAGES[stage] if stage == "vqgan" else settings.networks
     count, side = validation or ((4, 96) if config.name == "smoke" else (16, 192))
     pairs = validation_pairs(held_out, count, side, seed, degradation=ranges(config.degradation), scale=config.scale,
-                             unit=config.vqgan.swin.window * config.vqgan.factor)
+                             unit=config.unit)
     pairs = {name: value.to(accelerator.device) for name, value in pairs.items()}
     folder, log_to = out / "weights", place_of(out, stage, networks, again)
     accelerator.wait_for_everyone()  # all have counted the runs before one of them adds its own

@@ -2,7 +2,7 @@
 
     python -m itersr.training.ship --run checkpoints --photos DIR --data "what it was trained on" --hardware "2 CPU cores"
 
-φ_e's shift (`ITER.calibration`) and the temperature are chosen here, on the photos below DIR that training held out. The
+φ_e's shift (`ITER.calibration`), the temperature and α are chosen here, on the photos below DIR that training held out. The
 numbers on test photos come later, from notebook 09: `python -m itersr.ledger` writes them into the card.
 """
 
@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import itertools
+import logging
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +26,10 @@ from itersr.ledger import CARD_BEGIN, CARD_END
 from itersr.model import ITER
 from itersr.training.run import STAGES, form_of, runs_of
 
+log = logging.getLogger(__name__)
 CURVE_ROWS = 60  # training rows kept of every curve
-TEMPERATURES = (0.55, 0.7, 0.85, 1.0)
+SETTINGS = {"temperature": (0.7, 0.85, 1.0), "alpha": (0.5, 0.7, 0.9)}
+"""What is tried on held-out photos; α is 0.5 in the paper and 0.7 in the authors' code."""
 
 
 def ship(run: Path, to: Path, *, photos: Path | None, data: str, hardware: str, commit: str,
@@ -47,21 +51,31 @@ def ship(run: Path, to: Path, *, photos: Path | None, data: str, hardware: str, 
             runs[name] = {"stage": stage, "networks": used["networks"], "command": command(stage, config, used),
                           "steps": int(logs[name].step.max()), "hardware": hardware,
                           "minutes": round(logs[name].seconds.max() / 60)}
+            # a run of what an earlier one trained has gone on from its weights
+            before = [done["networks"] for other, done in runs.items() if other != name and done["stage"] == stage]
+            runs[name]["command"] += " --again" if used["networks"] in before else ""
     model = ITER.from_pretrained(to)
     held_out = experiments.held_out(photos)
     model.calibration = round(experiments.calibrate(model, held_out), 4)
-    config = dataclasses.replace(config, temperature=best_temperature(model, held_out))
+    config = dataclasses.replace(config, **best(model, held_out, **SETTINGS))  # type: ignore[arg-type]
     extra |= {"calibration": model.calibration, "runs": runs}
     weights.write_config(to, config, extra)
     (to / "MODEL_CARD.md").write_text(card(config, extra, logs, weights.fingerprint(to), data, hardware, commit, notes))
 
 
-def best_temperature(model: ITER, photos: Mapping[str, Tensor]) -> float:
-    """Of `TEMPERATURES` the one at which Alg. 2 is nearest to HQ on `photos` (LPIPS, or what stands in): 160², one seed."""
-    methods = [experiments.Method("ITER", sampler=model.sampler(temperature=x), dial=x) for x in TEMPERATURES]
-    look = next(name for name in experiments.metrics_here() if name in ("lpips", "gmsd"))
-    rows = experiments.sweep(model, methods, experiments.make_pairs(photos, model.tier, 160), names=(look,))
-    return float(rows.groupby("dial")[look].mean().idxmin())
+def best(model: ITER, photos: Mapping[str, Tensor], **grid: Sequence[float]) -> dict[str, float]:
+    """Of all combinations of `Sampler` fields in `grid` the one with which Alg. 2 is nearest to HQ on `photos` (`look_here`).
+
+    Crops of 160², two seeds. Temperature and α have to be chosen together: both decide how likely the kept tokens are.
+    """
+    choices = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
+    methods = [experiments.Method("ITER", sampler=model.sampler(**choice), dial=i)  # type: ignore[arg-type]
+               for i, choice in enumerate(choices)]
+    look = experiments.look_here()
+    rows = experiments.sweep(model, methods, experiments.make_pairs(photos, model.tier, 160), (0, 1), names=(look,))
+    means = rows.groupby("dial")[look].mean()
+    log.info("held-out %s: %s", look, "; ".join(f"{choice} {means[i]:.4f}" for i, choice in enumerate(choices)))
+    return choices[int(means.idxmin())]
 
 
 def command(stage: str, config: Tier, used: dict[str, Any]) -> str:
@@ -100,8 +114,8 @@ def card(config: Any, extra: dict[str, Any], logs: dict[str, Any], fingerprint: 
         f"- hardware: {hardware}; commit {commit}",
         f"- VQGAN: f = {config.vqgan.factor}, {config.vqgan.codes} codes of {config.vqgan.code_dim} dimensions",
         f"- φ_e's logit is shifted by {extra.get('calibration', 0.0):.3f} (share of good tokens, held-out training photos)",
-        f"- φ_r's samples have temperature {config.temperature:g} unless told (the best of "
-        f"{', '.join(f'{x:g}' for x in TEMPERATURES)} on held-out training photos)",
+        f"- unless told, φ_r's samples have temperature {config.temperature:g} and α is {config.alpha:g}: the best of "
+        + " × ".join(", ".join(f"{x:g}" for x in tried) for tried in SETTINGS.values()) + " on held-out training photos",
         *([f"- {notes}"] if notes else []), "",
         "For research and teaching. The numbers below are the last validation's, on photos that were not trained on.", "",
         "| stage | steps | minutes | command |", "|---|---|---|---|",
@@ -125,6 +139,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--commit", default="unknown", help="the commit that trained it, for the card")
     parser.add_argument("--notes", default="", help="a line more for the card")
     args = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
         config, _ = weights.read_config(args.run / "weights")
         ship(args.run, weights.SHIPPED / config.name, photos=args.photos, data=args.data, hardware=args.hardware,

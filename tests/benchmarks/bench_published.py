@@ -94,7 +94,7 @@ def plain_forms() -> ExitStack:
 def plain_upscale(model: ITER, lq: Tensor, steps: int = 8) -> Tensor:
     """Alg. 2 as a first version has it: one block of padding too many, and φ_e asked after the last step too."""
     h, w = lq.shape[-2:]
-    unit = model.tier.lq_encoder.swin.window * 2**model.tier.halvings
+    unit = model.tier.unit // model.tier.scale
     lq = F.pad(lq, (0, unit - w % unit, 0, unit - h % unit), mode="reflect")
     condition = model.lq_encoder(lq).argmax(1)
     good = model.evaluator(condition, condition).softmax(1)[:, 1] >= ALPHA
