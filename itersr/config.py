@@ -70,24 +70,29 @@ class TokenNetConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """One training run (Stage I, or Stages II and III by Algorithm 1)."""
+    """One training run (Stage I, or Stages II and III by Algorithm 1).
 
-    steps: int
+    Whatever happens at some point of a run is given as a share of it, so that a run can be laid over a number of steps or
+    over a number of minutes.
+    """
+
+    steps: int  # length of a run that no clock ends
     batch: int
     crop: int  # HQ pixels
     lr: float = 1e-4
     betas: tuple[float, float] = (0.9, 0.99)
-    warmup: int = 100
+    warmup: float = 0.0  # share of the run in which the learning rate rises to `lr`
     final_lr: float = 0.05  # share of `lr` left at the end of the cosine
     clip: float = 1.0  # largest gradient norm
     ema: float = 0.999
-    validate_every: int = 1000
-    checkpoint_every: int = 500
+    validations: int = 4  # evenly spaced over the run, the last at its end
+    checkpoint_every: int = 500  # steps
+    mild: float = 0.0  # share of the crops that are degraded by the mild ranges, where the tier's are the paper's
     # Stage I
-    autoencoder_steps: int = 0  # plain autoencoder first; then the codebook starts from k-means of its latents
+    autoencoder: float = 0.0  # share of the run that trains an autoencoder; the codebook then starts from k-means of its latents
     commitment: float = 0.25  # β, on the encoder's side (Eq. 1)
     perceptual_weight: float = 1.0
-    gan_start: int = 0  # the step at which the adversarial loss joins; ≥ steps: never
+    gan_start: float = 0.0  # share of the run after which the adversarial loss joins; 1: never
     gan_weight: float = 0.1
     disc_width: int = 32
     restart_until: float = 0.5  # dead codes are restarted in this share of the run only, so that ids then hold still
@@ -96,14 +101,6 @@ class TrainConfig:
     networks: tuple[str, ...] = ("lq_encoder", "refiner", "evaluator")  # those trained by this run
     corrupt: float = 0.0  # share of images in which ½ to all of the known tokens are φ_r's own samples, and not S_h's
     masked_loss: bool = False  # Eq. 4 over masked tokens alone (True) or over all (False, the paper)
-
-    def scaled(self, steps: int) -> TrainConfig:
-        """The same run made longer or shorter: what happens at a step then happens at the same share of the run."""
-        def at(step: int) -> int:
-            return round(step * steps / self.steps)
-
-        return dataclasses.replace(self, steps=steps, warmup=at(self.warmup), gan_start=at(self.gan_start),
-                                   autoencoder_steps=at(self.autoencoder_steps))
 
 
 @dataclass(frozen=True)
@@ -117,6 +114,8 @@ class Tier:
     evaluator: TokenNetConfig
     # "vqgan" (Stage I), "lq_encoder" (Stage II alone), "token_nets" (φ_r and φ_e), "iter" (Alg. 1: all three at once)
     train: dict[str, TrainConfig]
+    # the stages of `itersr train all` in their order, and the share of its time that each gets; the rest is for the export
+    plan: dict[str, float] = field(default_factory=lambda: {"vqgan": 0.2, "lq_encoder": 0.2, "iter": 0.55})
     scale: int = 4
     steps: int = 8  # T at inference
     alpha: float = 0.5  # α at inference (the authors' code has 0.7)
@@ -141,8 +140,8 @@ class Tier:
 def _paper() -> Tier:
     swin = SwinConfig(width=256, groups=1, gate=True)
     token_net = TokenNetConfig(width=256, swin=SwinConfig(width=256, groups=4, gate=True), norm="group")
-    schedule = TrainConfig(steps=400_000, batch=16, crop=256, lr=1e-4, warmup=0, final_lr=1.0, gan_start=0,
-                           disc_width=64, validate_every=5000, checkpoint_every=5000, restart_until=0.0)
+    schedule = TrainConfig(steps=400_000, batch=16, crop=256, lr=1e-4, final_lr=1.0, disc_width=64, validations=80,
+                           checkpoint_every=5000, restart_until=0.0)
     return Tier(
         name="paper",
         vqgan=VQGANConfig(width=128, multipliers=(1, 2, 2, 4), codes=512, code_dim=128, swin=swin, norm="group"),
@@ -152,13 +151,14 @@ def _paper() -> Tier:
         train={"vqgan": schedule, "iter": schedule,
                "lq_encoder": dataclasses.replace(schedule, networks=("lq_encoder",)),
                "token_nets": dataclasses.replace(schedule, networks=("refiner", "evaluator"))},
+        plan={"vqgan": 0.5, "iter": 0.49},
         notes="the published networks and schedule (Sec. 4.1)",
     )
 
 
 def _smoke() -> Tier:
     token_net = TokenNetConfig(width=64, swin=SwinConfig(width=64, groups=1, depth=2, heads=4, mlp_ratio=2), posterior=False)
-    base = TrainConfig(steps=120, batch=4, crop=64, lr=1e-3, warmup=10, ema=0.95, validate_every=60, checkpoint_every=60,
+    base = TrainConfig(steps=120, batch=4, crop=64, lr=1e-3, warmup=0.08, ema=0.95, validations=2, checkpoint_every=60,
                        disc_width=16)
     return Tier(
         name="smoke",
@@ -168,12 +168,13 @@ def _smoke() -> Tier:
         refiner=token_net,
         evaluator=token_net,
         train={
-            "vqgan": dataclasses.replace(base, steps=300, autoencoder_steps=90, gan_start=260, gan_weight=0.02, lr=2e-3,
+            "vqgan": dataclasses.replace(base, steps=300, warmup=0.03, autoencoder=0.3, gan_start=0.87, gan_weight=0.02, lr=2e-3,
                                          perceptual_weight=0.5),
-            "lq_encoder": dataclasses.replace(base, steps=250, networks=("lq_encoder",)),
-            "token_nets": dataclasses.replace(base, steps=200, networks=("refiner", "evaluator"), masked_loss=True),
+            "lq_encoder": dataclasses.replace(base, steps=250, warmup=0.04, networks=("lq_encoder",)),
+            "token_nets": dataclasses.replace(base, steps=200, warmup=0.05, networks=("refiner", "evaluator"), masked_loss=True),
             "iter": base,
         },
+        plan={"vqgan": 0.35, "lq_encoder": 0.25, "token_nets": 0.25},
         steps=4,
         degradation="mild",
         notes="every stage from scratch in minutes on two cores: tests, CI, a first look",
@@ -181,8 +182,7 @@ def _smoke() -> Tier:
 
 
 def _tiny() -> Tier:
-    base = TrainConfig(steps=40_000, batch=4, crop=128, lr=5e-4, warmup=200, ema=0.999, validate_every=2000,
-                       checkpoint_every=250)
+    base = TrainConfig(steps=40_000, batch=4, crop=128, lr=5e-4, warmup=0.01, validations=20, checkpoint_every=250)
     return Tier(
         name="tiny",
         vqgan=VQGANConfig(width=32, multipliers=(1, 2, 3), codes=128, code_dim=32, encoder_swin=False, res_blocks=1,
@@ -193,12 +193,12 @@ def _tiny() -> Tier:
         evaluator=TokenNetConfig(width=64, norm="none", posterior=True,
                                  swin=SwinConfig(width=64, groups=2, depth=4, heads=4, mlp_ratio=2)),
         train={
-            "vqgan": dataclasses.replace(base, steps=7_000, batch=8, crop=96, lr=1e-3, autoencoder_steps=600,
-                                         gan_start=10**9, perceptual_weight=0.5, validate_every=500),
+            "vqgan": dataclasses.replace(base, steps=7_000, batch=8, crop=96, lr=1e-3, warmup=0.03, autoencoder=0.09,
+                                         gan_start=1.0, perceptual_weight=0.5, validations=14),
             "lq_encoder": dataclasses.replace(base, networks=("lq_encoder",)),
-            "token_nets": dataclasses.replace(base, steps=12_000, lr=4e-4, warmup=100, networks=("refiner", "evaluator"),
-                                              corrupt=0.5, masked_loss=True, validate_every=1000),
-            "iter": base,
+            "token_nets": dataclasses.replace(base, steps=12_000, lr=4e-4, networks=("refiner", "evaluator"), corrupt=0.5,
+                                              masked_loss=True, validations=12),
+            "iter": dataclasses.replace(base, lr=4e-4, corrupt=0.5, masked_loss=True),
         },
         alpha=0.7,
         temperature=0.85,
@@ -208,25 +208,26 @@ def _tiny() -> Tier:
 
 
 def _small() -> Tier:
-    base = TrainConfig(steps=30_000, batch=32, crop=256, lr=4e-4, warmup=500, ema=0.9995, validate_every=2500,
-                       checkpoint_every=1000)
+    base = TrainConfig(steps=10_000, batch=64, crop=192, lr=6e-4, warmup=0.03, ema=0.998, validations=3, checkpoint_every=1000,
+                       mild=0.5)
+    swin = SwinConfig(width=160, groups=2, depth=4, heads=5, mlp_ratio=2)
     return Tier(
         name="small",
-        vqgan=VQGANConfig(width=64, multipliers=(1, 2, 4), codes=512, code_dim=32, encoder_swin=False,
-                          swin=SwinConfig(width=128, groups=1, depth=4, heads=4, mlp_ratio=2)),
-        lq_encoder=LQEncoderConfig(width=64, swin=SwinConfig(width=192, groups=2, depth=4, heads=6, mlp_ratio=2)),
-        refiner=TokenNetConfig(width=192, norm="none", posterior=True, reads_lq=True,
-                               swin=SwinConfig(width=192, groups=2, depth=4, heads=6, mlp_ratio=2)),
+        vqgan=VQGANConfig(width=64, multipliers=(1, 2, 2), codes=256, code_dim=32, encoder_swin=False, res_blocks=1,
+                          swin=SwinConfig(width=96, groups=1, depth=2, heads=3, mlp_ratio=2)),
+        lq_encoder=LQEncoderConfig(width=48, swin=swin),
+        refiner=TokenNetConfig(width=160, norm="none", posterior=True, reads_lq=True, swin=swin),
         evaluator=TokenNetConfig(width=128, norm="none", posterior=True,
-                                 swin=SwinConfig(width=128, groups=2, depth=4, heads=4, mlp_ratio=2)),
+                                 swin=SwinConfig(width=128, groups=1, depth=4, heads=4, mlp_ratio=2)),
         train={
-            "vqgan": dataclasses.replace(base, steps=20_000, crop=128, lr=6e-4, autoencoder_steps=1000, gan_start=12_000,
-                                         gan_weight=0.05, disc_width=64, perceptual_weight=0.5),
+            "vqgan": dataclasses.replace(base, batch=32, crop=128, lr=1e-3, autoencoder=0.08, gan_start=0.75, gan_weight=0.02,
+                                         disc_width=64, perceptual_weight=0.5),
             "lq_encoder": dataclasses.replace(base, networks=("lq_encoder",)),
             "token_nets": dataclasses.replace(base, networks=("refiner", "evaluator"), corrupt=0.5, masked_loss=True),
-            "iter": base,
+            "iter": dataclasses.replace(base, corrupt=0.5, masked_loss=True),
         },
-        notes="one GPU, under an hour",
+        plan={"vqgan": 0.22, "lq_encoder": 0.23, "iter": 0.5},
+        notes="ten minutes of one GPU",
     )
 
 
@@ -240,25 +241,24 @@ def tier(name: str) -> Tier:
     return TIERS[name]
 
 
-def to_dict(config: Any) -> dict[str, Any]:
-    """A tier, or a part of one, as plain values that JSON can hold."""
-    return dataclasses.asdict(config)
+def to_dict(config: Tier) -> dict[str, Any]:
+    """A tier as plain values that JSON can hold, without how it is trained: each run tells its own settings."""
+    values = dataclasses.asdict(config)
+    return {name: values[name] for name in values if name not in ("train", "plan")}
 
 
 def from_dict(values: dict[str, Any]) -> Tier:
-    """The tier that `to_dict` wrote; unknown or missing fields raise a TypeError that names them."""
+    """The tier that `to_dict` wrote, trained as the tier of that name is; unknown or missing fields raise a TypeError that
+    names them, an unknown tier a ValueError."""
     def swin(part: dict[str, Any]) -> dict[str, Any]:
         return {**part, "swin": SwinConfig(**part["swin"])}
 
-    def train(part: dict[str, Any]) -> TrainConfig:
-        return TrainConfig(**{**part, "betas": tuple(part["betas"]), "networks": tuple(part["networks"])})
-
-    vqgan = swin(values["vqgan"])
+    usual, vqgan = tier(values["name"]), swin(values["vqgan"])
     return Tier(**{
         **values,
         "vqgan": VQGANConfig(**{**vqgan, "multipliers": tuple(vqgan["multipliers"])}),
         "lq_encoder": LQEncoderConfig(**swin(values["lq_encoder"])),
         "refiner": TokenNetConfig(**swin(values["refiner"])),
         "evaluator": TokenNetConfig(**swin(values["evaluator"])),
-        "train": {name: train(part) for name, part in values["train"].items()},
+        "train": usual.train, "plan": usual.plan,
     })

@@ -73,23 +73,25 @@ def shift_mask(h: int, w: int, side: int) -> Tensor:
 
 
 @lru_cache(maxsize=32)
-def mask_kinds(h: int, w: int, side: int) -> tuple[Tensor, Tensor]:
+def mask_kinds(h: int, w: int, side: int, device: torch.device | None = None) -> tuple[Tensor, Tensor]:
     """The masks of `shift_mask` without repetition, and which of them each window has: however many windows there are, no
     more than four differ (inside, right edge, bottom edge, corner)."""
     kinds, of_window = shift_mask(h, w, side).unique(dim=0, return_inverse=True)
-    return kinds, of_window
+    return kinds.to(device), of_window.to(device)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
-    """softmax(q·kᵀ/√d + bias)·v for q, k, v (B, heads, N, d) and an additive bias that broadcasts to (B, heads, N, N).
+    """softmax(q·kᵀ/√d + bias)·v for q, k, v (B·windows, heads, N, d) and an additive bias (1 or windows, heads, N, N).
 
     The fused kernel is the faster form, except where the bias itself is being trained (its gradient pushes PyTorch off the
     fast path) and in half precision on a processor (whose products then outrun the fused kernel): there the textbook wins.
     """
     trained = torch.is_grad_enabled() and bias.requires_grad
     if trained or (q.device.type == "cpu" and q.dtype == torch.bfloat16):
-        scores = add((q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1), bias)
-        return scores.softmax(-1).to(v.dtype) @ v
+        scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
+        scores = add(scores.view(-1, *bias.shape), bias)  # one bias for every window of an image, whatever the batch
+        return scores.softmax(-1).to(v.dtype).view(*q.shape[:-1], -1) @ v
+    bias = bias if len(bias) == 1 else bias.repeat(len(q) // len(bias), 1, 1, 1)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype))
 
 
@@ -101,6 +103,8 @@ class WindowAttention(nn.Module):
         if config.width % config.heads:
             raise ValueError(f"Swin width {config.width} must be a multiple of its {config.heads} heads")
         self.side, self.heads, self.shifted = config.window, config.heads, shifted
+        self.register_buffer("index", relative_index(self.side).flatten(), persistent=False)
+        self.index: Tensor
         self.bias_table = nn.Parameter(torch.zeros((2 * self.side - 1) ** 2, self.heads))
         nn.init.trunc_normal_(self.bias_table, std=0.02)
         self.qkv = nn.Linear(config.width, 3 * config.width)
@@ -113,12 +117,12 @@ class WindowAttention(nn.Module):
             x = x.roll((-shift, -shift), (1, 2))
         qkv = self.qkv(windows(x, side))  # (B·windows, N, 3C)
         q, k, v = qkv.view(-1, n, 3, self.heads, c // self.heads).permute(2, 0, 3, 1, 4)  # (B·windows, heads, N, d), no copies
-        rows = self.bias_table.index_select(0, relative_index(side).flatten().to(x.device))  # whole rows: much the fastest
+        rows = self.bias_table.index_select(0, self.index)  # whole rows: much the fastest
         bias = rows.t().contiguous().view(1, self.heads, n, n)  # as a strided view it is read twice as slowly
         if self.shifted:
-            kinds, of_window = (part.to(x.device) for part in mask_kinds(h, w, side))
+            kinds, of_window = mask_kinds(h, w, side, x.device)
             bias = bias + kinds[:, None].to(bias.dtype)  # (kinds, heads, N, N)
-            bias = bias.index_select(0, of_window.repeat(b))  # (B·windows, heads, N, N)
+            bias = bias.index_select(0, of_window)  # (windows, heads, N, N)
         out = attend(q, k, v, bias)  # (B·windows, heads, N, d)
         out = self.proj(out.transpose(1, 2).reshape(-1, n, c))
         out = unwindows(out, side, h, w)

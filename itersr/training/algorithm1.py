@@ -5,7 +5,7 @@ The VQGAN is frozen: it only says which tokens S_h each HQ image has.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ from itersr.masking import random_mask
 from itersr.model import ITER
 from itersr.sampling import categorical
 from itersr.schedule import tokens_to_mask
-from itersr.training.data import Crops, generator_for
+from itersr.training.data import Crops, generator_for, uniform
 from itersr.training.stage1 import psnr
 
 
@@ -45,16 +45,15 @@ class Algorithm1(nn.Module):
     def parts(self) -> dict[str, nn.Module]:
         return {"iter": nn.ModuleList(self.trained.values())}
 
-    def active(self, step: int) -> list[str]:
+    def active(self, along: float) -> list[str]:
         return ["iter"]
 
-    def after_step(self, step: int, crops: Crops, accelerator: Any) -> None:
+    def after_step(self, step: int, along: float, crops: Crops, accelerator: Any) -> None:
         pass
 
-    def noise(self, batch: dict[str, Tensor], purpose: str, shape: torch.Size) -> Tensor:
+    def noise(self, batch: dict[str, Tensor], purpose: str, shape: Sequence[int] = ()) -> Tensor:
         """Uniform numbers, (B, *shape), each image's from its own index: the same in every process and after every resume."""
-        rows = [torch.rand(shape, generator=generator_for(self.seed, int(i), purpose)) for i in batch["index"]]
-        return torch.stack(rows).to(batch["hq"].device)
+        return uniform(self.seed, batch["index"].to(batch["hq"].device, non_blocking=True), purpose, shape)
 
     @torch.no_grad()
     def corrupted(self, s_h: Tensor, batch: dict[str, Tensor], coin: Tensor, inputs: tuple[Tensor | None, ...]) -> Tensor:
@@ -66,10 +65,10 @@ class Algorithm1(nn.Module):
         share = torch.where(coin < self.config.corrupt, 0.5 + 0.5 * coin / self.config.corrupt, 0.0)  # ½ to 1, or none
         sampled = self.noise(batch, "corrupt", s_h.shape[1:]) < share[:, None, None]
         own = self.model.refiner(s_h, torch.zeros_like(sampled), *inputs).float()  # from nothing known
-        sharper = own / (0.5 + 0.5 * self.noise(batch, "temperature", torch.Size([1, 1, 1])))
+        sharper = own / (0.5 + 0.5 * self.noise(batch, "temperature", (1, 1, 1)))
         return torch.where(sampled, categorical(sharper, self.noise(batch, "drawn", s_h.shape[1:]))[0], s_h)
 
-    def forward(self, batch: dict[str, Tensor], step: int, part: str) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward(self, batch: dict[str, Tensor], along: float, part: str) -> tuple[Tensor, dict[str, Tensor]]:
         """The sum of the losses of the networks in training, and the scalars to log."""
         net, losses = self.model, []
         scalars: dict[str, Tensor] = {}
@@ -92,15 +91,14 @@ class Algorithm1(nn.Module):
         seen = evidence if self.model.tier.evaluator.posterior else None
         judged_l = net.evaluator(s_l, s_l, seen).float()
         scalars_e = per_image(F.cross_entropy(judged_l, (s_l == s_h).long(), reduction="none"), everywhere)
-        one = torch.Size([3])
-        r, alpha, coin = self.noise(batch, "per image", one).unbind(1)  # r ~ U(0, 1], α; and whether known tokens are true
-        known = self.noise(batch, "start", torch.Size([]))  # in half of the cases no good token of S_l is known
+        alpha, coin, known = self.noise(batch, "per image", (3,)).unbind(1)  # α; whether known tokens are true
         m_l = judged_l.detach().softmax(1)[:, 1] >= alpha[:, None, None]
-        m_l = m_l & (known > 0.5)[:, None, None]
+        m_l = m_l & (known > 0.5)[:, None, None]  # in half of the cases no good token of S_l is known
 
         # RandomMask: ⌈γ(r)·N⌉ tokens of S_h are masked
         n = s_h[0].numel()
-        masked = torch.tensor([tokens_to_mask(1 - x, n, self.config.gamma) for x in r.tolist()], device=s_h.device)
+        r = uniform(self.seed, batch["index"].cpu(), "r").tolist()  # r ~ U(0, 1], counted where nothing waits for a GPU
+        masked = torch.tensor([tokens_to_mask(1 - x, n, self.config.gamma) for x in r], device=s_h.device)
         m_t = random_mask(masked, self.noise(batch, "mask", s_h.shape[1:]))
         inputs = (s_l, m_l, evidence if self.model.tier.refiner.posterior else None, net.refiner.look(batch["lq"]))
         s_t = self.corrupted(s_h, batch, coin, inputs) if self.config.corrupt else s_h

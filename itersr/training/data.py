@@ -7,6 +7,8 @@ in however many processes it is made. That is why a resumed run goes on to the b
 from __future__ import annotations
 
 import hashlib
+import logging
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -18,6 +20,7 @@ from torch.utils.data import Dataset, Sampler
 from itersr import images
 from itersr.degradation import MILD, Degradation, degrade
 
+log = logging.getLogger(__name__)
 HOLD_OUT_EVERY = 20  # one photo in twenty is never trained on: validation and calibration use those
 
 
@@ -27,18 +30,53 @@ def generator_for(seed: int, index: int, purpose: str = "") -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
 
 
-class Photos:
-    """A set of training photos, as files or as tensors, read when needed and kept as bytes while they fit into memory."""
+def mixed(x: Tensor) -> Tensor:
+    """The finalizer of SplitMix64 (Steele et al. 2014) on int64: neighbouring numbers in, unrelated ones out."""
+    for shift, factor in ((30, -0x40A7B892E31B1A47), (27, -0x6B2FB644ECCEEE15), (31, 1)):
+        x = (x ^ (x >> shift & (1 << 64 - shift) - 1)) * factor  # >> copies the sign bit, which an unsigned shift would not
+    return x
 
-    def __init__(self, items: Sequence[Path] | dict[str, Tensor], cache_bytes: int = 2 << 30) -> None:
+
+def uniform(seed: int, index: Tensor, purpose: str, shape: Sequence[int] = ()) -> Tensor:
+    """Uniform numbers in [0, 1), (B, *shape), for the samples with numbers `index` (B,): each a hash of seed, purpose,
+    sample and place, so that every device, process and resumed run gets the same ones, and nothing waits for a CPU."""
+    digest = hashlib.sha256(f"{seed}/{purpose}".encode()).digest()
+    start = mixed(index.long() + int.from_bytes(digest[:8], "little", signed=True))
+    place = torch.arange(1, math.prod(shape) + 1, device=index.device) * -0x61C8864680B583EB  # SplitMix64's step, odd
+    bits = mixed(start[:, None] + place) >> 40 & 0xFFFFFF  # as many as a float32 can hold
+    return (bits.float() / (1 << 24)).view(len(index), *shape)
+
+
+class Photos:
+    """A set of training photos, from files or tensors, kept as bytes while they fit into memory."""
+
+    def __init__(self, items: Sequence[Path] | dict[str, Tensor], cache_bytes: int = 8 << 30) -> None:
         """items: picture files, or named tensors (3, H, W) in [0, 1]. ValueError where there are none."""
         if not items:
             raise ValueError("no photos to train on")
         self.tensors = items if isinstance(items, dict) else {}
         self.paths = [] if isinstance(items, dict) else list(items)
         self.names = list(items) if isinstance(items, dict) else [str(p) for p in items]
-        self._cache: dict[int, Tensor] = {}
+        self._cache: dict[int, tuple[int, tuple[int, int]]] = {}  # photo → where its bytes begin, and its sides
+        self._bytes = torch.empty(0, dtype=torch.uint8)
         self._room = cache_bytes
+
+    def preload(self) -> None:
+        """Read what fits into memory now, so that processes which make crops share it."""
+        parts, begin = [], 0
+        for i in range(len(self.paths)):
+            photo = self._read(i)
+            if begin + photo.numel() > self._room:
+                log.info("%d of %d photos are read anew for every crop: they do not fit into memory", len(self) - i, len(self))
+                break
+            self._cache[i] = begin, (photo.shape[1], photo.shape[2])
+            parts.append(photo.flatten())
+            begin += photo.numel()
+        if parts:
+            self._bytes = torch.cat(parts).share_memory_()
+
+    def _read(self, i: int) -> Tensor:
+        return (images.read(self.paths[i]).tensor * 255).round().to(torch.uint8)
 
     @classmethod
     def of(cls, data: str | Path | None) -> Photos:
@@ -48,17 +86,18 @@ class Photos:
     def __len__(self) -> int:
         return len(self.names)
 
-    def __getitem__(self, i: int) -> Tensor:
-        """Photo i, (3, H, W) in [0, 1]."""
-        if self.names[i] in self.tensors:
+    def stored(self, i: int) -> Tensor:
+        """Photo i, (3, H, W), as it lies in memory: bytes from a file, else floats in [0, 1]."""
+        if self.tensors:
             return self.tensors[self.names[i]]
         if i not in self._cache:
-            photo = (images.read(self.paths[i]).tensor * 255).round().to(torch.uint8)
-            if photo.numel() > self._room:
-                return photo.float() / 255
-            self._room -= photo.numel()
-            self._cache[i] = photo
-        return self._cache[i].float() / 255
+            return self._read(i)
+        begin, (h, w) = self._cache[i]
+        return self._bytes[begin : begin + 3 * h * w].view(3, h, w)
+
+    def __getitem__(self, i: int) -> Tensor:
+        """Photo i, (3, H, W) in [0, 1]."""
+        return as_float(self.stored(i))
 
     def split(self) -> tuple[Photos, Photos]:
         """(training, held out): every 20th photo by name is held out.
@@ -72,10 +111,15 @@ class Photos:
         return Photos(rest or held), Photos(held)
 
 
-def random_crop(photo: Tensor, size: int, generator: torch.Generator) -> Tensor:
-    """A random crop (3, size, size), in half of the cases of the photo shrunk by up to 2, in one of its 8 orientations.
+def as_float(pixels: Tensor) -> Tensor:
+    """Bytes, or floats in [0, 1], as floats in [0, 1]."""
+    return pixels if pixels.is_floating_point() else pixels.float() / 255
 
-    A photo smaller than the crop is mirrored at its edges first.
+
+def random_crop(photo: Tensor, size: int, generator: torch.Generator) -> Tensor:
+    """A random crop (3, size, size) in [0, 1], in half of the cases of the photo shrunk by up to 2, in one of its 8 orientations.
+
+    photo: (3, H, W), bytes or floats in [0, 1]. One that is smaller than the crop is mirrored at its edges first.
     """
     def draw(low: float, high: float) -> float:
         return low + (high - low) * torch.rand((), generator=generator).item()
@@ -84,10 +128,11 @@ def random_crop(photo: Tensor, size: int, generator: torch.Generator) -> Tensor:
     zoom = draw(1, 2) if draw(0, 1) < 0.5 else 1.0
     side = max(size, min(round(size * zoom), h, w))  # the side that becomes `size`
     while min(photo.shape[-2:]) < side:
+        photo = as_float(photo)
         pad_h, pad_w = (min(max(side - n, 0), n - 1) for n in photo.shape[-2:])
         photo = F.pad(photo[None], (0, pad_w, 0, pad_h), mode="reflect")[0]
     y, x = (int(draw(0, n - side + 1)) for n in photo.shape[-2:])
-    crop = photo[:, y : y + side, x : x + side]
+    crop = as_float(photo[:, y : y + side, x : x + side])  # the crop alone: a whole photo as floats would cost more than all else
     if side != size:
         crop = F.interpolate(crop[None], (size, size), mode="bicubic", antialias=True)[0].clamp(0, 1)
     orientation = int(draw(0, 8))
@@ -96,19 +141,24 @@ def random_crop(photo: Tensor, size: int, generator: torch.Generator) -> Tensor:
 
 
 class Crops(Dataset):
-    """Endless HQ crops, and LQ ones where a degradation is given: sample `index` depends on the seed and the index alone."""
+    """Endless HQ crops, and LQ ones where a degradation is given: sample `index` depends on the seed and the index alone.
 
-    def __init__(self, photos: Photos, size: int, seed: int, *, degradation: Degradation | None = None, scale: int = 4) -> None:
+    mild: the share of the crops that have the mild ranges in place of `degradation`.
+    """
+
+    def __init__(self, photos: Photos, size: int, seed: int, *, degradation: Degradation | None = None, scale: int = 4,
+                 mild: float = 0.0) -> None:
         self.photos, self.size, self.seed = photos, size, seed
-        self.degradation, self.scale = degradation, scale
+        self.degradation, self.scale, self.mild = degradation, scale, mild
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         generator = generator_for(self.seed, index, "crop")
         which = int(torch.randint(len(self.photos), (), generator=generator))
-        hq = random_crop(self.photos[which], self.size, generator)
+        hq = random_crop(self.photos.stored(which), self.size, generator)
         sample = {"hq": hq, "index": torch.tensor(index), "photo": torch.tensor(which)}
         if self.degradation is not None:
-            sample["lq"] = degrade(hq[None], generator=generator, scale=self.scale, ranges=self.degradation)[0]
+            chosen = MILD if self.mild and torch.rand((), generator=generator) < self.mild else self.degradation
+            sample["lq"] = degrade(hq[None], generator=generator, scale=self.scale, ranges=chosen)[0]
         return sample
 
 

@@ -1,5 +1,5 @@
-"""One plain training loop. `accelerate` carries the device, mixed precision and several processes; a run stops at a time
-limit, goes on to the bit where it stopped, survives being killed, and never trains on after a NaN.
+"""One plain training loop. `accelerate` carries the device, mixed precision and several processes. A run is laid over a number
+of steps or of minutes; it continues exactly where it stopped, survives being killed, and never trains on after a NaN.
 
 A folder of a run holds checkpoint.pt (everything needed to go on), log.csv (step, seconds, split, name, value), settings.json
 (what a model card is written from), TensorBoard events, and the latest validation pictures.
@@ -12,9 +12,11 @@ import itertools
 import json
 import logging
 import math
+import multiprocessing
 import os
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -24,15 +26,19 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from itersr.config import TrainConfig
+from itersr.model import pick_device
+from itersr.swin import SwinBlock
 from itersr.training.data import Crops, From
 
 log = logging.getLogger(__name__)
+READ_EVERY = 20  # steps after which a GPU is asked for its losses: each time it has to finish first
+ENDLESS = 1 << 40
 
 Validate = Callable[[], tuple[dict[str, float], dict[str, Tensor]]]
 
 
 class Task(Protocol):
-    """What the loop trains: `Stage1` or `Algorithm1`."""
+    """What the loop trains: `Stage1` or `Algorithm1`. `along` is the share of the run that is done, from 0 to 1."""
 
     config: TrainConfig
     seed: int
@@ -41,8 +47,8 @@ class Task(Protocol):
     def trained(self) -> dict[str, nn.Module]: ...
     @property
     def parts(self) -> dict[str, nn.Module]: ...
-    def active(self, step: int) -> list[str]: ...
-    def after_step(self, step: int, crops: Crops, accelerator: Any) -> None: ...
+    def active(self, along: float) -> list[str]: ...
+    def after_step(self, step: int, along: float, crops: Crops, accelerator: Any) -> None: ...
 
 
 class TrainingError(Exception):
@@ -74,96 +80,166 @@ class Average:
             self.weights[key].copy_(live)
 
 
-def learning_rate(step: int, config: TrainConfig) -> float:
-    """Linear warm-up, then a cosine from `lr` down to `final_lr`·`lr` at the last step."""
-    if step < config.warmup:
-        return config.lr * (step + 1) / config.warmup
-    along = (step - config.warmup) / max(config.steps - config.warmup, 1)
+class Clock:
+    """How far along a run is, by its steps, or by its minutes where it is given some.
+
+    Minutes are all that a run takes, over all calls. What is not training (compilation, validation, checkpoints) is taken off
+    them, and as much as the last validation took is kept for the one at the end.
+    """
+
+    def __init__(self, steps: int, minutes: float | None) -> None:
+        self.steps, self.limit = steps, None if minutes is None else 60 * minutes
+        self.trained = self.other = self.reserve = 0.0  # seconds
+        self.earlier = 0.0  # of `trained`: what earlier calls did
+        self._since = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        return self.trained + self.other
+
+    def train(self) -> None:
+        """The time since the last call of `train` or `rest` went into training."""
+        self.trained += self._lap()
+
+    def rest(self) -> float:
+        """It went into something else; gives how long that took."""
+        took = self._lap()
+        self.other += took
+        return took
+
+    def _lap(self) -> float:
+        before, self._since = self._since, time.monotonic()
+        return self._since - before
+
+    def along(self, step: int) -> float:
+        """The share of the run that is done after `step` steps, from 0 to 1."""
+        if self.limit is None:
+            return min(step / self.steps, 1.0)
+        room = self.limit - self.other - self.reserve
+        return min(self.trained / room, 1.0) if room > 0 else 1.0
+
+
+def learning_rate(along: float, config: TrainConfig) -> float:
+    """Linear warm-up, then a cosine from `lr` down to `final_lr`·`lr` at the end of the run (along = 1)."""
+    if along < config.warmup:
+        return config.lr * along / config.warmup
     floor = config.final_lr * config.lr
-    return floor + (config.lr - floor) * (1 + math.cos(math.pi * along)) / 2
+    fallen = (along - config.warmup) / max(1 - config.warmup, 1e-9)
+    return floor + (config.lr - floor) * (1 + math.cos(math.pi * fallen)) / 2
 
 
 def train(task: Any, crops: Crops, out: Path, *, validate: Validate, save_weights: Callable[[], None],
           record: dict[str, Any] | None = None, minutes: float | None = None, resume: bool = False, stop_at: int | None = None,
-          accelerator: Any = None, workers: int = 0, progress: bool = True) -> dict[str, float]:
-    """Train `task` for `task.config.steps` steps; gives the last validation's scalars.
+          accelerator: Any = None, workers: int | None = None, compiled: bool | None = None, progress: bool = True
+          ) -> dict[str, float]:
+    """Train `task` for `task.config.steps` steps, or for `minutes`; gives the last validation's scalars.
 
     validate, save_weights: called with the averaged weights in place. record: what settings.json is to say of this run.
-    minutes: stop well after so long and leave a checkpoint. resume: go on from `out`'s checkpoint. stop_at: end this call at
-    an earlier step (the schedule still aims at `config.steps`). Raises TrainingError for a NaN or an exploding loss,
-    FileExistsError where `out` already holds a run.
+    minutes: the whole run, over all calls, with validation and export; warm-up, learning rate and phases are laid over them.
+    resume: go on from `out`'s checkpoint. stop_at: end this call at an earlier step. workers: processes that make crops (None:
+    all cores but one where a GPU trains, else none). compiled: whether blocks go through torch.compile (None: on a GPU).
+    Raises TrainingError for a NaN or an exploding loss and for a checkpoint of another run, FileExistsError where `out` already
+    holds a run.
     """
     config: TrainConfig = task.config
     accelerator = accelerator or make_accelerator()
-    main = accelerator.is_main_process
+    main, device = accelerator.is_main_process, accelerator.device
+    on_gpu = device.type == "cuda"
     out.mkdir(parents=True, exist_ok=True)
     checkpoint = out / "checkpoint.pt"
     if checkpoint.exists() and not resume:
         raise FileExistsError(f"{out} already holds a run: go on with --resume, or name another folder")
-    if main and record is not None:
-        (out / "settings.json.tmp").write_text(json.dumps(record, indent=1) + "\n")
-        os.replace(out / "settings.json.tmp", out / "settings.json")  # whole or not at all, as checkpoints are
+    if record is not None:
+        _keep_record(out / "settings.json", record, resume and checkpoint.exists(), main)
 
-    task.to(accelerator.device, memory_format=torch.channels_last)
-    optimizers = {name: torch.optim.Adam([p for p in part.parameters() if p.requires_grad], lr=config.lr, betas=config.betas)
-                  for name, part in task.parts.items()}
+    clock = Clock(config.steps, minutes)
+    task.to(device, memory_format=torch.channels_last)
+    optimizers = {name: torch.optim.Adam([p for p in part.parameters() if p.requires_grad], lr=config.lr, betas=config.betas,
+                                         fused=on_gpu) for name, part in task.parts.items()}
     average = Average(task.trained, config.ema)
-    step, before = 0, 0.0  # before: seconds of training in earlier calls
-    if resume and checkpoint.exists():
-        step, before = _load(checkpoint, task, optimizers, average)
+    step = _load(checkpoint, task, optimizers, average, clock) if resume and checkpoint.exists() else 0
     if main:
         _forget_after(out / "log.csv", step)
-    start, stop = step, min(config.steps, stop_at or config.steps)
-    loader = DataLoader(crops, batch_size=config.batch, sampler=From(start * config.batch, stop * config.batch),
-                        num_workers=workers, drop_last=True)
-    wrapped, loader = accelerator.prepare(task, loader)
+    stop = min(config.steps if minutes is None else ENDLESS, stop_at or ENDLESS)
+    if step >= stop or clock.along(step) >= 1:
+        return {}
+    loader = _loader(crops, From(step * config.batch, stop * config.batch), config.batch, workers, accelerator)
+    wrapped, loader = accelerator.prepare(task, loader, device_placement=[True, False])
+    if on_gpu if compiled is None else compiled:
+        for module in task.modules():  # blocks and not networks: all blocks of a kind share what is compiled once
+            if isinstance(module, SwinBlock):
+                module.compile()
     writer = _tensorboard(out, step) if main else None
 
-    began, losses = time.monotonic(), [math.inf]
-    scalars: dict[str, float] = {}
-    bar = tqdm(total=config.steps, initial=step, disable=None if progress and main else True, unit="step", dynamic_ncols=True)
-    for batch in loader if start < stop else ():
+    read_every = READ_EVERY if on_gpu else 1
+    watch, scalars = Watch(crops, checkpoint), dict[str, float]()
+    started, waited, validated = step, 0.0, _due(clock.along(step), config)
+    clock.rest()
+    bar = tqdm(total=config.steps if minutes is None else None, initial=step, disable=None if progress and main else True,
+               unit="step", dynamic_ncols=True)
+    batches = iter(loader)
+    for _ in range(step, stop):
+        asked = time.monotonic()
+        batch = next(batches)
+        waited += time.monotonic() - asked if step > started else 0.0  # the first batch waits for processes to start
+        batch |= {name: batch[name].to(device, non_blocking=True) for name in ("hq", "lq") if name in batch}
+        along = _shared(clock.along(step + 1), minutes, accelerator)
         wrapped.train()
         logged: dict[str, Tensor] = {}
-        for part in task.active(step):
+        for part in task.active(along):
             for optimizer in optimizers.values():
                 optimizer.zero_grad(set_to_none=True)
             with accelerator.autocast():
-                loss, values = wrapped(batch, step, part)
+                loss, values = wrapped(batch, along, part)
             logged |= {part: loss, **values}
-            _check(loss.item(), losses if part == task.active(step)[0] else None, step, batch, crops, checkpoint)
             accelerator.backward(loss)
             parameters = [p for group in optimizers[part].param_groups for p in group["params"]]
             norm = accelerator.clip_grad_norm_(parameters, config.clip)
-            if norm is not None:
-                _check(float(norm), None, step, batch, crops, checkpoint)
+            watch.note(step, part == task.active(along)[0], loss, norm, batch["photo"])
+            if read_every == 1:
+                watch.read()  # before the weights change
             for group in optimizers[part].param_groups:
-                group["lr"] = learning_rate(step, config)
+                group["lr"] = learning_rate(along, config)
             optimizers[part].step()
-        task.after_step(step, crops, accelerator)
+        task.after_step(step, along, crops, accelerator)
         average.update()
         step += 1
 
-        seconds = time.monotonic() - began
-        last = step == stop or _out_of_time(seconds, minutes, accelerator)
-        if step % 20 == 0 or last:
+        if step % read_every == 0:
+            watch.read()
+        if step == started + 1:
+            watch.read()
+            clock.rest()  # the first step compiles, and waits for the processes that make crops
+        else:
+            clock.train()
+        now = _shared(clock.along(step), minutes, accelerator)
+        last = step == stop or now >= 1
+        if step % READ_EVERY == 0 or last:
+            watch.read()
             values = {name: accelerator.reduce(v.detach().float(), "mean").item() for name, v in logged.items()}
-            values["learning rate"] = learning_rate(step - 1, config)
-            _write(out, writer, step, before + seconds, "train", values, main)
-            rate = (step - start) * config.batch / seconds
-            bar.set_postfix_str(f"loss {values[task.active(step - 1)[0]]:.4f}, {rate:.1f} img/s")
+            rate = (step - started - 1) * config.batch / max(clock.trained - clock.earlier, 1e-9)
+            values |= {"learning rate": learning_rate(along, config), "images a second": rate,
+                       "share of waiting": waited / max(clock.trained - clock.earlier, 1e-9)}
+            _write(out, writer, step, clock.seconds, "train", values, main)
+            left = "" if minutes is None else f", {clock.seconds / 60:.1f} of {minutes:g} min"
+            bar.set_postfix_str(f"loss {values[task.active(along)[0]]:.4f}, {rate:.1f} img/s{left}")
         bar.update()
-        if step % config.validate_every == 0 or step == config.steps or last:
+        if _due(now, config) > validated or last:
+            validated = _due(now, config)
             average.swap()
             task.eval()
-            scalars, pictures = validate()
+            with _eager() if on_gpu else nullcontext():
+                scalars, pictures = validate()
             if main:
                 save_weights()
                 _pictures(out, writer, step, pictures)
             average.swap()
-            _write(out, writer, step, before + seconds, "validation", scalars, main)
+            clock.reserve = clock.rest()
+            _write(out, writer, step, clock.seconds, "validation", scalars, main)
         if (step % config.checkpoint_every == 0 or last) and main:
-            _save(checkpoint, step, before + seconds, task, optimizers, average)
+            watch.read()
+            _save(checkpoint, step, clock, task, optimizers, average)
+            clock.rest()
         if last:
             break
     bar.close()
@@ -174,44 +250,108 @@ def train(task: Any, crops: Crops, out: Path, *, validate: Validate, save_weight
 
 
 def make_accelerator(device: str = "auto", precision: str = "no") -> Any:
-    """The accelerator that `train` needs: whole batches are split among processes, buffers are each process's own."""
+    """The accelerator that `train` needs: whole batches are split among processes, buffers are each process's own.
+
+    device: auto, cpu, cuda or cuda:1. ValueError for one that is not there.
+    """
     from accelerate import Accelerator, DataLoaderConfiguration, DistributedDataParallelKwargs
 
+    chosen = pick_device(device)
+    if chosen.type == "cuda" and chosen.index is not None:
+        torch.cuda.set_device(chosen)
     return Accelerator(
-        cpu=device == "cpu", mixed_precision=precision, dataloader_config=DataLoaderConfiguration(split_batches=True),
+        cpu=chosen.type == "cpu", mixed_precision=precision, dataloader_config=DataLoaderConfiguration(split_batches=True),
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True, broadcast_buffers=False)],
     )
 
 
-def _out_of_time(seconds: float, minutes: float | None, accelerator: Any) -> bool:
-    """Whether any process is past the time limit: all must stop at the same step."""
-    if minutes is None:
-        return False
-    over = torch.tensor(float(seconds > 60 * minutes), device=accelerator.device)
-    return bool(accelerator.reduce(over, "sum") > 0)
+def _loader(crops: Crops, indices: From, batch: int, workers: int | None, accelerator: Any) -> DataLoader:
+    """Batches of crops, made by processes of their own where a GPU would wait for them otherwise."""
+    on_gpu = accelerator.device.type == "cuda"
+    if workers is None:
+        workers = max((os.cpu_count() or 1) // accelerator.num_processes - 1, 1) if on_gpu else 0
+    if not workers:
+        return DataLoader(crops, batch_size=batch, sampler=indices, drop_last=True)
+    crops.photos.preload()
+    # Not forked from this process: its threads of PyTorch and CUDA would be missing in the copy, which can then hang.
+    method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+    context = multiprocessing.get_context(method)
+    if method == "forkserver":
+        context.set_forkserver_preload(["itersr.training.data"])
+    return DataLoader(crops, batch_size=batch, sampler=indices, drop_last=True, num_workers=workers, pin_memory=on_gpu,
+                      prefetch_factor=4, multiprocessing_context=context)
 
 
-def _check(value: float, history: list[float] | None, step: int, batch: dict[str, Tensor], crops: Crops,
-           checkpoint: Path) -> None:
-    """TrainingError unless `value` is finite and no more than a hundred times what the loss has been lately."""
-    bad = not math.isfinite(value)
-    if history is not None and not bad:
-        recent = history[-200:]
-        bad = value > 100 * max(sum(recent) / len(recent), 1e-3)
-        history.append(value)
-        if history[0] == math.inf and len(history) > 50:
-            del history[0]
-    if bad:
-        names = sorted({crops.photos.names[i] for i in batch["photo"].tolist()})
-        where = checkpoint if checkpoint.exists() else "none yet"
-        photos = ", ".join(names)
-        raise TrainingError(f"step {step}: loss or gradient is {value:g}; photos {photos}; last good checkpoint: {where}")
+def _eager() -> Any:
+    """Validation has pictures of other sizes, for which nothing should be compiled."""
+    return torch.compiler.set_stance("force_eager")
 
 
-def _save(path: Path, step: int, seconds: float, task: Any, optimizers: dict[str, Any], average: Average) -> None:
+def _due(along: float, config: TrainConfig) -> int:
+    """How many validations are due once this share of a run is done."""
+    return int(along * config.validations + 1e-9)
+
+
+def _shared(along: float, minutes: float | None, accelerator: Any) -> float:
+    """What all processes take for the share that is done: clocks differ a little, and all must be in the same phase."""
+    if minutes is None or accelerator.num_processes == 1:
+        return along
+    return float(accelerator.reduce(torch.tensor(along, device=accelerator.device), "mean"))
+
+
+class Watch:
+    """Notes losses and gradient norms on the device and reads them together, since to read is to wait for a GPU."""
+
+    def __init__(self, crops: Crops, checkpoint: Path) -> None:
+        self.crops, self.checkpoint = crops, checkpoint
+        self.noted: list[tuple[int, bool, Tensor, Tensor]] = []  # step, whether the loss counts as history, values, photos
+        self.history = [math.inf]
+
+    def note(self, step: int, first: bool, loss: Tensor, norm: Tensor | None, photos: Tensor) -> None:
+        """Note a step; first: of the part of a task whose loss is compared with what it was lately."""
+        values = torch.stack([loss.detach().float(), loss.new_zeros(()) if norm is None else norm.detach().float()])
+        self.noted.append((step, first, values, photos))
+
+    def read(self) -> None:
+        """TrainingError unless all is finite and no loss more than a hundred times what it has been lately."""
+        noted, self.noted = self.noted, []
+        values = torch.stack([entry[2] for entry in noted]).tolist() if noted else []
+        for (step, first, _, photos), (loss, norm) in zip(noted, values, strict=True):
+            recent = self.history[-200:]
+            exploded = first and loss > 100 * max(sum(recent) / len(recent), 1e-3)
+            if exploded or not (math.isfinite(loss) and math.isfinite(norm)):
+                names = ", ".join(sorted({self.crops.photos.names[i] for i in photos.tolist()}))
+                where = self.checkpoint if self.checkpoint.exists() else "none yet"
+                value = norm if math.isfinite(loss) and not exploded else loss
+                raise TrainingError(f"step {step}: loss or gradient is {value:g}; photos {names}; last good checkpoint: {where}")
+            if first:
+                self.history = [*self.history[-200:], loss] if len(self.history) > 50 else [*self.history, loss]
+
+
+def _keep_record(path: Path, record: dict[str, Any], resumed: bool, main: bool) -> None:
+    """Write what a run is, whole or not at all; TrainingError where a resumed one was something else."""
+    record = json.loads(json.dumps(record))
+    if resumed and path.exists():
+        before = json.loads(path.read_text())
+        other = [f"{name} was {before[name]}, now {value}" for name, value in record.items()
+                 if name in before and name not in MAY_CHANGE and before[name] != value]
+        if other:
+            raise TrainingError(f"{path.parent}: holds another run ({'; '.join(other)}): name another folder for this one")
+    elif main:
+        whole = path.with_suffix(".part")
+        whole.write_text(json.dumps(record, indent=1) + "\n")
+        os.replace(whole, path)
+
+
+MAY_CHANGE = ("steps", "minutes", "order", "processes", "precision", "validations", "checkpoint_every")
+"""What a resumed run may have different from its beginning."""
+
+
+def _save(path: Path, step: int, clock: Clock, task: Any, optimizers: dict[str, Any], average: Average) -> None:
     """Write a checkpoint beside the old one, then put it in its place: a kill leaves one of the two whole."""
     state = {
-        "step": step, "seconds": seconds, "seed": task.seed, "task": task.state_dict(),
+        "step": step, "trained": clock.trained, "other": clock.other, "reserve": clock.reserve,
+        "seed": task.seed, "task": task.state_dict(),
         "average": average.weights, "updates": average.updates,
         "optimizers": {name: optimizer.state_dict() for name, optimizer in optimizers.items()},
     }
@@ -223,7 +363,8 @@ def _save(path: Path, step: int, seconds: float, task: Any, optimizers: dict[str
     os.replace(temporary, path)
 
 
-def _load(path: Path, task: Any, optimizers: dict[str, Any], average: Average) -> tuple[int, float]:
+def _load(path: Path, task: Any, optimizers: dict[str, Any], average: Average, clock: Clock) -> int:
+    """Bring everything to where a checkpoint was written; gives the step."""
     state = torch.load(path, map_location="cpu", weights_only=True)
     if state["seed"] != task.seed:
         raise TrainingError(f"{path}: was made with seed {state['seed']}, this run has seed {task.seed}")
@@ -233,7 +374,9 @@ def _load(path: Path, task: Any, optimizers: dict[str, Any], average: Average) -
     for name, weight in average.weights.items():
         weight.copy_(state["average"][name])
     average.updates = state["updates"]
-    return int(state["step"]), float(state["seconds"])
+    clock.trained, clock.other, clock.reserve = state["trained"], state["other"], state["reserve"]
+    clock.earlier = clock.trained
+    return int(state["step"])
 
 
 def _write(out: Path, writer: Any, step: int, seconds: float, split: str, values: dict[str, float], main: bool) -> None:

@@ -30,7 +30,10 @@ class Stage1(nn.Module):
         self.discriminator = PatchDiscriminator(self.config.disc_width)
         self.perceptual = perceptual()
         self.register_buffer("used", torch.zeros(tier.vqgan.codes, dtype=torch.long))  # since the last restart
+        self.register_buffer("clustered", torch.tensor(False))  # whether the codebook has its first codes
+        self.started = False  # the same, where no device has to be asked
         self.used: Tensor
+        self.clustered: Tensor
         self.reconstruction: Tensor  # of the generator's pass, for the discriminator's
 
     @property
@@ -43,48 +46,58 @@ class Stage1(nn.Module):
         """What each optimizer trains, in the order of their updates."""
         return {"vqgan": self.vqgan, "discriminator": self.discriminator}
 
-    def active(self, step: int) -> list[str]:
-        """The parts that are updated at `step`."""
-        return ["vqgan", "discriminator"] if step >= self.config.gan_start else ["vqgan"]
+    def adversary(self, along: float) -> bool:
+        """Whether the adversarial loss has joined."""
+        return self.config.gan_start < 1 and along >= self.config.gan_start
 
-    def forward(self, batch: dict[str, Tensor], step: int, part: str) -> tuple[Tensor, dict[str, Tensor]]:
+    def active(self, along: float) -> list[str]:
+        """The parts that are updated when this share of the run is done."""
+        return ["vqgan", "discriminator"] if self.adversary(along) else ["vqgan"]
+
+    def forward(self, batch: dict[str, Tensor], along: float, part: str) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of a part and the scalars to log."""
         image = batch["hq"].contiguous(memory_format=torch.channels_last)
         if part == "discriminator":
             loss = hinge_discriminator(self.discriminator(image), self.discriminator(self.reconstruction))
             return loss, {"discriminator": loss}
 
-        if step < self.config.autoencoder_steps:
+        if not self.started:
             output = self.vqgan.decoder(self.vqgan.encoder(image))
             codebook = commitment = torch.zeros((), device=image.device)
         else:
             output, quantized = self.vqgan(image)
             codebook, commitment = quantized.codebook_loss, quantized.commitment_loss
-            self.used += torch.bincount(quantized.tokens.flatten(), minlength=len(self.used))
+            tokens = quantized.tokens.flatten()
+            self.used.index_add_(0, tokens, torch.ones_like(tokens))
         output = output.float()
         l1 = F.l1_loss(output, image)
         look = self.perceptual(output, image).mean()
         loss = l1 + self.config.perceptual_weight * look + codebook + self.config.commitment * commitment
         scalars: dict[str, Tensor] = {"l1": l1, str(self.perceptual.name): look, "codebook": codebook}
-        if step >= self.config.gan_start:
+        if self.adversary(along):
             self.reconstruction = output.detach()
             adversarial = hinge_generator(self.discriminator(output))
             loss = loss + self.config.gan_weight * adversarial
             scalars["adversarial"] = adversarial
         return loss, scalars
 
-    def after_step(self, step: int, crops: Crops, accelerator: Any) -> None:
+    def after_step(self, step: int, along: float, crops: Crops, accelerator: Any) -> None:
         """Start the codebook when the autoencoder is ready; then restart dead codes from time to time.
 
         The latents come from crops with indices that training never reaches, the same ones in every process.
         """
-        if step + 1 == max(self.config.autoencoder_steps, 1):
+        if not self.started and along >= self.config.autoencoder:
             self.start_codebook(self.latents(crops, 64, 0))
-        elif (step + 1) % RESTART_EVERY == 0 and step >= self.config.autoencoder_steps:
+        elif self.started and (step + 1) % RESTART_EVERY == 0:
             self.used = accelerator.reduce(self.used, "sum")
-            if step < self.config.restart_until * self.config.steps:
+            if along < self.config.restart_until:
                 self.restart_dead_codes(self.latents(crops, 4, step), step)
             self.used.zero_()
+
+    def load_state_dict(self, *args: Any, **options: Any) -> Any:
+        result = super().load_state_dict(*args, **options)
+        self.started = bool(self.clustered)
+        return result
 
     @torch.no_grad()
     def latents(self, crops: Crops, count: int, step: int) -> Tensor:
@@ -103,6 +116,8 @@ class Stage1(nn.Module):
         pick = torch.randperm(len(rows), generator=generator_for(self.seed, 0, "k-means"))[:20_000]
         centres, _ = kmeans2(rows[pick].numpy(), len(codes), iter=25, minit="++", seed=self.seed)
         codes.copy_(torch.from_numpy(centres))
+        self.started = True
+        self.clustered.fill_(True)
 
     @torch.no_grad()
     def restart_dead_codes(self, latents: Tensor, step: int) -> None:
