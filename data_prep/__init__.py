@@ -6,6 +6,7 @@
     patches    non-overlapping 256×256 patches and their manifest
     pairs      fixed synthetic test pairs with their draws on record
     prepare    the order of these steps, so that a stop at any moment leaves nothing that looks whole and is not
+    pack       `python -m data_prep pack`: photos of one's own as WebP, within a given size
 """
 
 

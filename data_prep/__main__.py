@@ -1,4 +1,5 @@
-"""python -m data_prep NAME... | all | list --root DIR [--jobs N] [--archive-dir DIR]"""
+"""python -m data_prep NAME... | all | list --root DIR [--jobs N] [--archive-dir DIR]
+python -m data_prep pack --data DIR [--data DIR ...] -o OUT --megabytes N [--longest PIXELS]"""
 
 from __future__ import annotations
 
@@ -9,13 +10,18 @@ from pathlib import Path
 
 from . import PrepError
 from .datasets import TABLE
+from .pack import arguments_of, pack
 from .prepare import prepare
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Returns the exit code: 0, 1 if a dataset could not be made, 2 for a call that makes no sense, 130 after Ctrl-C."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments[:1] == ["pack"]:
+        return _pack(arguments[1:])
     known = {dataset.name: dataset for dataset in TABLE}
-    parser = argparse.ArgumentParser(prog="python -m data_prep", description="Make the datasets of the paper.")
+    parser = argparse.ArgumentParser(prog="python -m data_prep", description="Make the datasets of the paper.",
+                                     epilog="python -m data_prep pack --help: copy photos into a small folder.")
     parser.add_argument("names", nargs="+", metavar="NAME", help=f"all, list, or any of: {', '.join(known)}")
     parser.add_argument("--root", type=Path, default=Path("datasets"), help="where they go (default: %(default)s)")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="images cut at once (default: %(default)s)")
@@ -48,6 +54,19 @@ def main(arguments: list[str] | None = None) -> int:
         print("data_prep: stopped; run again to go on from here", file=sys.stderr)
         return 130
     return code
+
+
+def _pack(arguments: list[str]) -> int:
+    args = arguments_of(arguments)
+    try:
+        print(pack(args.data, args.out, args.megabytes, args.longest, args.jobs, args.quiet))
+    except (PrepError, OSError) as error:
+        print(f"data_prep: pack: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("data_prep: pack: stopped", file=sys.stderr)
+        return 130
+    return 0
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ from itersr.reproduce import ROOT
 from itersr.training import algorithm1, stage1
 from itersr.training.data import Crops, Photos, ranges, validation_pairs
 from itersr.training.loop import make_accelerator, train
-from itersr.training.losses import perceptual
+from itersr.training.perceptual import perceptual
 
 log = logging.getLogger(__name__)
 STAGES = {"vqgan": ("vqgan",), "lq_encoder": ("lq_encoder",), "token_nets": ("refiner", "evaluator"),

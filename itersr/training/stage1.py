@@ -14,7 +14,8 @@ from torch.nn import functional as F
 
 from itersr.config import Tier
 from itersr.training.data import Crops, generator_for
-from itersr.training.losses import hinge_discriminator, hinge_generator, perceptual
+from itersr.training.losses import hinge_discriminator, hinge_generator
+from itersr.training.perceptual import perceptual
 from itersr.vqgan import VQGAN, PatchDiscriminator
 
 RESTART_EVERY = 100  # steps over which the use of codes is counted

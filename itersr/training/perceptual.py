@@ -1,0 +1,102 @@
+"""How different two pictures look: LPIPS v0.1 on SqueezeNet, and a substitute where its weights cannot be had.
+
+LPIPS compares what a network trained on photos sees: at seven depths, the features of both images are scaled to length 1 at
+every place, and their squared differences are summed with one weight for each channel. The weights of the channels were
+fitted to the judgements of people. The paper: Zhang et al., 2018, arXiv:1801.03924.
+"""
+
+from __future__ import annotations
+
+import logging
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision.models import squeezenet1_1
+
+from itersr import metrics
+
+log = logging.getLogger(__name__)
+
+TAPS = (1, 4, 7, 9, 10, 11, 12)
+"""The layers of SqueezeNet 1.1 whose outputs are compared: the last one at each width and size, and then every one."""
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""Of ImageNet's RGB in [0, 1]: the network was trained on pictures scaled with them."""
+
+
+class GradientLoss(nn.Module):
+    """The named substitute for LPIPS where its weights cannot be had: L1 between image gradients on four scales."""
+
+    name = "gradients"
+
+    def forward(self, image: Tensor, target: Tensor) -> Tensor:
+        """One value per image, (B,)."""
+        total = torch.zeros(len(image), device=image.device)
+        for _ in range(4):
+            for dim in (-1, -2):
+                total = total + (image.diff(dim=dim) - target.diff(dim=dim)).abs().mean((1, 2, 3))
+            image, target = F.avg_pool2d(image, 2), F.avg_pool2d(target, 2)
+        return total
+
+
+class LPIPS(nn.Module):
+    """LPIPS v0.1 on SqueezeNet 1.1. Nothing in it is trained; gradients reach the images.
+
+    Raises:
+        RuntimeError: the weights are not on this machine; nothing is downloaded here.
+    """
+
+    name = "lpips"
+
+    def __init__(self) -> None:
+        super().__init__()
+        if missing := metrics.missing_files("lpips-squeeze"):
+            raise RuntimeError(f"LPIPS weights are not on this machine: {', '.join(str(path) for path in missing)}")
+        files = [metrics.hub_folder() / file for file in metrics.METRICS["lpips-squeeze"].files]
+        network, heads = (torch.load(file, map_location="cpu", weights_only=True) for file in files)
+        with torch.device("meta"):  # no first values are drawn: the random numbers of a training stay as they are
+            self.features = squeezenet1_1().features
+        self.features.load_state_dict(
+            {key.removeprefix("features."): value for key, value in network.items() if key.startswith("features.")},
+            assign=True,
+        )
+        for i in range(len(TAPS)):
+            self.register_buffer(f"weight{i}", heads[f"lin{i}.model.1.weight"])  # (1, channels, 1, 1)
+        self.mean: Tensor
+        self.std: Tensor
+        self.register_buffer("mean", torch.tensor(MEAN).view(1, 3, 1, 1))
+        self.register_buffer("std", torch.tensor(STD).view(1, 3, 1, 1))
+        self.requires_grad_(False).eval()
+
+    def train(self, mode: bool = True) -> LPIPS:
+        """Stays in eval mode whatever is asked: this network is a fixed ruler."""
+        return super().train(False)
+
+    def seen(self, image: Tensor) -> list[Tensor]:
+        """What the network sees: float32 features at each of `TAPS`, (B, channels, h, w), of length 1 at every place."""
+        x, features = (image - self.mean) / self.std, []
+        for i, layer in enumerate(self.features):
+            x = layer(x)
+            if i in TAPS:
+                y = x.float()  # under autocast too: differences of nearly equal features need the digits
+                features.append(y / (torch.linalg.vector_norm(y, dim=1, keepdim=True) + 1e-10))
+        return features
+
+    def forward(self, image: Tensor, target: Tensor) -> Tensor:
+        """How different they look: (B,) float32, 0 for equal images, seldom above 1.
+
+        image, target: (B, 3, H, W) RGB in [0, 1], at least 17 pixels on each side.
+        """
+        total = torch.zeros(len(image), device=image.device)
+        for i, (a, b) in enumerate(zip(self.seen(image), self.seen(target), strict=True)):
+            total = total + ((a - b).square() * self.get_buffer(f"weight{i}")).sum(1).mean((1, 2))
+        return total
+
+
+def perceptual() -> nn.Module:
+    """LPIPS if its weights are here, the substitute otherwise; the choice is logged, and told by `.name`."""
+    try:
+        return LPIPS()
+    except (RuntimeError, OSError) as error:
+        log.warning("perceptual loss: image gradients instead of LPIPS (%s)", error)
+        return GradientLoss()
