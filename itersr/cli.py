@@ -185,16 +185,19 @@ def _code(failures: Sequence[Any]) -> int:
 def _add_train(commands: Any, common: argparse.ArgumentParser) -> None:
     p = commands.add_parser(
         "train", parents=[common], help="train a stage",
-        description="Train Stage I (vqgan), then II and III: iter (Alg. 1, all at once), or lq_encoder and then token_nets.",
+        description="Train all of a tier's networks, or one stage of them: Stage I (vqgan), then Stages II and III by iter "
+                    "(Alg. 1, all at once), or by lq_encoder and then token_nets.",
     )  # fmt: skip
-    p.add_argument("what", choices=("vqgan", "lq_encoder", "token_nets", "iter"), help="the stage")
+    p.add_argument("what", choices=("all", "vqgan", "lq_encoder", "token_nets", "iter"),
+                   help="all stages one after the other, or one of them")
     p.add_argument("--tier", choices=TIERS, default="smoke", help="sizes and schedule (default: %(default)s)")
     p.add_argument("--data", metavar="DIR", help="a folder of photos (default: photos inside scikit-image)")
     p.add_argument("--out", default="checkpoints", metavar="DIR", help="where runs and weights go (default: %(default)s)")
-    p.add_argument("--minutes", type=float, help="stop after so long; --resume goes on")
-    p.add_argument("--resume", action="store_true", help="go on from the last checkpoint in --out")
+    length = p.add_mutually_exclusive_group()
+    length.add_argument("--minutes", type=float, metavar="M", help="time for the whole run, over all calls: its phases are shares of it")
+    length.add_argument("--steps", type=int, metavar="N", help="of each stage, instead of the tier's")
+    p.add_argument("--resume", action="store_true", help="continue from the last checkpoint in --out (`all` always does)")
     p.add_argument("--again", action="store_true", help="train a stage that has run once more, on from the weights in --out")
-    p.add_argument("--steps", type=int, help="instead of the tier's; its warm-up and phases are scaled with it")
     p.add_argument("--batch", type=int, help="instead of the tier's")
     p.add_argument("--lr", type=float, help="the highest learning rate, instead of the tier's")
     p.add_argument("--networks", metavar="N", help="only these of the stage, comma-separated: lq_encoder, refiner, evaluator")
@@ -204,8 +207,8 @@ def _add_train(commands: Any, common: argparse.ArgumentParser) -> None:
                    help="what φ_r reads beside tokens: no more, E_l's posterior, the LQ image too (default: the tier's)")
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--device", default="auto")
-    p.add_argument("--precision", choices=("no", "bf16", "fp16"), default="no", help="mixed precision (default: %(default)s)")
-    p.add_argument("--workers", type=int, default=0, help="processes that load photos (default: %(default)s)")
+    p.add_argument("--precision", choices=("auto", "no", "bf16"), default="auto", help="mixed precision (auto: bf16 on a GPU)")
+    p.add_argument("--workers", type=int, metavar="N", help="processes that make crops (default: cores less one with a GPU)")
     p.set_defaults(handler=_train)
 
 

@@ -89,7 +89,7 @@ class TrainConfig:
     checkpoint_every: int = 500  # steps
     mild: float = 0.0  # share of the crops that are degraded by the mild ranges, where the tier's are the paper's
     # Stage I
-    autoencoder: float = 0.0  # share of the run that trains an autoencoder; the codebook then starts from k-means of its latents
+    autoencoder: float = 0.0  # share of the run without a codebook, which then starts from k-means of the latents
     commitment: float = 0.25  # β, on the encoder's side (Eq. 1)
     perceptual_weight: float = 1.0
     gan_start: float = 0.0  # share of the run after which the adversarial loss joins; 1: never
@@ -168,10 +168,11 @@ def _smoke() -> Tier:
         refiner=token_net,
         evaluator=token_net,
         train={
-            "vqgan": dataclasses.replace(base, steps=300, warmup=0.03, autoencoder=0.3, gan_start=0.87, gan_weight=0.02, lr=2e-3,
-                                         perceptual_weight=0.5),
+            "vqgan": dataclasses.replace(base, steps=300, warmup=0.03, autoencoder=0.3, gan_start=0.87, gan_weight=0.02,
+                                         lr=2e-3, perceptual_weight=0.5),
             "lq_encoder": dataclasses.replace(base, steps=250, warmup=0.04, networks=("lq_encoder",)),
-            "token_nets": dataclasses.replace(base, steps=200, warmup=0.05, networks=("refiner", "evaluator"), masked_loss=True),
+            "token_nets": dataclasses.replace(base, steps=200, warmup=0.05, networks=("refiner", "evaluator"),
+                                              masked_loss=True),
             "iter": base,
         },
         plan={"vqgan": 0.35, "lq_encoder": 0.25, "token_nets": 0.25},

@@ -10,6 +10,7 @@ import hashlib
 import logging
 import math
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
@@ -63,15 +64,17 @@ class Photos:
 
     def preload(self) -> None:
         """Read what fits into memory now, so that processes which make crops share it."""
+        if self._cache:
+            return
         parts, begin = [], 0
-        for i in range(len(self.paths)):
-            photo = self._read(i)
-            if begin + photo.numel() > self._room:
-                log.info("%d of %d photos are read anew for every crop: they do not fit into memory", len(self) - i, len(self))
-                break
-            self._cache[i] = begin, (photo.shape[1], photo.shape[2])
-            parts.append(photo.flatten())
-            begin += photo.numel()
+        with ThreadPoolExecutor() as pool:
+            for i, photo in enumerate(pool.map(self._read, range(len(self.paths)))):
+                if begin + photo.numel() <= self._room:
+                    self._cache[i] = begin, (photo.shape[1], photo.shape[2])
+                    parts.append(photo.flatten())
+                    begin += photo.numel()
+        if len(parts) < len(self.paths):
+            log.info("%d photos do not fit into memory: they are read for every crop", len(self.paths) - len(parts))
         if parts:
             self._bytes = torch.cat(parts).share_memory_()
 
@@ -117,7 +120,7 @@ def as_float(pixels: Tensor) -> Tensor:
 
 
 def random_crop(photo: Tensor, size: int, generator: torch.Generator) -> Tensor:
-    """A random crop (3, size, size) in [0, 1], in half of the cases of the photo shrunk by up to 2, in one of its 8 orientations.
+    """A random crop (3, size, size), in half of the cases of the photo shrunk by up to 2, in one of its 8 orientations.
 
     photo: (3, H, W), bytes or floats in [0, 1]. One that is smaller than the crop is mirrored at its edges first.
     """
@@ -132,7 +135,7 @@ def random_crop(photo: Tensor, size: int, generator: torch.Generator) -> Tensor:
         pad_h, pad_w = (min(max(side - n, 0), n - 1) for n in photo.shape[-2:])
         photo = F.pad(photo[None], (0, pad_w, 0, pad_h), mode="reflect")[0]
     y, x = (int(draw(0, n - side + 1)) for n in photo.shape[-2:])
-    crop = as_float(photo[:, y : y + side, x : x + side])  # the crop alone: a whole photo as floats would cost more than all else
+    crop = as_float(photo[:, y : y + side, x : x + side])  # a whole photo as floats would cost more than all else
     if side != size:
         crop = F.interpolate(crop[None], (size, size), mode="bicubic", antialias=True)[0].clamp(0, 1)
     orientation = int(draw(0, 8))

@@ -15,7 +15,7 @@ import math
 import multiprocessing
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Protocol
@@ -91,6 +91,7 @@ class Clock:
         self.steps, self.limit = steps, None if minutes is None else 60 * minutes
         self.trained = self.other = self.reserve = 0.0  # seconds
         self.earlier = 0.0  # of `trained`: what earlier calls did
+        self.ended = False  # the minutes are used up
         self._since = time.monotonic()
 
     @property
@@ -115,6 +116,8 @@ class Clock:
         """The share of the run that is done after `step` steps, from 0 to 1."""
         if self.limit is None:
             return min(step / self.steps, 1.0)
+        if self.ended:
+            return 1.0
         room = self.limit - self.other - self.reserve
         return min(self.trained / room, 1.0) if room > 0 else 1.0
 
@@ -150,7 +153,7 @@ def train(task: Any, crops: Crops, out: Path, *, validate: Validate, save_weight
     if checkpoint.exists() and not resume:
         raise FileExistsError(f"{out} already holds a run: go on with --resume, or name another folder")
     if record is not None:
-        _keep_record(out / "settings.json", record, resume and checkpoint.exists(), main)
+        keep_record(out / "settings.json", record, resume and checkpoint.exists(), main)
 
     clock = Clock(config.steps, minutes)
     task.to(device, memory_format=torch.channels_last)
@@ -213,6 +216,7 @@ def train(task: Any, crops: Crops, out: Path, *, validate: Validate, save_weight
         else:
             clock.train()
         now = _shared(clock.along(step), minutes, accelerator)
+        clock.ended = minutes is not None and now >= 1
         last = step == stop or now >= 1
         if step % READ_EVERY == 0 or last:
             watch.read()
@@ -249,16 +253,20 @@ def train(task: Any, crops: Crops, out: Path, *, validate: Validate, save_weight
     return scalars
 
 
-def make_accelerator(device: str = "auto", precision: str = "no") -> Any:
+def make_accelerator(device: str = "auto", precision: str = "auto") -> Any:
     """The accelerator that `train` needs: whole batches are split among processes, buffers are each process's own.
 
-    device: auto, cpu, cuda or cuda:1. ValueError for one that is not there.
+    device: auto, cpu, cuda or cuda:1; ValueError for one that is not there. precision: "no", "bf16", or "auto", which is bf16
+    where a GPU has it.
     """
     from accelerate import Accelerator, DataLoaderConfiguration, DistributedDataParallelKwargs
 
     chosen = pick_device(device)
     if chosen.type == "cuda" and chosen.index is not None:
         torch.cuda.set_device(chosen)
+    if precision == "auto":
+        fast = chosen.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        precision = "bf16" if fast else "no"
     return Accelerator(
         cpu=chosen.type == "cpu", mixed_precision=precision, dataloader_config=DataLoaderConfiguration(split_batches=True),
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True, broadcast_buffers=False)],
@@ -323,18 +331,23 @@ class Watch:
                 names = ", ".join(sorted({self.crops.photos.names[i] for i in photos.tolist()}))
                 where = self.checkpoint if self.checkpoint.exists() else "none yet"
                 value = norm if math.isfinite(loss) and not exploded else loss
-                raise TrainingError(f"step {step}: loss or gradient is {value:g}; photos {names}; last good checkpoint: {where}")
+                raise TrainingError(
+                    f"step {step}: loss or gradient is {value:g}; photos {names}; last good checkpoint: {where}")
             if first:
                 self.history = [*self.history[-200:], loss] if len(self.history) > 50 else [*self.history, loss]
 
 
-def _keep_record(path: Path, record: dict[str, Any], resumed: bool, main: bool) -> None:
+MAY_CHANGE = ("steps", "minutes", "order", "processes", "precision", "validations", "checkpoint_every")
+"""What a resumed run may have different from its beginning."""
+
+
+def keep_record(path: Path, record: dict[str, Any], resumed: bool, main: bool, may_change: Sequence[str] = MAY_CHANGE) -> None:
     """Write what a run is, whole or not at all; TrainingError where a resumed one was something else."""
     record = json.loads(json.dumps(record))
     if resumed and path.exists():
         before = json.loads(path.read_text())
         other = [f"{name} was {before[name]}, now {value}" for name, value in record.items()
-                 if name in before and name not in MAY_CHANGE and before[name] != value]
+                 if name in before and name not in may_change and before[name] != value]
         if other:
             raise TrainingError(f"{path.parent}: holds another run ({'; '.join(other)}): name another folder for this one")
     elif main:
@@ -343,15 +356,11 @@ def _keep_record(path: Path, record: dict[str, Any], resumed: bool, main: bool) 
         os.replace(whole, path)
 
 
-MAY_CHANGE = ("steps", "minutes", "order", "processes", "precision", "validations", "checkpoint_every")
-"""What a resumed run may have different from its beginning."""
-
-
 def _save(path: Path, step: int, clock: Clock, task: Any, optimizers: dict[str, Any], average: Average) -> None:
     """Write a checkpoint beside the old one, then put it in its place: a kill leaves one of the two whole."""
     state = {
         "step": step, "trained": clock.trained, "other": clock.other, "reserve": clock.reserve,
-        "seed": task.seed, "task": task.state_dict(),
+        "ended": clock.limit if clock.ended else None, "seed": task.seed, "task": task.state_dict(),
         "average": average.weights, "updates": average.updates,
         "optimizers": {name: optimizer.state_dict() for name, optimizer in optimizers.items()},
     }
@@ -375,7 +384,7 @@ def _load(path: Path, task: Any, optimizers: dict[str, Any], average: Average, c
         weight.copy_(state["average"][name])
     average.updates = state["updates"]
     clock.trained, clock.other, clock.reserve = state["trained"], state["other"], state["reserve"]
-    clock.earlier = clock.trained
+    clock.earlier, clock.ended = clock.trained, state["ended"] is not None and state["ended"] == clock.limit
     return int(state["step"])
 
 

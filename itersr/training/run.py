@@ -1,5 +1,7 @@
 """What `itersr train` runs: Stage I, then Algorithm 1, in one folder.
 
+`train_all` runs the stages of a tier's `plan` one after the other, each in its share of the time, and writes the card.
+
     OUT/vqgan, OUT/lq_encoder, OUT/token_nets, OUT/iter   a run each: checkpoint, log.csv, TensorBoard, samples.png
     OUT/token_nets_refiner, OUT/token_nets_2, …           a run of some of a stage's networks (`--networks refiner`); one more
                                                           run of a stage, on from what the last one gave (`--again`)
@@ -12,8 +14,10 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import hashlib
 import json
 import logging
+import time
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +30,7 @@ from itersr.model import ITER, pick_device
 from itersr.reproduce import ROOT
 from itersr.training import algorithm1, stage1
 from itersr.training.data import Crops, Photos, ranges, validation_pairs
-from itersr.training.loop import make_accelerator, train
+from itersr.training.loop import keep_record, make_accelerator, train
 from itersr.training.perceptual import perceptual
 
 log = logging.getLogger(__name__)
@@ -50,20 +54,21 @@ def place_of(out: Path, stage: str, networks: tuple[str, ...], again: bool = Fal
 
 
 def train_stage(stage: str, config: Tier, data: str | Path | None, out: Path, *, seed: int = 0, device: str = "auto",
-                precision: str = "no", validation: tuple[int, int] | None = None, again: bool = False,
-                **options: Any) -> dict[str, float]:
+                precision: str = "auto", validation: tuple[int, int] | None = None, again: bool = False,
+                photos: tuple[Photos, Photos] | None = None, **options: Any) -> dict[str, float]:
     """Train one stage of a tier; gives the last validation's scalars (in the first of several processes, {} in the others).
 
     stage: "vqgan"; or, from OUT/weights' VQGAN, "lq_encoder" and then "token_nets", or "iter" for all three at once.
     validation: how many held-out crops, and their side in HQ pixels. again: start another run, from OUT/weights and with a
-    schedule of its own, beside those there. options: go to `loop.train`.
+    schedule of its own, beside those there. photos: to train on and held out, where they have been read already (else those of
+    `data`). options: go to `loop.train`.
     """
     if stage not in STAGES:
         raise ValueError(f"stage {stage!r}: there are {', '.join(STAGES)}")
     if again and stage == "vqgan":
         raise ValueError("vqgan cannot go on from weights (they hold no discriminator): name another folder")
     accelerator = make_accelerator(device, precision)
-    photos, held_out = Photos.of(data).split()
+    photographs, held_out = photos or Photos.of(data).split()
     settings = config.train[stage]
     networks = STAGES[stage] if stage == "vqgan" else settings.networks
     count, side = validation or ((4, 96) if config.name == "smoke" else (16, 192))
@@ -78,13 +83,14 @@ def train_stage(stage: str, config: Tier, data: str | Path | None, out: Path, *,
     task: Any
     torch.manual_seed(seed)  # the initial weights of this run
     if stage == "vqgan":
-        crops = Crops(photos, settings.crop, seed)
+        crops = Crops(photographs, settings.crop, seed)
         task = stage1.Stage1(config, seed)
 
         def validate() -> tuple[dict[str, float], dict[str, Tensor]]:
             return stage1.validate(task.vqgan, pairs, look)
     else:
-        crops = Crops(photos, settings.crop, seed, degradation=ranges(config.degradation), scale=config.scale)
+        crops = Crops(photographs, settings.crop, seed, degradation=ranges(config.degradation), scale=config.scale,
+                      mild=settings.mild)
         task = algorithm1.Algorithm1(load_networks(folder, config, settings.networks), settings, seed)
 
         def validate() -> tuple[dict[str, float], dict[str, Tensor]]:
@@ -94,13 +100,46 @@ def train_stage(stage: str, config: Tier, data: str | Path | None, out: Path, *,
         weights.save(folder, task.trained, config)
 
     order = runs_of(out, stage).get(log_to.name, {}).get("order", len(list(out.glob("*/settings.json"))))
-    record = {"stage": stage, **dataclasses.asdict(settings), "networks": networks, "seed": seed, "precision": precision,
-              "photos": len(photos), "processes": accelerator.num_processes, "order": order}
+    names = hashlib.sha256("\n".join(Path(name).name for name in photographs.names).encode()).hexdigest()[:12]
+    record = {"stage": stage, "tier": config.name, **dataclasses.asdict(settings), "networks": networks, "seed": seed,
+              "precision": accelerator.mixed_precision, "photos": len(photographs), "names of photos": names,
+              "minutes": options.get("minutes"), "processes": accelerator.num_processes, "order": order}
     with torch.random.fork_rng(devices=[]):
         validated = train(task, crops, log_to, validate=validate, save_weights=save, record=record, accelerator=accelerator,
                           **options)
     accelerator.end_training()
     return validated if accelerator.is_main_process else {}
+
+
+def train_all(config: Tier, data: str | Path | None, out: Path, *, minutes: float | None = None, hardware: str | None = None,
+              describe: str | None = None, **options: Any) -> dict[str, float]:
+    """Train all networks of a tier, the stages of its `plan` one after the other; gives the last validation of the last stage.
+
+    minutes: for everything, shared out as the plan says; None: the steps that the tier names. Called again after it was
+    interrupted, it continues where it was. In the end OUT/weights has φ_e's shift, the best temperature and α, the curves and a
+    model card. hardware, describe: what the card says of the machine and the photos. options: those of `train_stage`.
+    """
+    from itersr.training import ship
+
+    began, validated = time.monotonic(), dict[str, float]()
+    said = f"itersr train all --tier {config.name}{'' if data is None else ' --data DIR'}"
+    said += "" if minutes is None else f" --minutes {minutes:g}"
+    said += f" --seed {options['seed']}" if options.get("seed") else ""
+    out.mkdir(parents=True, exist_ok=True)
+    photos = Photos.of(data).split()
+    keep_record(out / "all.json", {"tier": config.name, "minutes": minutes, "seed": options.get("seed", 0)},
+                (out / "all.json").exists(), True, may_change=())
+    for stage, share in config.plan.items():
+        log.info("%s: %s", stage, "by steps" if minutes is None else f"{share * minutes:.2g} minutes")
+        validated = train_stage(stage, config, data, out, photos=photos, resume=True,
+                                minutes=None if minutes is None else share * minutes, **options) or validated
+    left = None if minutes is None else max(60 * minutes - (time.monotonic() - began), 5.0)
+    if torch.distributed.is_initialized() and torch.distributed.get_rank():
+        return validated  # one process writes the card
+    kept = f", {len(photos[1])} others held out" if data is not None else " of scikit-image"
+    ship.export(out, None if data is None else Path(data), data=describe or f"{len(photos[0])} photos{kept}",
+                hardware=hardware, by=said, device=options.get("device", "auto"), seconds=left)
+    return validated
 
 
 FORMS = {"paper": (False, False), "posterior": (True, False), "image": (True, True)}
@@ -234,21 +273,30 @@ def load_networks(folder: Path, config: Tier, trained: tuple[str, ...]) -> ITER:
 
 
 def run(args: argparse.Namespace) -> int:
-    """`itersr train {vqgan,lq_encoder,token_nets,iter} …`: see `itersr train --help`."""
+    """`itersr train {all,vqgan,lq_encoder,token_nets,iter} …`: see `itersr train --help`."""
     config = variant(tier(args.tier), factor=args.factor, form=args.form)
-    stage = args.what
-    settings = config.train[stage].scaled(args.steps or config.train[stage].steps)
-    settings = dataclasses.replace(settings, batch=args.batch or settings.batch, crop=args.crop or settings.crop,
-                                   lr=args.lr or settings.lr)
-    if args.networks is not None:
-        asked = tuple(args.networks.split(","))
-        if not set(asked) <= set(STAGES[stage]):
-            raise ValueError(f"--networks {args.networks}: {stage} trains {', '.join(STAGES[stage])}")
-        settings = dataclasses.replace(settings, networks=tuple(name for name in STAGES[stage] if name in asked))
-    config = dataclasses.replace(config, train={**config.train, stage: settings})
-    scalars = train_stage(stage, config, args.data, Path(args.out), seed=args.seed, device=args.device,
-                          precision=args.precision, minutes=args.minutes, resume=args.resume, again=args.again,
-                          workers=args.workers)
+    stage, out = args.what, Path(args.out)
+    for name in ("minutes", "steps", "batch", "crop", "lr"):
+        value = getattr(args, name)
+        if value is not None and not value > 0:
+            raise ValueError(f"--{name} {value:g}: must be above 0")
+    changes = {name: getattr(args, name) for name in ("steps", "batch", "crop", "lr") if getattr(args, name) is not None}
+    train = {name: dataclasses.replace(settings, **changes) if stage in ("all", name) else settings
+             for name, settings in config.train.items()}
+    options = {"seed": args.seed, "device": args.device, "precision": args.precision, "minutes": args.minutes,
+               "workers": args.workers}
+    if stage == "all":
+        if args.networks is not None or args.again:
+            raise ValueError("--networks and --again are for single stages, not for `train all`")
+        scalars = train_all(dataclasses.replace(config, train=train), args.data, out, **options)
+    else:
+        if args.networks is not None:
+            asked = tuple(args.networks.split(","))
+            if not set(asked) <= set(STAGES[stage]):
+                raise ValueError(f"--networks {args.networks}: {stage} trains {', '.join(STAGES[stage])}")
+            train[stage] = dataclasses.replace(train[stage], networks=tuple(n for n in STAGES[stage] if n in asked))
+        scalars = train_stage(stage, dataclasses.replace(config, train=train), args.data, out, resume=args.resume,
+                              again=args.again, **options)
     for name, value in scalars.items():
         print(f"{stage}: {name} {value:.4g}")
     return 0

@@ -1,9 +1,10 @@
-"""Make a trained tier ship: its weights, its learning curves, and a model card written from what the run itself recorded.
+"""What stands at the end of a training: φ_e's shift, the best temperature and α, the learning curves and a model card.
 
     python -m itersr.training.ship --run checkpoints --photos DIR --data "what it was trained on" --hardware "2 CPU cores"
 
-φ_e's shift (`ITER.calibration`), the temperature and α are chosen here, on the photos below DIR that training held out. The
-numbers on test photos come later, from notebook 09: `python -m itersr.ledger` writes them into the card.
+`export` completes RUN/weights, as `itersr train all` does; the command above also copies them to where weights ship. What is
+chosen is chosen on photos that training held out. The numbers on test photos come later, from notebook 09:
+`python -m itersr.ledger` writes them into the card.
 """
 
 from __future__ import annotations
@@ -13,17 +14,21 @@ import dataclasses
 import itertools
 import logging
 import shutil
+import subprocess
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from itersr import experiments, weights
 from itersr.config import TIERS, Tier
 from itersr.ledger import CARD_BEGIN, CARD_END
 from itersr.model import ITER
+from itersr.training.perceptual import perceptual
 from itersr.training.run import STAGES, form_of, runs_of
 
 log = logging.getLogger(__name__)
@@ -32,50 +37,83 @@ SETTINGS = {"temperature": (0.7, 0.85, 1.0), "alpha": (0.5, 0.7, 0.9)}
 """What is tried on held-out photos; α is 0.5 in the paper and 0.7 in the authors' code."""
 
 
-def ship(run: Path, to: Path, *, photos: Path | None, data: str, hardware: str, commit: str,
-         notes: str = "") -> None:
-    """Copy RUN/weights to `to`, thin the logs of its stages to curves there, fit φ_e's shift, and write the card.
+def export(run: Path, photos: Path | None, *, data: str, hardware: str | None = None, commit: str | None = None,
+           notes: str = "", by: str | None = None, device: str = "auto", seconds: float | None = None) -> None:
+    """Complete RUN/weights: curves of all stages, φ_e's shift, the best temperature and α, and the card.
 
-    photos: the folder it was trained on (None: scikit-image's). WeightsError where a network is missing.
+    photos: the folder it was trained on (None: scikit-image's); those held out there decide. data, hardware, commit, notes: for
+    the card. by: the one command that made it all, where there was one. seconds: use only as many of the photos as that allows.
+    WeightsError where a network is missing.
     """
-    config, extra = weights.read_config(run / "weights")
+    to = run / "weights"
+    config, extra = weights.read_config(to)
     for name in weights.NETWORKS:
-        if not (run / "weights" / f"{name}.safetensors").exists():
-            raise weights.WeightsError(f"{run / 'weights'}: {name}.safetensors is missing; train its stage first")
-    shutil.copytree(run / "weights", to, dirs_exist_ok=True)
+        if not (to / f"{name}.safetensors").exists():
+            raise weights.WeightsError(f"{to}: {name}.safetensors is missing; train its stage first")
+    model = ITER.from_pretrained(to, device)
+    hardware = hardware or describe(model.device)
     logs, runs = {}, {}
     for stage in STAGES:
         for name, used in runs_of(run, stage).items():
             logs[name] = _thin(run / name / "log.csv")
             logs[name].to_csv(to / f"{name}.csv", index=False)
-            runs[name] = {"stage": stage, "networks": used["networks"], "command": command(stage, config, used),
+            runs[name] = {"stage": stage, "networks": used["networks"], "command": by or command(stage, config, used),
                           "steps": int(logs[name].step.max()), "hardware": hardware,
-                          "minutes": round(logs[name].seconds.max() / 60)}
+                          "minutes": round(logs[name].seconds.max() / 60, 1)}
             # a run of what an earlier one trained has gone on from its weights
             before = [done["networks"] for other, done in runs.items() if other != name and done["stage"] == stage]
             runs[name]["command"] += " --again" if used["networks"] in before else ""
-    model = ITER.from_pretrained(to)
     held_out = experiments.held_out(photos)
     model.calibration = round(experiments.calibrate(model, held_out), 4)
-    config = dataclasses.replace(config, **best(model, held_out, **SETTINGS))  # type: ignore[arg-type]
+    config = dataclasses.replace(config, **best(model, held_out, seconds=seconds, **SETTINGS))  # type: ignore[arg-type]
     extra |= {"calibration": model.calibration, "runs": runs}
     weights.write_config(to, config, extra)
-    (to / "MODEL_CARD.md").write_text(card(config, extra, logs, weights.fingerprint(to), data, hardware, commit, notes))
+    (to / "MODEL_CARD.md").write_text(
+        card(config, extra, logs, weights.fingerprint(to), data, hardware, commit or this_commit(), notes), encoding="utf-8")
 
 
-def best(model: ITER, photos: Mapping[str, Tensor], **grid: Sequence[float]) -> dict[str, float]:
-    """Of all combinations of `Sampler` fields in `grid` the one with which Alg. 2 is nearest to HQ on `photos` (`look_here`).
+def ship(run: Path, to: Path, *, photos: Path | None, **said: Any) -> None:
+    """`export` a run and copy its weights with all that belongs to them to `to`. said: the card's words, see there."""
+    export(run, photos, **said)
+    shutil.copytree(run / "weights", to, dirs_exist_ok=True)
 
-    Crops of 160², two seeds. Temperature and α have to be chosen together: both decide how likely the kept tokens are.
+
+def describe(device: torch.device) -> str:
+    """The machine in words, for a card."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+
+
+def this_commit() -> str:
+    """The commit of the code that runs, or "unknown"."""
+    call = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
+    try:
+        return subprocess.run(call, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+@torch.no_grad()
+def best(model: ITER, photos: Mapping[str, Tensor], *, seconds: float | None = None, **grid: Sequence[float]
+         ) -> dict[str, float]:
+    """Of all combinations of `Sampler` fields in `grid` the one with which Alg. 2 is nearest to HQ, by LPIPS or its substitute.
+
+    Centre crops of 160² of `photos`, two seeds; as many photos as `seconds` allow, one at least. Temperature and α have to be
+    chosen together: both decide how likely the kept tokens are.
     """
     choices = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
-    methods = [experiments.Method("ITER", sampler=model.sampler(**choice), dial=i)  # type: ignore[arg-type]
-               for i, choice in enumerate(choices)]
-    look = experiments.look_here()
-    rows = experiments.sweep(model, methods, experiments.make_pairs(photos, model.tier, 160), (0, 1), names=(look,))
-    means = rows.groupby("dial")[look].mean()
-    log.info("held-out %s: %s", look, "; ".join(f"{choice} {means[i]:.4f}" for i, choice in enumerate(choices)))
-    return choices[int(means.idxmin())]
+    ruler, began = perceptual().to(model.device), time.monotonic()
+    total = torch.zeros(len(choices))
+    for done, pair in enumerate(experiments.make_pairs(photos, model.tier, 160)):
+        if done and seconds is not None and (time.monotonic() - began) * (done + 1) / done > seconds:
+            log.info("settings were chosen on %d of %d held-out photos: there was no time for more", done, len(photos))
+            break
+        for i, seed in itertools.product(range(len(choices)), (0, 1)):
+            sampler = model.sampler(**choices[i])  # type: ignore[arg-type]
+            image = model.restore(pair.lq, sampler, seed=seed, keep_steps=False).image
+            total[i] += ruler(image.float(), pair.hq.to(model.device)).item()
+    log.info("held-out %s, relative to the best: %s", ruler.name,
+             "; ".join(f"{choice} {value:.3f}" for choice, value in zip(choices, total / total.min(), strict=True)))
+    return choices[int(total.argmin())]
 
 
 def command(stage: str, config: Tier, used: dict[str, Any]) -> str:
@@ -116,18 +154,23 @@ def card(config: Any, extra: dict[str, Any], logs: dict[str, Any], fingerprint: 
         f"- φ_e's logit is shifted by {extra.get('calibration', 0.0):.3f} (share of good tokens, held-out training photos)",
         f"- unless told, φ_r's samples have temperature {config.temperature:g} and α is {config.alpha:g}: the best of "
         + " × ".join(", ".join(f"{x:g}" for x in tried) for tried in SETTINGS.values()) + " on held-out training photos",
-        *([f"- {notes}"] if notes else []), "",
-        "For research and teaching. The numbers below are the last validation's, on photos that were not trained on.", "",
-        "| stage | steps | minutes | command |", "|---|---|---|---|",
+        *([f"- {notes}"] if notes else []),
+        *sorted({f"- made by `{done['command']}`" for done in extra["runs"].values()}), "",
+        "For research and teaching. The numbers are the last validation's, on crops of photos that were not trained on.", "",
+        "| run | steps | minutes | reached |", "|---|---|---|---|",
     ]
-    for stage, done in extra["runs"].items():
-        lines.append(f"| {stage} | {done['steps']} | {done['minutes']} | `{done['command']}` |")
-    lines += ["", "| stage | what | value |", "|---|---|---|"]
-    for stage, log in logs.items():
-        last = log[log.split == "validation"]
-        last = last[last.step == last.step.max()]
-        lines += [f"| {stage} | {row.name_} | {row.value:.4g} |" for row in last.rename(columns={"name": "name_"}).itertuples()]
+    for name, done in extra["runs"].items():
+        last = logs[name][logs[name].split == "validation"]
+        last = last[last.step == last.step.max()].set_index("name").value
+        reached = "; ".join(f"{what} {last[what]:.4g}" for what in IN_CARD if what in last.index)
+        lines.append(f"| {name} | {done['steps']} | {done['minutes']:g} | {reached} |")
     return "\n".join([*lines, "", "## On test photos", "", CARD_BEGIN, "Not measured yet.", CARD_END]) + "\n"
+
+
+IN_CARD = ("psnr", "lpips", "gradients", "codes used", "perplexity", "E_l cross-entropy", "E_l explained", "E_l top-1",
+           "φ_r cross-entropy at 1.0", "φ_r cross-entropy at 0.25", "AUC of φ_e on S_l", "AUC of φ_e on samples at 1.0",
+           "AUC of φ_r's confidence at 1.0", "lpips bicubic", "lpips S_l", "lpips one sample of E_l", "lpips ITER", "mean T_s")
+"""Which of a validation's numbers the card tells; log.csv has all."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -135,8 +178,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--run", type=Path, default=Path("checkpoints"), help="the folder that `itersr train --out` wrote")
     parser.add_argument("--photos", type=Path, help="the folder it was trained on (default: scikit-image's photos)")
     parser.add_argument("--data", required=True, help="what it was trained on, for the card")
-    parser.add_argument("--hardware", required=True, help="for the card")
-    parser.add_argument("--commit", default="unknown", help="the commit that trained it, for the card")
+    parser.add_argument("--hardware", help="for the card (default: this machine)")
+    parser.add_argument("--commit", help="the commit that trained it, for the card (default: that of this code)")
     parser.add_argument("--notes", default="", help="a line more for the card")
     args = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
