@@ -194,7 +194,8 @@ def _add_train(commands: Any, common: argparse.ArgumentParser) -> None:
     p.add_argument("--data", metavar="DIR", help="a folder of photos (default: photos inside scikit-image)")
     p.add_argument("--out", default="checkpoints", metavar="DIR", help="where runs and weights go (default: %(default)s)")
     length = p.add_mutually_exclusive_group()
-    length.add_argument("--minutes", type=float, metavar="M", help="time for the whole run, over all calls: its phases are shares of it")
+    length.add_argument("--minutes", type=float, metavar="M",
+                        help="time for the whole run, over all calls: its phases are shares of it")
     length.add_argument("--steps", type=int, metavar="N", help="of each stage, instead of the tier's")
     p.add_argument("--resume", action="store_true", help="continue from the last checkpoint in --out (`all` always does)")
     p.add_argument("--again", action="store_true", help="train a stage that has run once more, on from the weights in --out")
