@@ -10,6 +10,7 @@ their weights exist; φ_e is shifted so that T_s comes out at --start, about whe
 from __future__ import annotations
 
 import argparse
+import math
 import platform
 import resource
 import time
@@ -40,14 +41,27 @@ def fresh(name: str, device: torch.device, start: int, steps: int) -> ITER:
     """Random weights with an evaluator calibrated so that S_l has the good tokens of T_s = `start`."""
     torch.manual_seed(0)
     model = ITER(tier(name)).ready(device)
-    lq = picture(64, device)
-    with torch.no_grad():
-        evidence = model.log_posterior(lq)
-        s_l = evidence.argmax(1)
-        odds = model.functions(evidence)[1](s_l, s_l).exp().logit().flatten().sort(descending=True).values
-    good = tokens_to_keep(start, steps, len(odds))
-    model.calibration -= float(odds[min(good, len(odds) - 1)])  # so many are at least as likely good as bad
+    calibrate(model, picture(64, device), start, steps)
     return model
+
+
+@torch.no_grad()
+def calibrate(model: ITER, lq: Tensor, start: int, steps: int) -> None:
+    """Shift φ_e so that S_l of this picture has the good tokens of T_s = `start`."""
+    model.calibration = 0.0
+    evidence = model.log_posterior(model.pad(lq))
+    s_l = evidence.argmax(1)
+    odds = model.functions(evidence)[1](s_l, s_l).exp().logit().flatten().sort(descending=True).values
+    good = tokens_to_keep(start, steps, len(odds))
+    alpha = model.tier.alpha
+    model.calibration = math.log(alpha / (1 - alpha)) - float(odds[min(good, len(odds) - 1)])  # so many have p(good) ≥ α
+
+
+def naive(model: ITER, lq: Tensor, steps: int, tile: int | None = None) -> None:
+    """Alg. 2 without its savings: every step from T on, from nothing known, and every step's picture decoded."""
+    trace = model.restore(lq, adaptive=False, tile=tile, steps=steps)
+    for i in range(len(trace.restored.steps)):
+        trace.at(i)
 
 
 def picture(side: int, device: torch.device) -> Tensor:
@@ -91,14 +105,9 @@ def main() -> None:
         megapixels = (args.side * model.tier.scale) ** 2 / 1e6
         settings = {"steps": args.steps}
 
-        def naive(model: ITER = model, settings: dict[str, int] = settings) -> None:
-            trace = model.restore(lq, adaptive=False, tile=0, **settings)
-            for i in range(len(trace.restored.steps)):
-                trace.at(i)
-
         ours = seconds(lambda: model.upscale(lq, **settings), args.repeats)  # noqa: B023
         times = {
-            "naive": seconds(naive, args.repeats),
+            "naive": seconds(lambda: naive(model, lq, args.steps, tile=0), args.repeats),  # noqa: B023
             "bicubic": seconds(lambda: F.interpolate(lq, scale_factor=4, mode="bicubic", antialias=True), args.repeats),
         }
         if args.compile:
