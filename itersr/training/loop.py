@@ -157,8 +157,7 @@ def train(task: Any, crops: Crops, out: Path, *, validate: Validate, save_weight
 
     clock = Clock(config.steps, minutes)
     task.to(device, memory_format=torch.channels_last)
-    optimizers = {name: torch.optim.Adam([p for p in part.parameters() if p.requires_grad], lr=config.lr, betas=config.betas,
-                                         fused=on_gpu) for name, part in task.parts.items()}
+    optimizers = make_optimizers(task, device)
     average = Average(task.trained, config.ema)
     step = _load(checkpoint, task, optimizers, average, clock) if resume and checkpoint.exists() else 0
     if main:
@@ -166,16 +165,13 @@ def train(task: Any, crops: Crops, out: Path, *, validate: Validate, save_weight
     stop = min(config.steps if minutes is None else ENDLESS, stop_at or ENDLESS)
     if step >= stop or clock.along(step) >= 1:
         return {}
-    loader = _loader(crops, From(step * config.batch, stop * config.batch), config.batch, workers, accelerator)
+    loader = make_loader(crops, From(step * config.batch, stop * config.batch), config.batch, workers, accelerator)
     wrapped, loader = accelerator.prepare(task, loader, device_placement=[True, False])
     if on_gpu if compiled is None else compiled:
-        for module in task.modules():  # blocks and not networks: all blocks of a kind share what is compiled once
-            if isinstance(module, SwinBlock):
-                module.compile()
+        compile_blocks(task)
     writer = _tensorboard(out, step) if main else None
 
-    read_every = READ_EVERY if on_gpu else 1
-    watch, scalars = Watch(crops, checkpoint), dict[str, float]()
+    watch, scalars = Watch(crops, checkpoint, READ_EVERY if on_gpu else 1), dict[str, float]()
     started, waited, validated = step, 0.0, _due(clock.along(step), config)
     clock.rest()
     bar = tqdm(total=config.steps if minutes is None else None, initial=step, disable=None if progress and main else True,
@@ -185,31 +181,13 @@ def train(task: Any, crops: Crops, out: Path, *, validate: Validate, save_weight
         asked = time.monotonic()
         batch = next(batches)
         waited += time.monotonic() - asked if step > started else 0.0  # the first batch waits for processes to start
-        batch |= {name: batch[name].to(device, non_blocking=True) for name in ("hq", "lq") if name in batch}
         along = _shared(clock.along(step + 1), minutes, accelerator)
         wrapped.train()
-        logged: dict[str, Tensor] = {}
-        for part in task.active(along):
-            for optimizer in optimizers.values():
-                optimizer.zero_grad(set_to_none=True)
-            with accelerator.autocast():
-                loss, values = wrapped(batch, along, part)
-            logged |= {part: loss, **values}
-            accelerator.backward(loss)
-            parameters = [p for group in optimizers[part].param_groups for p in group["params"]]
-            norm = accelerator.clip_grad_norm_(parameters, config.clip)
-            watch.note(step, part == task.active(along)[0], loss, norm, batch["photo"])
-            if read_every == 1:
-                watch.read()  # before the weights change
-            for group in optimizers[part].param_groups:
-                group["lr"] = learning_rate(along, config)
-            optimizers[part].step()
+        logged = update(task, wrapped, optimizers, batch, along, accelerator, watch, step)
         task.after_step(step, along, crops, accelerator)
         average.update()
         step += 1
 
-        if step % read_every == 0:
-            watch.read()
         if step == started + 1:
             watch.read()
             clock.rest()  # the first step compiles, and waits for the processes that make crops
@@ -273,7 +251,46 @@ def make_accelerator(device: str = "auto", precision: str = "auto") -> Any:
     )
 
 
-def _loader(crops: Crops, indices: From, batch: int, workers: int | None, accelerator: Any) -> DataLoader:
+def make_optimizers(task: Any, device: torch.device) -> dict[str, torch.optim.Optimizer]:
+    """An Adam for each part of a task."""
+    config: TrainConfig = task.config
+    return {name: torch.optim.Adam([p for p in part.parameters() if p.requires_grad], lr=config.lr, betas=config.betas,
+                                   fused=device.type == "cuda") for name, part in task.parts.items()}
+
+
+def compile_blocks(task: nn.Module) -> None:
+    """torch.compile for the Swin blocks: not for whole networks, since all blocks of a kind share what is compiled once."""
+    for module in task.modules():
+        if isinstance(module, SwinBlock):
+            module.compile()
+
+
+def update(task: Any, wrapped: Any, optimizers: dict[str, Any], batch: dict[str, Tensor], along: float, accelerator: Any,
+           watch: Watch, step: int) -> dict[str, Tensor]:
+    """One step of training on a batch, with the learning rate of `along`; gives the losses to log.
+
+    wrapped: the task as `accelerate` prepared it. TrainingError (from `watch`) leaves the weights as they were on a CPU; on a
+    GPU it comes some steps later, before any checkpoint.
+    """
+    batch = batch | {name: batch[name].to(accelerator.device, non_blocking=True) for name in ("hq", "lq") if name in batch}
+    logged: dict[str, Tensor] = {}
+    for part in task.active(along):
+        for optimizer in optimizers.values():
+            optimizer.zero_grad(set_to_none=True)
+        with accelerator.autocast():
+            loss, values = wrapped(batch, along, part)
+        logged |= {part: loss, **values}
+        accelerator.backward(loss)
+        parameters = [p for group in optimizers[part].param_groups for p in group["params"]]
+        norm = accelerator.clip_grad_norm_(parameters, task.config.clip)
+        watch.note(step, not logged.keys() - {part, *values}, loss, norm, batch["photo"])
+        for group in optimizers[part].param_groups:
+            group["lr"] = learning_rate(along, task.config)
+        optimizers[part].step()
+    return logged
+
+
+def make_loader(crops: Crops, indices: From, batch: int, workers: int | None, accelerator: Any) -> DataLoader:
     """Batches of crops, made by processes of their own where a GPU would wait for them otherwise."""
     on_gpu = accelerator.device.type == "cuda"
     if workers is None:
@@ -310,15 +327,17 @@ def _shared(along: float, minutes: float | None, accelerator: Any) -> float:
 class Watch:
     """Notes losses and gradient norms on the device and reads them together, since to read is to wait for a GPU."""
 
-    def __init__(self, crops: Crops, checkpoint: Path) -> None:
-        self.crops, self.checkpoint = crops, checkpoint
+    def __init__(self, crops: Crops, checkpoint: Path, every: int) -> None:
+        self.crops, self.checkpoint, self.every = crops, checkpoint, every
         self.noted: list[tuple[int, bool, Tensor, Tensor]] = []  # step, whether the loss counts as history, values, photos
         self.history = [math.inf]
 
     def note(self, step: int, first: bool, loss: Tensor, norm: Tensor | None, photos: Tensor) -> None:
-        """Note a step; first: of the part of a task whose loss is compared with what it was lately."""
+        """Note a step, and read after so many; first: of the part of a task whose loss is compared with what it was lately."""
         values = torch.stack([loss.detach().float(), loss.new_zeros(()) if norm is None else norm.detach().float()])
         self.noted.append((step, first, values, photos))
+        if len(self.noted) >= self.every:
+            self.read()
 
     def read(self) -> None:
         """TrainingError unless all is finite and no loss more than a hundred times what it has been lately."""

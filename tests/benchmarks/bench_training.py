@@ -15,19 +15,20 @@ Networks have random weights: they take the same time as trained ones.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
+import math
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.utils.data import DataLoader
 
 from itersr.config import TIERS, Tier, tier
-from itersr.model import ITER, pick_device
+from itersr.model import ITER
 from itersr.training.algorithm1 import Algorithm1
 from itersr.training.data import Crops, From, Photos, ranges
+from itersr.training.loop import Watch, compile_blocks, make_accelerator, make_loader, make_optimizers, update
 from itersr.training.run import STAGES
 from itersr.training.stage1 import Stage1
 from tests.benchmarks import machine
@@ -45,54 +46,48 @@ def task_of(stage: str, config: Tier) -> Any:
     return Algorithm1(model, config.train[stage], 0)
 
 
-def one_step(task: Any, optimizers: dict[str, Any], batch: dict[str, Tensor], step: int, half: bool) -> None:
-    """One step of training, as itersr/training/loop.py takes it, without what it reads back, logs and averages."""
-    for part in task.active(step):
-        for optimizer in optimizers.values():
-            optimizer.zero_grad(set_to_none=True)
-        with torch.autocast(batch["hq"].device.type, torch.bfloat16, enabled=half):
-            loss, _ = task(batch, step, part)
-        loss.backward()
-        parameters = [p for group in optimizers[part].param_groups for p in group["params"]]
-        torch.nn.utils.clip_grad_norm_(parameters, task.config.clip)
-        optimizers[part].step()
-
-
-def measure(stage: str, config: Tier, photos: Photos, device: torch.device, half: bool, batch: int, workers: int,
+def measure(stage: str, config: Tier, photos: Photos, accelerator: Any, batch: int, workers: int | None, compiled: bool,
             seconds: float) -> dict[str, Any]:
     """The numbers of a row but for its share of the machine's rate."""
-    settings = config.train[stage]
+    settings, device = config.train[stage], accelerator.device
     degradation = None if stage == "vqgan" else ranges(config.degradation)
-    crops = Crops(photos, settings.crop, 0, degradation=degradation, scale=config.scale)
-    loader = iter(DataLoader(crops, batch_size=batch, sampler=From(0, 10**9), num_workers=workers,
-                             pin_memory=device.type == "cuda"))
+    crops = Crops(photos, settings.crop, 0, degradation=degradation, scale=config.scale, mild=settings.mild)
     task = task_of(stage, config).to(device, memory_format=torch.channels_last).train()
-    optimizers = {}
-    for name, part in task.parts.items():
-        trained = [p for p in part.parameters() if p.requires_grad]
-        optimizers[name] = torch.optim.Adam(trained, lr=settings.lr, betas=settings.betas)
-    last = settings.steps - 1
+    if stage == "vqgan":
+        task.started = True
+    optimizers = make_optimizers(task, device)
+    watch = Watch(crops, Path("none"), 20)
+    loader = make_loader(crops, From(0, 10**9), batch, workers, accelerator)
+    wrapped, loader = accelerator.prepare(task, loader, device_placement=[True, False])
+    batches, began = iter(loader), time.perf_counter()
+    images = next(batches)
 
-    def next_batch() -> dict[str, Tensor]:
-        return {name: value.to(device, non_blocking=True) for name, value in next(loader).items()}
+    def step() -> None:
+        watch.history = [math.inf]  # networks with random weights may do what they like
+        update(task, wrapped, optimizers, images, 0.99, accelerator, watch, 0)
 
+    operations = machine.operations(step)  # before compilation, which would hide them
+    first = time.perf_counter()
+    if compiled:
+        compile_blocks(task)
     for _ in range(WARM_UP):
-        images = next_batch()
-        one_step(task, optimizers, images, last, half)
-    operations = machine.operations(lambda: one_step(task, optimizers, images, last, half))
-
+        images = next(batches)
+        step()
     machine.wait(device)
-    began, waited, steps = time.perf_counter(), 0.0, 0
-    while time.perf_counter() - began < seconds:
+    ready, waited, steps = time.perf_counter(), 0.0, 0
+    while time.perf_counter() - ready < seconds:
         asked = time.perf_counter()
-        images = next_batch()
+        images = next(batches)
         waited += time.perf_counter() - asked
-        one_step(task, optimizers, images, last, half)
+        step()
         steps += 1
+    watch.read()
     machine.wait(device)
-    total = time.perf_counter() - began
-    return {"stage": stage, "batch": batch, "crop": settings.crop, "steps": steps, "step": total / steps,
-            "images": steps * batch / total, "operations": operations, "waiting": waited / total}
+    total = time.perf_counter() - ready
+    return {"stage": stage, "batch": batch, "crop": settings.crop, "compiled": compiled, "steps": steps, "step": total / steps,
+            "images": steps * batch / total, "operations": operations, "waiting": waited / total,
+            "workers start": first - began, "warm-up": ready - first,
+            "memory": torch.cuda.max_memory_allocated() / 2**30 if device.type == "cuda" else float("nan")}
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -100,28 +95,33 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--tier", default="tiny", choices=list(TIERS))
     parser.add_argument("--stages", nargs="+", default=list(STAGES), choices=list(STAGES))
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--precision", choices=("no", "bf16"), default="no", help="mixed precision (default: %(default)s)")
+    parser.add_argument("--precision", choices=("auto", "no", "bf16"), default="auto", help="mixed precision")
+    parser.add_argument("--compiled", choices=("auto", "yes", "no", "both"), default="auto",
+                        help="torch.compile (auto: on a GPU)")
     parser.add_argument("--batch", type=int, help="instead of the tier's")
-    parser.add_argument("--workers", type=int, default=0, help="processes that load photos (default: %(default)s)")
+    parser.add_argument("--workers", type=int, help="processes that make crops (default: as in training)")
     parser.add_argument("--seconds", type=float, default=5, help="of each stage (default: %(default)s)")
     parser.add_argument("--data", metavar="DIR", help="a folder of photos (default: photos inside scikit-image)")
     parser.add_argument("--json", type=Path, help="also write the rows there")
     args = parser.parse_args(arguments)
-    device, config, photos = pick_device(args.device), tier(args.tier), Photos.of(args.data)
+    accelerator, config, photos = make_accelerator(args.device, args.precision), tier(args.tier), Photos.of(args.data)
+    device = accelerator.device
+    kinds = {"auto": [device.type == "cuda"], "yes": [True], "no": [False], "both": [False, True]}[args.compiled]
     rate, product = machine.matrix_rate(device, torch.bfloat16)
-    print(f"{args.tier}, mixed precision: {args.precision}, {args.workers} workers; {machine.where(device)}")
+    print(f"{args.tier}, mixed precision: {accelerator.mixed_precision}; {machine.where(device)}")
     print(f"{rate / 1e12:.3g} TFLOP/s in a {product} product")
-    print(f"{'stage':12}{'batch':>6}{'crop':>6}{'steps':>7}{'s/step':>9}{'img/s':>9}{'TFLOP':>8}{'share':>8}{'waiting':>9}")
+    print(f"{'stage':12}{'batch':>6}{'crop':>6}{'steps':>7}{'s/step':>9}{'img/s':>9}{'TFLOP':>8}{'share':>8}{'waiting':>9}{'compiled':>9}{'ready':>7}{'GiB':>6}")
     rows = []
-    for stage in args.stages:
-        row = measure(stage, config, photos, device, args.precision == "bf16", args.batch or config.train[stage].batch,
-                      args.workers, args.seconds)
+    for stage, compiled in itertools.product(args.stages, kinds):
+        row = measure(stage, config, photos, accelerator, args.batch or config.train[stage].batch, args.workers, compiled,
+                      args.seconds)
         row["share"] = row["operations"] / row["step"] / rate
         rows.append(row)
         print(f"{stage:12}{row['batch']:6}{row['crop']:6}{row['steps']:7}{row['step']:9.4f}{row['images']:9.1f}"
-              f"{row['operations'] / 1e12:8.3g}{row['share']:8.1%}{row['waiting']:9.0%}", flush=True)
+              f"{row['operations'] / 1e12:8.3g}{row['share']:8.1%}{row['waiting']:9.0%}{str(compiled):>9}"
+              f"{row['workers start'] + row['warm-up']:7.1f}{row['memory']:6.1f}", flush=True)
     if args.json:
-        record = {"machine": machine.where(device), "tier": args.tier, "precision": args.precision, "workers": args.workers,
+        record = {"machine": machine.where(device), "tier": args.tier, "precision": accelerator.mixed_precision,
                   "rate": rate, "product": product, "rows": rows}
         args.json.write_text(json.dumps(record, indent=1) + "\n")
 
