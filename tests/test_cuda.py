@@ -8,9 +8,10 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from torch.nn import functional as F
 
 from itersr import images
 from itersr.cli import main
+from itersr.config import TIERS
 from itersr.degradation import PUBLISHED, apply, degrade, draw
 from itersr.model import ITER
 from itersr.training.data import Crops
@@ -226,40 +228,70 @@ def test_memory_that_runs_out_is_answered_by_a_smaller_tile(
 # ----------------------------------------------------------------------------------------------------------- training
 
 
-@pytest.fixture
-def accelerate_anew() -> Iterator[None]:
-    """`accelerate` keeps one device and precision for a process, and other tests train with others."""
-    from accelerate.state import AcceleratorState
-
-    AcceleratorState._reset_state(reset_partial_state=True)
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
-
-
 STEPS = 12  # enough for the autoencoder's part, the codebook's and the adversary's of Stage I, each at its share of a run
 
 
+@pytest.fixture
+def short_runs(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The smoke tier with a checkpoint at every fourth step, and nothing compiled: that takes longer than the steps."""
+    smoke = TIERS["smoke"]
+    often = {stage: dataclasses.replace(settings, checkpoint_every=4) for stage, settings in smoke.train.items()}
+    monkeypatch.setitem(TIERS, "smoke", dataclasses.replace(smoke, train=often))
+    with torch.compiler.set_stance("force_eager"):
+        yield
+    forget_accelerator()
+
+
+def forget_accelerator() -> None:
+    """`accelerate` keeps one device and one precision for a process, and other tests train with others."""
+    from accelerate.state import AcceleratorState, GradientState
+
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
+
+
 def train(stage: str, out: Path, *more: str) -> int:
+    forget_accelerator()
     return main(["train", stage, "--tier", "smoke", "--steps", str(STEPS), "--batch", "2", "--crop", "64", "--device", DEVICE,
-                 "--precision", "bf16", "--out", str(out), *more])
+                 "--precision", "bf16", "--workers", "0", "--out", str(out), *more])
 
 
-def logged(out: Path, stage: str) -> pd.DataFrame:
-    return pd.read_csv(out / stage / "log.csv").query("split == 'train'")
+def spoil(monkeypatch: pytest.MonkeyPatch, step: int, spoiled: Callable[[dict[str, Tensor]], None]) -> None:
+    """Have `spoiled` change the samples from `step` on."""
+    real = Crops.__getitem__
+
+    def getitem(self: Crops, index: int) -> dict[str, Tensor]:
+        sample = real(self, index)
+        if index >= 2 * step:
+            spoiled(sample)
+        return sample
+
+    monkeypatch.setattr(Crops, "__getitem__", getitem)
+
+
+def ctrl_c(sample: dict[str, Tensor]) -> None:
+    raise KeyboardInterrupt
+
+
+def not_a_number(sample: dict[str, Tensor]) -> None:
+    sample["hq"].fill_(float("nan"))
 
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_stage_trains_in_bfloat16_and_goes_on_from_its_checkpoint(
-    stage: str, tmp_path: Path, accelerate_anew: None
+    stage: str, tmp_path: Path, short_runs: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "weights").mkdir()
     for name in ("vqgan", "lq_encoder"):  # what the stages before would have left
         shutil.copy(SHIPPED / "smoke" / f"{name}.safetensors", tmp_path / "weights")
-    assert train(stage, tmp_path, "--minutes", "0") == 0
-    assert 1 <= logged(tmp_path, stage).step.max() < STEPS, "stopped at once"
-    assert (tmp_path / stage / "checkpoint.pt").is_file()
+    with monkeypatch.context() as patch:
+        spoil(patch, 8, ctrl_c)
+        assert train(stage, tmp_path) == 130
+    checkpoint = tmp_path / stage / "checkpoint.pt"
+    assert 4 <= torch.load(checkpoint, weights_only=True)["step"] <= 8
     assert train(stage, tmp_path, "--resume") == 0
-    log = logged(tmp_path, stage)
+    assert torch.load(checkpoint, weights_only=True)["step"] == STEPS
+    log = pd.read_csv(tmp_path / stage / "log.csv").query("split == 'train'")
     assert log.step.max() == STEPS and np.isfinite(log.value).all(), log
     for name in STAGES[stage]:
         tensors = read_tensors(tmp_path / "weights" / f"{name}.safetensors")
@@ -267,18 +299,13 @@ def test_a_stage_trains_in_bfloat16_and_goes_on_from_its_checkpoint(
 
 
 def test_a_nan_stops_the_run(
-    tmp_path: Path, accelerate_anew: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, short_runs: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    real = Crops.__getitem__
-
-    def poisoned(self: Crops, index: int) -> dict[str, Tensor]:
-        sample = real(self, index)
-        if index >= 2 * 6:  # from step 6 on: the codebook is there by then
-            sample["hq"] = sample["hq"] * float("nan")
-        return sample
-
-    monkeypatch.setattr(Crops, "__getitem__", poisoned)
+    spoil(monkeypatch, 5, not_a_number)  # the codebook is there by then, and a validation may follow before losses are read
     assert train("vqgan", tmp_path) == 1
     said = capsys.readouterr().err
     assert "loss or gradient is nan; photos " in said, said
-    assert not (tmp_path / "weights" / "vqgan.safetensors").exists(), "nothing ships from such a run"
+    saved = torch.load(tmp_path / "vqgan" / "checkpoint.pt", weights_only=True)["average"]
+    for file in (tmp_path / "weights").glob("*.safetensors"):  # of a validation before the fault
+        saved |= read_tensors(file)
+    assert saved and all(value.isfinite().all() for value in saved.values())

@@ -207,6 +207,7 @@ def train(task: Any, crops: Crops, out: Path, *, validate: Validate, save_weight
             bar.set_postfix_str(f"loss {values[task.active(along)[0]]:.4f}, {rate:.1f} img/s{left}")
         bar.update()
         if _due(now, config) > validated or last:
+            watch.read()
             validated = _due(now, config)
             average.swap()
             task.eval()
@@ -262,7 +263,7 @@ def compile_blocks(task: nn.Module) -> None:
     """torch.compile for the Swin blocks: not for whole networks, since all blocks of a kind share what is compiled once."""
     for module in task.modules():
         if isinstance(module, SwinBlock):
-            module.compile()
+            module.compile(dynamic=False)
 
 
 def update(task: Any, wrapped: Any, optimizers: dict[str, Any], batch: dict[str, Tensor], along: float, accelerator: Any,
