@@ -209,7 +209,7 @@ def _tiny() -> Tier:
 
 
 def _small() -> Tier:
-    base = TrainConfig(steps=10_000, batch=64, crop=192, lr=6e-4, warmup=0.03, ema=0.998, validations=3, checkpoint_every=1000,
+    base = TrainConfig(steps=10_000, batch=64, crop=192, lr=6e-4, warmup=0.03, ema=0.998, validations=3, checkpoint_every=300,
                        mild=0.5)
     swin = SwinConfig(width=160, groups=2, depth=4, heads=5, mlp_ratio=2)
     return Tier(
@@ -223,7 +223,7 @@ def _small() -> Tier:
         train={
             "vqgan": dataclasses.replace(base, batch=32, crop=128, lr=1e-3, autoencoder=0.08, gan_start=0.75, gan_weight=0.02,
                                          disc_width=64, perceptual_weight=0.5),
-            "lq_encoder": dataclasses.replace(base, networks=("lq_encoder",)),
+            "lq_encoder": dataclasses.replace(base, networks=("lq_encoder",), final_lr=0.5),  # it trains on in `iter`
             "token_nets": dataclasses.replace(base, networks=("refiner", "evaluator"), corrupt=0.5, masked_loss=True),
             "iter": dataclasses.replace(base, corrupt=0.5, masked_loss=True),
         },

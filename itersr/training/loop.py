@@ -305,7 +305,7 @@ def make_loader(crops: Crops, indices: From, batch: int, workers: int | None, ac
     if method == "forkserver":
         context.set_forkserver_preload(["itersr.training.data"])
     return DataLoader(crops, batch_size=batch, sampler=indices, drop_last=True, num_workers=workers, pin_memory=on_gpu,
-                      prefetch_factor=4, multiprocessing_context=context)
+                      prefetch_factor=2, multiprocessing_context=context)
 
 
 def _eager() -> Any:
