@@ -209,7 +209,7 @@ def _tiny() -> Tier:
 
 
 def _small() -> Tier:
-    base = TrainConfig(steps=10_000, batch=64, crop=192, lr=6e-4, warmup=0.03, ema=0.998, validations=3, checkpoint_every=300,
+    base = TrainConfig(steps=10_000, batch=32, crop=192, lr=6e-4, warmup=0.03, ema=0.998, validations=3, checkpoint_every=300,
                        mild=0.5)
     swin = SwinConfig(width=160, groups=2, depth=4, heads=5, mlp_ratio=2)
     return Tier(

@@ -133,14 +133,14 @@ def learning_rate(along: float, config: TrainConfig) -> float:
 
 def train(task: Any, crops: Crops, out: Path, *, validate: Validate, save_weights: Callable[[], None],
           record: dict[str, Any] | None = None, minutes: float | None = None, resume: bool = False, stop_at: int | None = None,
-          accelerator: Any = None, workers: int | None = None, compiled: bool | None = None, progress: bool = True
+          accelerator: Any = None, workers: int | None = None, compiled: bool = False, progress: bool = True
           ) -> dict[str, float]:
     """Train `task` for `task.config.steps` steps, or for `minutes`; gives the last validation's scalars.
 
     validate, save_weights: called with the averaged weights in place. record: what settings.json is to say of this run.
     minutes: the whole run, over all calls, with validation and export; warm-up, learning rate and phases are laid over them.
     resume: go on from `out`'s checkpoint. stop_at: end this call at an earlier step. workers: processes that make crops (None:
-    all cores but one where a GPU trains, else none). compiled: whether blocks go through torch.compile (None: on a GPU).
+    all cores but two where a GPU trains, else none). compiled: whether blocks go through torch.compile.
     Raises TrainingError for a NaN or an exploding loss and for a checkpoint of another run, FileExistsError where `out` already
     holds a run.
     """
@@ -167,7 +167,7 @@ def train(task: Any, crops: Crops, out: Path, *, validate: Validate, save_weight
         return {}
     loader = make_loader(crops, From(step * config.batch, stop * config.batch), config.batch, workers, accelerator)
     wrapped, loader = accelerator.prepare(task, loader, device_placement=[True, False])
-    if on_gpu if compiled is None else compiled:
+    if compiled:
         compile_blocks(task)
     writer = _tensorboard(out, step) if main else None
 
@@ -295,7 +295,7 @@ def make_loader(crops: Crops, indices: From, batch: int, workers: int | None, ac
     """Batches of crops, made by processes of their own where a GPU would wait for them otherwise."""
     on_gpu = accelerator.device.type == "cuda"
     if workers is None:
-        workers = max((os.cpu_count() or 1) // accelerator.num_processes - 1, 1) if on_gpu else 0
+        workers = max((os.cpu_count() or 1) // accelerator.num_processes - 2, 1) if on_gpu else 0
     if not workers:
         return DataLoader(crops, batch_size=batch, sampler=indices, drop_last=True)
     crops.photos.preload()
