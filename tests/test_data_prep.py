@@ -210,6 +210,7 @@ def test_the_table_is_complete_and_honest() -> None:
         ("flickr2k", "Flickr2K/Flickr2K_LR_bicubic/X2/000001x2.png", None, None),
         ("ost", "OST_dataset/OutdoorSceneTrain_v2/animal/a b.png", "hq", "animal_a b"),
         ("ost", "OST_dataset/OutdoorSceneTest300/OST_001.png", None, None),
+        ("ost", "OST_dataset/OutdoorSeg/images/0001.jpg", None, None),
         ("realsr", "RealSR(V3)/Canon/Test/4/Canon_001_HR.png", "hq", "Canon_001"),
         ("realsr", "RealSR(V3)/Nikon/Test/4/Nikon_050_LR4.png", "lq", "Nikon_050"),
         ("realsr", "RealSR(V3)/Nikon/Train/4/Nikon_050_LR4.png", None, None),
