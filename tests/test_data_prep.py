@@ -289,11 +289,30 @@ def test_tar_archives_and_unpacked_folders(site: Site, tmp_path: Path) -> None:
     tar = Archive("set.tar.gz", (f"{site.address}/set.tar.gz",), limit=10**7)
     run(toy(site, archives=(tar,)), tmp_path / "a")
     assert whole(tmp_path / "a" / "toy")
-    for name, data in photos().items():
-        (tmp_path / "mine/set" / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / "mine/set" / name).write_bytes(data)
-    run(toy(site), tmp_path / "b", archive_dir=tmp_path / "mine")
-    assert whole(tmp_path / "b" / "toy")
+    # what `unzip set.zip` leaves, and what `unzip -d set set.zip` leaves
+    for root, folder in (("b", "mine"), ("c", "yours/set")):
+        with zipfile.ZipFile(io.BytesIO(as_zip(photos()))) as archive:
+            archive.extractall(tmp_path / folder)
+        dataset = toy(site, take=(("hq", r"(?:.*/)?set/(.+)\.png"),))
+        run(dataset, tmp_path / root, archive_dir=tmp_path / folder.split("/")[0])
+        assert whole(tmp_path / root / "toy")
+
+
+@pytest.mark.parametrize(
+    ("name", "files", "sources"),
+    [
+        ("div2k", ["DIV2K_train_HR/0001.png", "DIV2K_train_HR/0002.png"], ["0001.png", "0002.png"]),
+        ("ost", ["OST_dataset/animal/1.png", "OST_dataset/OutdoorSceneTest300/2.png"], ["animal_1.png"]),
+        ("ost", ["OST/sky/1.jpg", "OST/3.png"], ["OST_3.png", "sky_1.jpg"]),
+        ("ost", ["OutdoorSceneTrain_v2/water/1.png", "DIV2K_train_HR/0001.png"], ["water_1.png"]),
+    ],
+)
+def test_the_papers_datasets_as_unzip_leaves_them(tmp_path: Path, name: str, files: list[str], sources: list[str]) -> None:
+    for file in files:
+        (tmp_path / "mine" / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "mine" / file).write_bytes(as_png(picture()))
+    run(next(dataset for dataset in TABLE if dataset.name == name), tmp_path / "root", archive_dir=tmp_path / "mine")
+    assert sorted({line["source"] for line in manifest(tmp_path / "root" / name)}) == sources
 
 
 def test_an_archive_on_disk_needs_no_network(site: Site, tmp_path: Path) -> None:
@@ -448,36 +467,37 @@ def test_a_damaged_archive_of_the_users_is_named(site: Site, tmp_path: Path) -> 
 # ---- hostile archives
 
 
-def link(name: str, target: str, kind: bytes) -> tarfile.TarInfo:
-    info = tarfile.TarInfo(name)
-    info.type, info.linkname = kind, target
-    return info
-
-
 @pytest.mark.parametrize("name", ["../evil.png", "/evil.png", "set/../../evil.png", "..\\evil.png", "C:\\evil.png"])
-def test_names_that_lead_outside_refuse_the_archive(site: Site, tmp_path: Path, name: str) -> None:
-    for i, data in enumerate((as_zip({**photos(), name: b"evil"}), as_tar({**photos(), name: b"evil"}))):
-        site.files["set.zip"] = data
-        with pytest.raises(PrepError, match="leads outside"):
-            run(toy(site), tmp_path / str(i) / "root")
-        left = {p.name for p in (tmp_path / str(i)).rglob("*") if p.is_file()}
-        assert left == {"set.zip", "checksums.json"}
+def test_nothing_is_written_outside(site: Site, tmp_path: Path, name: str) -> None:
+    for i, pack in enumerate((as_zip, as_tar)):
+        site.files["set.zip"] = pack({**photos(), name: as_png(picture())})
+        with contextlib.suppress(PrepError):  # some refuse the archive, some leave the file out
+            run(toy(site), tmp_path / str(i) / "deep" / "root")
+            assert whole(tmp_path / str(i) / "deep/root/toy")
+        assert not list(tmp_path.rglob("*evil*"))
+        assert [path.name for path in (tmp_path / str(i) / "deep").iterdir()] == ["root"]
 
 
-def test_links_and_devices_refuse_the_archive(site: Site, tmp_path: Path) -> None:
+def test_links_and_devices_are_not_followed(site: Site, tmp_path: Path) -> None:
+    secret = tmp_path / "secret.png"
+    secret.write_bytes(as_png(picture()))
     zipped = io.BytesIO(as_zip(photos()))
     with zipfile.ZipFile(zipped, "a") as archive:
-        info = zipfile.ZipInfo("set/9999.png")
+        info = zipfile.ZipInfo("set/9.png")
         info.external_attr = 0o120777 << 16
-        archive.writestr(info, "/etc/passwd")
-    hostile = [zipped.getvalue()]
+        archive.writestr(info, str(secret))
+    site.files["set.zip"] = zipped.getvalue()
+    run(toy(site), tmp_path / "zip")
+    assert whole(tmp_path / "zip/toy")
+    assert [line["source"] for line in about(tmp_path / "zip/toy")["left_out"]] == ["9.png"]
     for kind in (tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE):
-        hostile.append(as_tar(photos(), link("set/9.png", "/etc/passwd", kind)))
-    for i, data in enumerate(hostile):
-        site.files["set.zip"] = data
-        with pytest.raises(PrepError, match="link or device"):
-            run(toy(site), tmp_path / str(i))
-        assert not (tmp_path / str(i) / "toy").exists() and not (tmp_path / str(i) / ".work/toy/unpacked").exists()
+        info_ = tarfile.TarInfo("set/9.png")
+        info_.type, info_.linkname = kind, str(secret)
+        site.files["set.zip"] = as_tar(photos(), info_)
+        root = tmp_path / kind.decode()
+        with pytest.raises(PrepError, match="set/9.png.*delete it and run again"):
+            run(toy(site), root)
+        assert not (root / "toy").exists() and not list((root / ".work/toy").iterdir())
 
 
 def test_what_comes_out_is_bounded(site: Site, tmp_path: Path) -> None:
@@ -502,6 +522,16 @@ def test_two_files_that_would_get_one_name(site: Site, tmp_path: Path) -> None:
     data = as_zip({"set/a/b.png": as_png(picture()), "set/a_b.png": as_png(picture())})
     with pytest.raises(PrepError, match="twice"):
         run(toy(site, data, take=(("hq", r"set/(?:(.+)/)?(.+)\.png"),)), tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["patches", "images", "pairs"])
+def test_two_files_of_one_stem_do_not_overwrite_each_other(site: Site, tmp_path: Path, kind: str) -> None:
+    jpg = io.BytesIO()
+    Image.fromarray(picture(seed=1)).save(jpg, "JPEG")
+    data = as_zip({"set/a.png": as_png(picture()), "set/a.jpg": jpg.getvalue()})
+    with pytest.raises(PrepError, match="holds hq/a twice .again as 'set/a.jpg'."):
+        run(toy(site, data, kind=kind, take=(("hq", r"set/(.+)\.(?:png|jpg)"),)), tmp_path)
+    assert not (tmp_path / "toy").exists()
 
 
 # ---- odd images
