@@ -240,7 +240,7 @@ def test_patches_are_the_pictures_pixels_in_stated_order(site: Site, tmp_path: P
     # 70×100: two rows of three, the rest of 6 rows and 4 columns left out
     assert first == [[x, y, x + 32, y + 32] for y in (0, 32) for x in (0, 32, 64)]
     record = about(tmp_path / "toy")
-    assert record["source"]["sha256"] == download.sha256(tmp_path / "archives" / "set.zip")
+    assert record["source"]["sha256"] == hashlib.sha256((tmp_path / "archives" / "set.zip").read_bytes()).hexdigest()
     assert record["licence"] == "none" and record["left_out"] == []
     assert not (tmp_path / ".work" / "toy").exists()
 
@@ -389,6 +389,41 @@ def test_a_later_run_goes_on_where_the_first_stopped(site: Site, tmp_path: Path)
     site.asked.clear()
     run(dataset, tmp_path)
     assert whole(tmp_path / "toy") and site.asked == [("set.zip", "bytes=8000-")]
+
+
+def test_a_stop_after_the_last_byte_asks_for_nothing_again(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: Any) -> str:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(download, "fault", stop)
+        with pytest.raises(KeyboardInterrupt):
+            run(toy(site), tmp_path)
+    run(toy(site), tmp_path)
+    assert whole(tmp_path / "toy") and len(site.asked) == 1
+
+
+def test_a_file_that_became_shorter_is_fetched_anew(site: Site, tmp_path: Path) -> None:
+    dataset = toy(site, as_zip({"filler.bin": bytes(99_000)}))
+    site.etag, site.cut["set.zip"] = "", [90_000, 0, 0, 0, 0]  # without a validator the server answers 416
+    with pytest.raises(PrepError, match="the connection ended"):
+        run(dataset, tmp_path)
+    site.files["set.zip"] = as_zip(photos())
+    run(dataset, tmp_path)
+    assert whole(tmp_path / "toy")
+
+
+def test_a_second_mirror_goes_on_only_if_the_checksum_is_known(site: Site, tmp_path: Path) -> None:
+    data = as_zip(photos())
+    addresses = tuple(f"{site.address}/{name}" for name in ("old.zip", "set.zip"))
+    sums = ({}, {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data)})
+    for i, known in enumerate(sums):
+        site.files["old.zip"], site.cut["old.zip"] = data, [9_000, 0, 0, 0, 0]
+        site.asked.clear()
+        run(toy(site, data, archive={"addresses": addresses, **known}), tmp_path / str(i))
+        assert whole(tmp_path / str(i) / "toy") and site.asked[-1] == ("set.zip", "bytes=9000-" if known else None)
 
 
 def test_mirrors_are_tried_in_turn(site: Site, tmp_path: Path) -> None:
@@ -658,6 +693,66 @@ def test_a_stopped_program_goes_on(site: Site, tmp_path: Path, how: signal.Signa
     assert again.returncode == 0, again.stderr
     assert whole(tmp_path / "toy")
     assert site.asked[-1][1] is not None  # it went on, it did not start again
+
+
+def test_a_dataset_deleted_after_a_stop_in_the_clearing_up_is_made_again(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(path: Path, ignore_errors: bool = False) -> None:
+        if (tmp_path / "toy").exists():
+            raise KeyboardInterrupt
+        real(path, ignore_errors)
+
+    real = shutil.rmtree
+    monkeypatch.setattr(shutil, "rmtree", stop)
+    with pytest.raises(KeyboardInterrupt):
+        run(toy(site), tmp_path)
+    assert whole(tmp_path / "toy")
+    monkeypatch.setattr(shutil, "rmtree", real)
+    shutil.rmtree(tmp_path / "toy")
+    run(toy(site), tmp_path)
+    assert whole(tmp_path / "toy")
+
+
+# ---- what is there already
+
+
+def test_what_appears_meanwhile_is_kept(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another program makes the planned file or folder while this one works on it."""
+    mine = b"not yours"
+    real = download.put
+    for planned in (tmp_path / "archives/set.zip", tmp_path / "toy"):
+
+        def put(made: Path, final: Path, planned: Path = planned) -> None:
+            if final == planned:
+                planned.write_bytes(mine)
+            real(made, final)
+
+        monkeypatch.setattr(download, "put", put)
+        monkeypatch.setattr("data_prep.prepare.put", put)
+        with pytest.raises(PrepError, match=f"{planned.name}: has appeared meanwhile and is left as it is"):
+            run(toy(site), tmp_path)
+        assert planned.read_bytes() == mine
+        planned.unlink()
+    monkeypatch.undo()
+    run(toy(site), tmp_path)
+    assert whole(tmp_path / "toy")
+
+
+def test_inputs_in_the_work_folder_are_kept(site: Site, tmp_path: Path) -> None:
+    mine = tmp_path / ".work/toy/mine"
+    mine.mkdir(parents=True)
+    (mine / "set.zip").write_bytes(as_zip(photos()))
+    with pytest.raises(PrepError, match="mine: lies in .*toy, which is deleted in the end; move it elsewhere"):
+        run(toy(site), tmp_path, archive_dir=mine)
+    assert (mine / "set.zip").read_bytes() == as_zip(photos()) and not (tmp_path / "toy").exists()
+
+
+def test_a_dangling_link_in_the_place_of_a_dataset_is_kept(site: Site, tmp_path: Path) -> None:
+    (tmp_path / "toy").symlink_to("nowhere")
+    with pytest.raises(PrepError, match="was not made here"):
+        run(toy(site), tmp_path)
+    assert (tmp_path / "toy").is_symlink() and site.asked == []
 
 
 # ---- no space
