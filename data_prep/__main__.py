@@ -25,7 +25,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("names", nargs="+", metavar="NAME", help=f"all, list, or any of: {', '.join(known)}")
     parser.add_argument("--root", type=Path, default=Path("datasets"), help="where they go (default: %(default)s)")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="images cut at once (default: %(default)s)")
-    parser.add_argument("--archive-dir", type=Path, help="a folder with archives that are on disk already")
+    parser.add_argument("--archive-dir", type=Path, help="a folder with archives, packed or unpacked, that are there already")
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
     args = parser.parse_args(arguments)
     if args.names == ["list"]:

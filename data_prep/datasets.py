@@ -46,12 +46,18 @@ class Dataset:
     citation: str
 
 
-def _drive(file_id: str) -> str:
-    return f"https://drive.usercontent.google.com/download?id={file_id}&export=download&confirm=t"
+def _drive(file_id: str) -> tuple[str]:
+    return (f"https://drive.usercontent.google.com/download?id={file_id}&export=download&confirm=t",)
+
+
+def _both(address: str) -> tuple[str, str]:
+    return f"https://{address}", f"http://{address}"
 
 
 _ETH = "data.vision.ee.ethz.ch/cvl/DIV2K"
 _HUB = "https://huggingface.co/datasets"
+_OPENMMLAB = "https://openmmlab.oss-cn-hangzhou.aliyuncs.com/datasets"
+_SWINIR = "https://github.com/JingyunLiang/SwinIR/releases/download/v0.0"
 _DIV2K_PAPER = "Agustsson and Timofte, NTIRE 2017 Challenge on Single Image Super-Resolution: Dataset and Study, CVPRW 2017"
 _DIV2K_LICENCE = "academic research only; the images belong to their photographers"
 _REALSRSET = (
@@ -67,11 +73,7 @@ TABLE: tuple[Dataset, ...] = (
         archives=(
             Archive(
                 "DIV2K_train_HR.zip",
-                (
-                    f"https://{_ETH}/DIV2K_train_HR.zip",
-                    f"http://{_ETH}/DIV2K_train_HR.zip",
-                    f"{_HUB}/goodfellowliu/DIV2K/resolve/main/DIV2K_train_HR.zip",
-                ),
+                (*_both(f"{_ETH}/DIV2K_train_HR.zip"), f"{_HUB}/goodfellowliu/DIV2K/resolve/main/DIV2K_train_HR.zip"),
                 limit=5 * GiB,
                 size=3_530_603_713,
                 sha256="9d0b9c463f6e35b6c62cc6a930ee2224f670b34c1df841a57670f9acf0f6c335",
@@ -88,11 +90,7 @@ TABLE: tuple[Dataset, ...] = (
         title="Flickr2K",
         kind="patches",
         archives=(
-            Archive(
-                "Flickr2K.tar",
-                ("https://cv.snu.ac.kr/research/EDSR/Flickr2K.tar", "http://cv.snu.ac.kr/research/EDSR/Flickr2K.tar"),
-                limit=30 * GiB,
-            ),
+            Archive("Flickr2K.tar", _both("cv.snu.ac.kr/research/EDSR/Flickr2K.tar"), limit=30 * GiB),
             Archive("Flickr2K.zip", (f"{_HUB}/goodfellowliu/Flickr2K/resolve/main/Flickr2K.zip",), limit=30 * GiB),
         ),
         take=(("hq", r"(?:.*/)?Flickr2K(?:_HR)?/(\d{6})\.png"),),
@@ -106,17 +104,14 @@ TABLE: tuple[Dataset, ...] = (
         title="OutdoorSceneTraining",
         kind="patches",
         archives=(
-            Archive(
-                "OST_dataset.zip",
-                ("https://openmmlab.oss-cn-hangzhou.aliyuncs.com/datasets/OST_dataset.zip",),
-                limit=30 * GiB,
-            ),
+            Archive("OST_dataset.zip", (f"{_OPENMMLAB}/OST_dataset.zip",), limit=30 * GiB),
             Archive("OST.zip", (f"{_HUB}/goodfellowliu/OST/resolve/main/OST.zip",), limit=30 * GiB),
+            Archive("OutdoorSceneTrain_v2.zip", (), limit=30 * GiB),  # the folder that the authors' seven zip files leave
         ),
-        # Seven categories of photos; the package also holds the 300 photos of OutdoorSceneTest, which are left out.
-        take=(("hq", r"(?!.*(?:[Tt]est|OST300))(?:.*/)?([^/]+)/([^/]+)\.(?:png|jpg|jpeg)"),),
+        # Seven categories of photos; OutdoorSceneTest and OutdoorSeg, which are published beside them, are left out.
+        take=(("hq", r"(?!.*(?:[Tt]est|OST300|OutdoorSeg))(?:.*/)?([^/]+)/([^/]+)\.(?:png|jpg|jpeg)"),),
         images=10_324,
-        by_hand="https://github.com/xinntao/SFTGAN#ost-dataset (OutdoorSceneTrain_v2, packed as one zip)",
+        by_hand="https://github.com/xinntao/SFTGAN#ost-dataset (OutdoorSceneTrain_v2, packed as one zip or unpacked)",
         licence="academic research only; the photos belong to their authors",
         citation=(
             "Wang et al., Recovering Realistic Texture in Image Super-resolution by Deep Spatial Feature Transform, CVPR 2018"
@@ -126,9 +121,7 @@ TABLE: tuple[Dataset, ...] = (
         name="realsr",
         title="RealSR version 3, test part, ×4",
         kind="images",
-        archives=(
-            Archive("RealSR(V3).tar.gz", (_drive("17ZMjo-zwFouxnm_aFM6CUHBwgRrLZqIM"),), limit=20 * GiB),
-        ),
+        archives=(Archive("RealSR(V3).tar.gz", _drive("17ZMjo-zwFouxnm_aFM6CUHBwgRrLZqIM"), limit=20 * GiB),),
         take=(
             ("hq", r"(?:.*/)?(?:Canon|Nikon)/Test/4/([^/]+)_HR\.png"),
             ("lq", r"(?:.*/)?(?:Canon|Nikon)/Test/4/([^/]+)_LR4\.png"),
@@ -160,9 +153,7 @@ TABLE: tuple[Dataset, ...] = (
         name="dped-iphone",
         title="DPED-iphone, the 100 test crops of NTIRE 2020",
         kind="images",
-        archives=(
-            Archive("DPEDiphone-crop-te-x.zip", (_drive("19zlofWRxkhsjf_TuRA2oI9jgozifGvxp"),), limit=2 * GiB),
-        ),
+        archives=(Archive("DPEDiphone-crop-te-x.zip", _drive("19zlofWRxkhsjf_TuRA2oI9jgozifGvxp"), limit=2 * GiB),),
         take=(("lq", r"(?:.*/)?([^/]+)\.png"),),
         images=100,
         by_hand="https://github.com/jixiaozhong/RealSR (DPEDiphone-crop-te-x)",
@@ -176,13 +167,7 @@ TABLE: tuple[Dataset, ...] = (
         name="realsrset",
         title="RealSRSet",
         kind="images",
-        archives=(
-            Archive(
-                "RealSRSet+5images.zip",
-                ("https://github.com/JingyunLiang/SwinIR/releases/download/v0.0/RealSRSet+5images.zip",),
-                limit=GiB,
-            ),
-        ),
+        archives=(Archive("RealSRSet+5images.zip", (f"{_SWINIR}/RealSRSet+5images.zip",), limit=GiB),),
         take=(("lq", rf"(?:.*/)?({_REALSRSET})\.png"),),  # without the five images added later
         images=20,
         by_hand="https://github.com/cszn/BSRGAN (testsets/RealSRSet)",
@@ -196,11 +181,7 @@ TABLE: tuple[Dataset, ...] = (
         archives=(
             Archive(
                 "DIV2K_valid_HR.zip",
-                (
-                    f"https://{_ETH}/DIV2K_valid_HR.zip",
-                    f"http://{_ETH}/DIV2K_valid_HR.zip",
-                    f"{_HUB}/eugenesiow/Div2k/resolve/main/DIV2K_valid_HR.zip",
-                ),
+                (*_both(f"{_ETH}/DIV2K_valid_HR.zip"), f"{_HUB}/eugenesiow/Div2k/resolve/main/DIV2K_valid_HR.zip"),
                 limit=GiB,
                 size=448_993_893,
                 sha256="20dd31fd84d777bc1cf5d6b7654a3f569c0aec74458ae094122ad1d0489900fc",

@@ -1,8 +1,11 @@
-"""Download one file so that a cut connection costs nothing and a wrong file is never taken for the right one."""
+"""Find an archive on disk or download it: a cut connection costs nothing, a wrong file is never taken for the right one.
+
+Pooch and torch.hub begin again after a cut. Gdown goes on, but does not remember between two runs which address and which
+state of the file its bytes are from. So this module asks for the missing bytes itself.
+"""
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import hashlib
 import http.client
@@ -12,165 +15,138 @@ import shutil
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
 from . import PrepError
-from .datasets import Archive
+from .datasets import Archive, Dataset
 
-CHUNK = 2**20
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 TRIES = 4  # of one address without a byte gained
 PAUSE = 1.0  # seconds before the second try, doubled for each further one
 TIMEOUT = 30.0  # seconds without a byte
-
-
-class Unreachable(PrepError):
-    """No address gave the file; another packing of the same images may do."""
 
 
 class Wrong(Exception):
     """An address cannot give the file; the message is its reason, and the next address is tried."""
 
 
-def obtain(archive: Archive, folder: Path, extra: Path | None = None, quiet: bool = False) -> Path:
-    """The verified archive: from `extra` (a folder of the user's) or `folder` if it is there, else downloaded into `folder`.
+def obtain(dataset: Dataset, folder: Path, extra: Path | None = None, quiet: bool = False) -> tuple[Path, Archive]:
+    """A verified archive: one in `extra` (a folder of the user's) or `folder`, else the first that can be had, in `folder`.
 
-    In `extra` an unpacked folder named as the archive without its endings is taken as well; its content cannot be verified.
-    Raises Unreachable with every address and its reason if none gave the file, PrepError for what the user has to mend first.
+    On disk an unpacked folder named as the archive without its endings is taken as well; its content cannot be verified.
+    Raises PrepError with every address and its reason if none gave a file, or for what the user has to mend first.
     """
-    for place in (extra, folder):
-        if place is None:
-            continue
-        if (place / archive.file).is_file():
-            verify(place / archive.file, archive, folder)
-            return place / archive.file
-        if (unpacked := place / bare_name(archive.file)).is_dir():
-            return unpacked
+    for archive in dataset.archives:
+        for place in [folder] if extra is None else [extra, folder]:
+            path = place / archive.file
+            if path.is_file():
+                if wrong := fault(path, archive, folder):
+                    raise PrepError(f"{path}: {wrong}; delete it and run again")
+                return path, archive
+            if (unpacked := place / Path(archive.file.removesuffix(".gz")).stem).is_dir():
+                return unpacked, archive
     folder.mkdir(parents=True, exist_ok=True)
     reasons = []
-    for address in archive.addresses:
-        try:
-            _download(address, archive, folder, quiet)
-            return folder / archive.file
-        except Wrong as reason:
-            reasons.append(f"{address}: {reason}")
-    raise Unreachable(f"{archive.file}: " + ("; ".join(reasons) or "has no address that a program can use"))
+    for archive in dataset.archives:
+        failed = []
+        for address in archive.addresses:
+            try:
+                return _download(address, archive, folder, quiet), archive
+            except Wrong as reason:
+                failed.append(f"{address}: {reason}")
+        reasons.append(f"{archive.file}: {'; '.join(failed) or 'has no address that a program can use'}")
+    raise PrepError(
+        f"{dataset.title}: {'; '.join(reasons)}. Get it by hand from {dataset.by_hand}, put it as "
+        f"{' or '.join(archive.file for archive in dataset.archives)} into a folder, and run again with --archive-dir FOLDER"
+    )
 
 
-def bare_name(file: str) -> str:
-    """The name of an archive without its endings: a.tar.gz becomes a."""
-    for ending in (".tar.gz", ".tgz", ".tar", ".zip"):
-        if file.endswith(ending):
-            return file.removesuffix(ending)
-    return file
+def fault(path: Path, archive: Archive, folder: Path) -> str:
+    """What is wrong with size or checksum, by the table or, where it has none, by the record of the first download.
 
-
-def verify(path: Path, archive: Archive, folder: Path) -> None:
-    """Compare size and checksum with the table or, where it has none, with the record of the first download.
-
-    Raises PrepError naming both values. A first file without a published checksum is written down in checksums.json.
+    "" if nothing is; a first file without a published checksum is then written down in checksums.json.
     """
     size = path.stat().st_size
     if archive.size is not None and size != archive.size:
-        raise PrepError(f"{path}: has {size:,} bytes, need {archive.size:,}; delete it and run again")
-    digest = sha256(path)
-    record_path = folder / "checksums.json"
-    record = _read_json(record_path)
-    known = archive.sha256 or record.get(archive.file, {}).get("sha256")
-    if known is not None and digest != known:
-        where = "the table" if archive.sha256 else f"the first download, see {record_path}"
-        raise PrepError(f"{path}: sha256 is {digest}, need {known} ({where}); delete it and run again")
-    if record.get(archive.file, {}).get("sha256") != digest:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_whole(record_path, json.dumps({**record, archive.file: {"sha256": digest, "size": size}}, indent=1) + "\n")
-
-
-def sha256(path: Path) -> str:
+        return f"has {size:,} bytes, need {archive.size:,}"
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    record = read_json(folder / "checksums.json")
+    first = record.get(archive.file, {}).get("sha256")
+    known = archive.sha256 or first
+    if known is not None and digest != known:
+        where = "the table" if archive.sha256 else f"the first download, see {folder / 'checksums.json'}"
+        return f"sha256 is {digest}, need {known} ({where})"
+    if first != digest:
+        folder.mkdir(parents=True, exist_ok=True)
+        record[archive.file] = {"sha256": digest, "size": size}
+        write_whole(folder / "checksums.json", json.dumps(record, indent=1) + "\n")
+    return ""
 
 
-def _download(address: str, archive: Archive, folder: Path, quiet: bool) -> None:
-    part = folder / f"{archive.file}.part"
+def _download(address: str, archive: Archive, folder: Path, quiet: bool) -> Path:
+    part, state, final = (folder / f"{archive.file}{ending}" for ending in (".part", ".part.json", ""))
     resumed = part.exists()
-    _connect(address, archive, part, quiet)
-    try:
-        verify(part, archive, folder)
-    except PrepError as error:
-        _forget(part)
-        if resumed:  # the older bytes may be at fault
-            return _download(address, archive, folder, quiet)
-        raise Wrong(str(error).replace("; delete it and run again", "").replace(str(part), "what it gave")) from error
-    os.replace(part, folder / archive.file)
-    _forget(part)
+    _connect(address, archive, part, state, quiet)
+    wrong = fault(part, archive, folder)
+    if not wrong:
+        put(part, final)
+    part.unlink(missing_ok=True)
+    state.unlink(missing_ok=True)
+    if not wrong:
+        return final
+    if resumed:  # the older bytes may be at fault
+        return _download(address, archive, folder, quiet)
+    raise Wrong(f"what it gave: {wrong}")
 
 
-def _connect(address: str, archive: Archive, part: Path, quiet: bool) -> None:
+def _connect(address: str, archive: Archive, part: Path, state: Path, quiet: bool) -> None:
     """Connect as often as it brings something, until all bytes are there."""
-    folder, tries = part.parent, 0
+    tries = 0
     while True:
-        before = part.stat().st_size if part.exists() else 0
+        before = _size(part)
         try:
-            return _transfer(address, archive, part, quiet)
-        except urllib.error.HTTPError as error:
-            error.close()
-            if error.code in (429, 500, 502, 503, 504):
-                reason = f"answered {error.code} {error.reason}"
-            else:
-                raise Wrong(f"answered {error.code} {error.reason}") from error
-        except (OSError, http.client.HTTPException) as error:  # urllib's URLError is an OSError
-            if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
-                raise PrepError(f"{folder}: no space left for {archive.file}; make room and run again to go on") from error
-            if isinstance(error, PermissionError):
-                raise PrepError(f"{folder}: cannot be written ({error.strerror})") from error
+            return _transfer(address, archive, part, state, quiet)
+        except (OSError, http.client.HTTPException) as error:  # urllib's errors are OSErrors
+            if isinstance(error, PermissionError) or getattr(error, "errno", None) in NO_SPACE:
+                raise
             reason = str(getattr(error, "reason", None) or error) or type(error).__name__
-        after = part.stat().st_size if part.exists() else 0
-        tries = 0 if after > before else tries + 1
+            if isinstance(error, urllib.error.HTTPError):
+                reason = f"answered {error.code} {error.reason}"
+                if error.code == 416:  # it has fewer bytes than are here: they are others
+                    part.unlink(missing_ok=True)
+                elif error.code not in (429, 500, 502, 503, 504):
+                    raise Wrong(reason) from error
+        tries = 0 if _size(part) > before else tries + 1
         if tries >= TRIES:
             raise Wrong(f"{reason} ({TRIES} tries)")
         time.sleep(PAUSE * 2 ** max(0, tries - 1))
 
 
-def _transfer(address: str, archive: Archive, part: Path, quiet: bool) -> None:
+def _transfer(address: str, archive: Archive, part: Path, state: Path, quiet: bool) -> None:
     """One connection: go on where `part` ends, if it came from this address and the file there is still the same."""
-    state_path = part.with_suffix(".part.json")
-    state = _read_json(state_path)
-    have = part.stat().st_size if part.exists() else 0
-    # Bytes of another mirror are only gone on with if the checksum of the whole is known beforehand.
-    same = state.get("address") == address or archive.sha256 is not None
+    last, have = read_json(state), _size(part)
+    here = last.get("address") == address
+    if here and have and have == last.get("total"):
+        return  # a stop came after the last byte
     headers = {"User-Agent": "itersr-data-prep", "Accept-Encoding": "identity"}
-    if have and same:
+    # Bytes of another mirror are only gone on with if the checksum of the whole is known beforehand.
+    if have and (here or archive.sha256):
         headers["Range"] = f"bytes={have}-"
-        if state.get("address") == address and state.get("validator"):
-            headers["If-Range"] = state["validator"]
-    else:
-        have = 0
-    try:
-        answer = urllib.request.urlopen(urllib.request.Request(address, headers=headers), timeout=TIMEOUT)
-    except urllib.error.HTTPError as error:
-        if error.code != 416:
-            raise
-        error.close()
-        if have and error.headers.get("Content-Range", "").rpartition("/")[2] == str(have):
-            return  # all of it was there already
-        _forget(part)
-        raise ConnectionError(f"could not go on at byte {have}") from error
-    with answer:
+        if here and last.get("validator"):
+            headers["If-Range"] = last["validator"]  # the whole file comes if it has changed
+    with urllib.request.urlopen(urllib.request.Request(address, headers=headers), timeout=TIMEOUT) as answer:
         if answer.headers.get_content_type() == "text/html":
             raise Wrong("answered with a web page instead of the file")
-        start, total = 0, None
-        if answer.status == 206:
-            first, _, whole = answer.headers.get("Content-Range", "").removeprefix("bytes ").partition("/")
-            start, total = int(first.partition("-")[0]), int(whole) if whole.isdigit() else None
-            if start != have:
-                _forget(part)
-                raise ConnectionError(f"asked for byte {have}, was given byte {start}")
-        else:
-            length = answer.headers.get("Content-Length")
-            total = int(length) if length else None
+        start = have if answer.status == 206 else 0
+        if start and not answer.headers.get("Content-Range", "").startswith(f"bytes {have}-"):
+            part.unlink()
+            raise ConnectionError(f"asked for byte {have}, was given others")
+        length = answer.headers.get("Content-Length")
+        total = start + int(length) if length else None
         if archive.size is not None and total not in (None, archive.size):
             raise Wrong(f"offers {total:,} bytes, need {archive.size:,}")
         free = shutil.disk_usage(part.parent).free
@@ -179,50 +155,41 @@ def _transfer(address: str, archive: Archive, part: Path, quiet: bool) -> None:
                 f"{part.parent}: {archive.file} needs {(total - start) / 1e6:,.1f} MB more and {free / 1e6:,.1f} MB are free; "
                 "make room and run again"
             )
-        validator = answer.headers.get("ETag") or answer.headers.get("Last-Modified")
-        if validator and validator.startswith("W/"):
-            validator = answer.headers.get("Last-Modified")
-        write_whole(state_path, json.dumps({"address": address, "validator": validator}))
+        tag = answer.headers.get("ETag") or "W/"
+        validator = answer.headers.get("Last-Modified") if tag.startswith("W/") else tag  # a weak tag is not for ranges
         bar = tqdm(total=total, initial=start, unit="B", unit_scale=True, desc=archive.file, disable=quiet or None)
-        # Unbuffered, and whatever has come: even a killed program has what was downloaded.
-        with part.open("r+b" if start else "wb", buffering=0) as file, bar:
-            file.seek(start)
-            file.truncate()
-            while chunk := answer.read1(CHUNK):
+        with part.open("ab" if start else "wb") as file, bar:
+            # After the opening, which empties the file: a stop between the two must not call other bytes these.
+            write_whole(state, json.dumps({"address": address, "validator": validator, "total": total}))
+            while chunk := answer.read1(2**20):
                 file.write(chunk)
+                file.flush()  # even a killed program has what has come
                 bar.update(len(chunk))
-            got = file.tell()
-        if total is not None and got < total:
-            raise ConnectionError(f"the connection ended after {got:,} of {total:,} bytes")
+    if total is not None and (got := _size(part)) < total:
+        raise ConnectionError(f"the connection ended after {got:,} of {total:,} bytes")
 
 
-def _forget(part: Path) -> None:
-    for path in (part, part.with_suffix(".part.json")):
-        path.unlink(missing_ok=True)
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """What a JSON file says; nothing if it is not there or damaged."""
     try:
-        value = json.loads(path.read_text())
-    except (OSError, ValueError):
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
         return {}
-    return value if isinstance(value, dict) else {}
-
-
-@contextlib.contextmanager
-def _temporary(path: Path) -> Iterator[Path]:
-    made = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield made
-    finally:
-        made.unlink(missing_ok=True)
 
 
 def write_whole(path: Path, text: str) -> None:
     """Write a text file so that a reader meets all of it or what was there before."""
-    with _temporary(path) as made:
-        with made.open("w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(made, path)
+    made = path.with_name(f".{path.name}.tmp")
+    made.write_text(text, encoding="utf-8")
+    os.replace(made, path)
+
+
+def put(made: Path, final: Path) -> None:
+    """Give what was made its name, unless something else has it by now."""
+    if os.path.lexists(final):
+        raise PrepError(f"{final}: has appeared meanwhile and is left as it is; run again")
+    os.replace(made, final)

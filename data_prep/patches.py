@@ -6,22 +6,22 @@ The grid starts at the top left corner. A rest at the right or the lower border 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
-import struct
 import warnings
-import zlib
-from collections.abc import Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
-from isal import isal_zlib
 from PIL import Image, ImageOps
 from tqdm import tqdm
 
 SIZE = 256
+Line = dict[str, Any]
 
 
 def boxes(height: int, width: int, size: int = SIZE) -> list[tuple[int, int]]:
@@ -53,97 +53,64 @@ def digest(rgb: np.ndarray) -> str:
 
 
 def png(rgb: np.ndarray) -> bytes:
-    """(H, W, 3) uint8 as PNG, quickly: the difference to the left pixel, deflated by ISA-L at its level 1.
+    """(H, W, 3) uint8 as PNG: OpenCV's own settings take less than half the time of Pillow's fastest level.
 
-    Pillow tries five filters on each row and deflates with zlib, which takes several times as long for files that are a few
-    per cent smaller (tests/benchmarks/bench_patches.py has both figures).
+    tests/benchmarks/bench_patches.py has the figures.
     """
-    height, width, _ = rgb.shape
-    rows = np.empty((height, 1 + 3 * width), np.uint8)
-    flat = rgb.reshape(height, 3 * width)
-    rows[:, 0] = 1  # filter type Sub
-    rows[:, 1:4] = flat[:, :3]
-    np.subtract(flat[:, 3:], flat[:, :-3], out=rows[:, 4:])
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    content = isal_zlib.compress(rows.data, 1)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", content) + chunk(b"IEND", b"")
+    return cv2.imencode(".png", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR))[1].tobytes()
 
 
-def cut_image(path: Path, name: str, target: Path, size: int = SIZE) -> list[dict[str, Any]]:
-    """Write the patches of one image to target/NAME_TOP_LEFT.png; returns their manifest lines.
+def each(one: Callable[[str], Line], sources: list[str], jobs: int, what: str, quiet: bool, done: int = 0) -> Iterator[Line]:
+    """{"source": name, ...what `one` says of it}, or {"source", "left_out": reason} where it raises ValueError, in order.
 
-    A line: {"patch": file, "source": name, "box": [left, top, right, bottom], "sha256": of the pixels}.
-    Raises ValueError with the reason if the image is damaged or too small.
+    Threads do: decoding and packing run outside Python's lock. A stop waits for the images in hand alone.
     """
-    rgb = pixels(path)
-    height, width = rgb.shape[:2]
-    if min(height, width) < size:
-        raise ValueError(f"is {width}×{height}, need at least {size}×{size}")
-    lines = []
-    for top, left in boxes(height, width, size):
-        patch = rgb[top : top + size, left : left + size]
-        file = f"{Path(name).stem}_{top:05d}_{left:05d}.png"
-        (target / file).write_bytes(png(patch))
-        box = [left, top, left + size, top + size]
-        lines.append({"patch": file, "source": name, "box": box, "sha256": digest(patch)})
-    return lines
 
-
-def cut(
-    source: Path, target: Path, journal: Path, jobs: int = 1, size: int = SIZE, quiet: bool = False
-) -> list[dict[str, Any]]:
-    """Cut every image of the folder `source` into `target`; images that `journal` lists are done already.
-
-    The journal gets one line an image, {"source", "patches": lines} or {"source", "left_out": reason}, after its patches are
-    written. Returns these lines sorted by source.
-    """
-    target.mkdir(parents=True, exist_ok=True)
-    done = {line["source"]: line for line in read_lines(journal)}
-    names = sorted(path.name for path in source.iterdir())
-    waiting = [name for name in names if name not in done]
-
-    def one(name: str) -> dict[str, Any]:
+    def told(source: str) -> Line:
         try:
-            return {"source": name, "patches": cut_image(source / name, name, target, size)}
+            return {"source": source, **one(source)}
         except ValueError as error:
-            return {"source": name, "left_out": str(error)}
+            return {"source": source, "left_out": str(error)}
 
-    bar = tqdm(total=len(names), initial=len(names) - len(waiting), desc="cut", unit=" images", disable=quiet or None)
-    pool = ThreadPoolExecutor(jobs)  # decoding and packing run outside Python's lock
-    running: set[Future[dict[str, Any]]] = set()
+    pool, total = ThreadPoolExecutor(jobs), done + len(sources)
     try:
-        with journal.open("a") as file, bar:
-            if journal.stat().st_size and not journal.read_bytes().endswith(b"\n"):
-                file.write("\n")  # a line that a stop cut short
-            while waiting or running:
-                while waiting and len(running) < 2 * jobs:  # a stop or a full disk waits for few
-                    running.add(pool.submit(one, waiting.pop(0)))
-                ready, running = wait(running, return_when=FIRST_COMPLETED)
-                for future in ready:
-                    line = future.result()
-                    file.write(json.dumps(line) + "\n")
-                    file.flush()
-                    done[line["source"]] = line
-                    bar.update()
+        yield from tqdm(pool.map(told, sources), what, total, initial=done, unit=" images", disable=quiet or None)
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def cut(source: Path, target: Path, journal: Path, jobs: int = 1, size: int = SIZE, quiet: bool = False) -> list[Line]:
+    """Cut every image of the folder `source` into target/NAME_TOP_LEFT.png; images that `journal` lists are done already.
+
+    The journal gets one line an image, after its patches are written: {"source", "left_out": reason}, or {"source", "patches"}
+    with a manifest line each, {"patch": file, "source", "box": [left, top, right, bottom], "sha256": of the pixels}.
+    Returns the journal's lines sorted by source.
+    """
+
+    def one(name: str) -> Line:
+        rgb, lines = pixels(source / name), []
+        height, width = rgb.shape[:2]
+        if min(height, width) < size:
+            raise ValueError(f"is {width}×{height}, need at least {size}×{size}")
+        for top, left in boxes(height, width, size):
+            patch = rgb[top : top + size, left : left + size]
+            file = f"{Path(name).stem}_{top:05d}_{left:05d}.png"
+            (target / file).write_bytes(png(patch))
+            box = [left, top, left + size, top + size]
+            lines.append({"patch": file, "source": name, "box": box, "sha256": digest(patch)})
+        return {"patches": lines}
+
+    target.mkdir(parents=True, exist_ok=True)
+    names = sorted(path.name for path in source.iterdir())
+    done: dict[str, Line] = {}
+    for text in journal.read_text().splitlines() if journal.exists() else ():
+        with contextlib.suppress(ValueError):  # a line that a stop cut short
+            line = json.loads(text)
+            done[line["source"]] = line
+    with journal.open("a") as file:
+        waiting = [name for name in names if name not in done]
+        for line in each(one, waiting, jobs, "cut", quiet, len(done)):
+            file.write("\n" + json.dumps(line))  # the line break comes first, to end a line that was cut short
+            file.flush()
+            done[line["source"]] = line
     return [done[name] for name in names]
-
-
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The whole lines of a JSON-lines file; one that a stop cut short is left out."""
-    return list(_whole_lines(path)) if path.exists() else []
-
-
-def _whole_lines(path: Path) -> Iterator[dict[str, Any]]:
-    for line in path.read_text().splitlines():
-        try:
-            value = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(value, dict) and "source" in value:
-            yield value

@@ -4,30 +4,24 @@
     ROOT/.work/NAME/            unpacked images, patches so far, a journal of the images done
     ROOT/NAME/                  appears whole, by one rename: images, manifest.jsonl, dataset.json
 
-So a folder ROOT/NAME with a dataset.json is complete, and a stop at any moment costs at most the image in hand.
+So a folder ROOT/NAME with a dataset.json is complete, and a stop at any moment costs at most the images in hand.
 """
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import json
 import os
 import shutil
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from . import PrepError
-from .datasets import Archive, Dataset
-from .download import Unreachable, obtain, write_whole
-from .pairs import make_pairs
-from .patches import SIZE, cut, digest, pixels
+from .datasets import Dataset
+from .download import NO_SPACE, obtain, put, read_json, write_whole
+from .patches import SIZE, Line, cut, digest, each, pixels
 from .unpack import unpack
+
+SEED = 0  # of the synthetic pairs
 
 
 def prepare(
@@ -37,17 +31,20 @@ def prepare(
 
     Raises PrepError with one line that says what to do. What was done until then is kept, and a further call goes on from it.
     """
-    final = root / dataset.name
-    spec = {"kind": dataset.kind, "take": [list(pair) for pair in dataset.take], "size": size}
-    if final.exists():
-        return _check_done(final, json.loads(json.dumps(spec)))
-    work = root / ".work" / dataset.name
+    final, work = root / dataset.name, root / ".work" / dataset.name
+    spec = json.loads(json.dumps({"kind": dataset.kind, "take": dataset.take, "size": size}))
+    if os.path.lexists(final):
+        return _check_done(final, spec)
+    if archive_dir is not None and archive_dir.resolve().is_relative_to(work.resolve()):
+        raise PrepError(f"{archive_dir}: lies in {work}, which is deleted in the end; move it elsewhere")
+    made = work / "made"
+    make = {"patches": _patches, "images": _images, "pairs": _pairs}[dataset.kind]
     try:
         work.mkdir(parents=True, exist_ok=True)
         source = _unpacked(dataset, spec, root, work, archive_dir, quiet)
-        made = work / "made"
-        make = {"patches": _patches, "images": _images, "pairs": _pairs}[dataset.kind]
-        lines, left_out = make(work, made, jobs, size, quiet)
+        done = make(work / "unpacked", made, jobs, size, quiet)
+        lines = [line for line in done if "left_out" not in line]
+        left_out = [line for line in done if "left_out" in line]
         if not lines:
             raise PrepError(f"{dataset.title}: no usable image; the first was left out because: {left_out[0]['left_out']}")
         about: dict[str, Any] = {
@@ -57,9 +54,10 @@ def prepare(
         }  # fmt: skip
         write_whole(made / "manifest.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
         write_whole(made / "dataset.json", json.dumps(about, indent=1, ensure_ascii=False) + "\n")
-        os.replace(made, final)
+        (work / "source.json").unlink()  # a later run must not go on from here: the journal tells of patches that move away now
+        put(made, final)
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in NO_SPACE:
             raise PrepError(f"{root}: no space left for {dataset.name}; make room and run again to go on") from error
         raise PrepError(f"{error.filename or root}: {error.strerror or error}") from error
     shutil.rmtree(work, ignore_errors=True)
@@ -67,12 +65,10 @@ def prepare(
 
 
 def _check_done(final: Path, spec: dict[str, Any]) -> str:
-    try:
-        about = json.loads((final / "dataset.json").read_text())
-        same = about["spec"] == spec
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise PrepError(f"{final}: exists and was not made here; move it away or choose another --root") from error
-    if not same:
+    about = read_json(final / "dataset.json")
+    if "spec" not in about:
+        raise PrepError(f"{final}: exists and was not made here; move it away or choose another --root")
+    if about["spec"] != spec:
         raise PrepError(f"{final}: was made with other settings ({about['spec']}); delete it to make it again")
     return _told(final, about) + " (was there already)"
 
@@ -88,96 +84,61 @@ def _unpacked(
     dataset: Dataset, spec: dict[str, Any], root: Path, work: Path, archive_dir: Path | None, quiet: bool
 ) -> dict[str, Any]:
     """Fill work/unpacked from the first archive that can be had; returns what it was."""
-    note = work / "source.json"
-    if (work / "unpacked").exists() and note.exists():
-        source = json.loads(note.read_text())
-        if source.pop("spec") == json.loads(json.dumps(spec)):
-            return source
+    source = read_json(work / "source.json")
+    if (work / "unpacked").exists() and source.pop("spec", None) == spec:
+        return source
     shutil.rmtree(work)
     work.mkdir()
-    path, archive = _archive(dataset, root, archive_dir, quiet)
+    path, archive = obtain(dataset, root / "archives", archive_dir, quiet)
     unpack(path, archive, dataset, work / "unpacking", quiet)
-    record = json.loads((root / "archives" / "checksums.json").read_text()) if path.is_file() else {}
-    source = {**asdict(archive), **record.get(archive.file, {})}
-    source = {key: source[key] for key in ("file", "addresses", "size", "sha256")}
-    write_whole(note, json.dumps({**source, "spec": spec}))
+    record = read_json(root / "archives" / "checksums.json").get(archive.file, {}) if path.is_file() else {}
+    source = {"file": archive.file, "addresses": archive.addresses, "size": archive.size, "sha256": archive.sha256, **record}
+    write_whole(work / "source.json", json.dumps({**source, "spec": spec}))
     os.replace(work / "unpacking", work / "unpacked")
-    return json.loads(json.dumps(source))
+    return source
 
 
-def _archive(dataset: Dataset, root: Path, archive_dir: Path | None, quiet: bool) -> tuple[Path, Archive]:
-    reasons = []
-    # What is on disk already comes before any download, whichever packing it is.
-    for archive in dataset.archives:
-        with contextlib.suppress(Unreachable):
-            return obtain(replace(archive, addresses=()), root / "archives", archive_dir), archive
-    for archive in dataset.archives:
-        try:
-            return obtain(archive, root / "archives", archive_dir, quiet), archive
-        except Unreachable as error:
-            reasons.append(str(error))
-    files = " or ".join(archive.file for archive in dataset.archives)
-    raise PrepError(
-        f"{dataset.title}: {'; '.join(reasons)}. Get it by hand from {dataset.by_hand}, put it as {files} into a folder, "
-        "and run again with --archive-dir FOLDER"
-    )
+# Each of these makes the folder `made` from the unpacked images; returns the manifest's lines and those of images left out.
 
 
-Made = tuple[list[dict[str, Any]], list[dict[str, Any]]]  # manifest lines, images left out
+def _patches(unpacked: Path, made: Path, jobs: int, size: int, quiet: bool) -> list[Line]:
+    done = cut(unpacked / "hq", made / "patches", made.with_name("journal.jsonl"), jobs, size, quiet)
+    return [line for image in done for line in image.get("patches", [image])]
 
 
-def _patches(work: Path, made: Path, jobs: int, size: int, quiet: bool) -> Made:
-    done = cut(work / "unpacked" / "hq", made / "patches", work / "journal.jsonl", jobs, size, quiet)
-    lines = [line for image in done for line in image.get("patches", ())]
-    wanted = {line["patch"] for line in lines}
-    for path in (made / "patches").iterdir():  # a stop may have left patches of an image that was left out later
-        if path.name not in wanted:
-            path.unlink()
-    return lines, [image for image in done if "left_out" in image]
-
-
-def _images(work: Path, made: Path, jobs: int, size: int, quiet: bool) -> Made:
+def _images(unpacked: Path, made: Path, jobs: int, size: int, quiet: bool) -> list[Line]:
     shutil.rmtree(made, ignore_errors=True)
-    folders = sorted(path for path in (work / "unpacked").iterdir())
-    stems = [{path.stem for path in folder.iterdir()} for folder in folders]
-    for folder in folders:
-        (made / folder.name).mkdir(parents=True)
+    stems = {folder.name: {path.stem for path in folder.iterdir()} for folder in sorted(unpacked.iterdir())}
+    for folder in stems:
+        (made / folder).mkdir(parents=True)
 
-    def one(path: Path) -> dict[str, Any]:
-        source = f"{path.parent.name}/{path.name}"
-        if not all(path.stem in others for others in stems):
-            return {"source": source, "left_out": "has no partner among " + " and ".join(f.name for f in folders)}
-        try:
-            rgb = pixels(path)
-        except ValueError as error:
-            return {"source": source, "left_out": str(error)}
-        shutil.copyfile(path, made / source)
-        return {"image": source, "source": source, "box": [0, 0, rgb.shape[1], rgb.shape[0]], "sha256": digest(rgb)}
+    def one(source: str) -> Line:
+        if not all(Path(source).stem in others for others in stems.values()):
+            raise ValueError("has no partner among " + " and ".join(stems))
+        rgb = pixels(unpacked / source)
+        shutil.copyfile(unpacked / source, made / source)
+        return {"image": source, "box": [0, 0, rgb.shape[1], rgb.shape[0]], "sha256": digest(rgb)}
 
-    lines = _in_parallel(one, [path for folder in folders for path in sorted(folder.iterdir())], jobs, "check", quiet)
-    return [line for line in lines if "image" in line], [line for line in lines if "left_out" in line]
+    sources = sorted(path.relative_to(unpacked).as_posix() for path in unpacked.glob("*/*"))
+    return list(each(one, sources, jobs, "check", quiet))
 
 
-def _in_parallel(
-    one: Callable[[Path], dict[str, Any]], paths: Sequence[Path], jobs: int, what: str, quiet: bool
-) -> list[dict[str, Any]]:
-    pool = ThreadPoolExecutor(jobs)
-    try:
-        return list(tqdm(pool.map(one, paths), total=len(paths), desc=what, unit=" images", disable=quiet or None))
-    finally:
-        pool.shutdown(cancel_futures=True)  # a stop waits for those in hand alone
+def _pairs(unpacked: Path, made: Path, jobs: int, size: int, quiet: bool) -> list[Line]:
+    """made/hq, made/lq and made/draws.jsonl: the same as `itersr degrade IN -o OUT --seed 0`, with the paper's ranges.
 
+    HQ images are cut at the right and lower border to a multiple of 4. An LQ image depends on the seed and its file name alone.
+    """
+    from itersr import batch  # with PyTorch, which the other datasets do not need
 
-def _pairs(work: Path, made: Path, jobs: int, size: int, quiet: bool) -> Made:
     shutil.rmtree(made, ignore_errors=True)
-    left_out = [
-        {"source": file, "left_out": reason} for file, reason in make_pairs(work / "unpacked" / "hq", made, quiet=quiet)
-    ]
+    failures = batch.degrade_files([unpacked / "hq"], made, seed=SEED, scale=4, force=True, progress=not quiet)
+    if broken := [failure for failure in failures if not failure.usage]:  # the machine's fault: a full disk, say
+        raise PrepError(f"{broken[0].message}; mend it and run again")
 
-    def one(path: Path) -> dict[str, Any]:
-        hq, lq = pixels(made / "hq" / path.name), pixels(path)
+    def one(source: str) -> Line:
+        hq, lq = pixels(made / "hq" / source), pixels(made / "lq" / source)
         box = [0, 0, hq.shape[1], hq.shape[0]]
-        return {"image": f"lq/{path.name}", "source": path.name, "box": box, "sha256": digest(lq), "sha256_hq": digest(hq)}
+        return {"image": f"lq/{source}", "box": box, "sha256": digest(lq), "sha256_hq": digest(hq)}
 
-    paths = sorted((made / "lq").iterdir()) if (made / "lq").exists() else []
-    return _in_parallel(one, paths, jobs, "check", quiet), left_out
+    left_out = [{"source": Path(failure.source).name, "left_out": failure.message} for failure in failures]
+    return left_out + list(each(one, sorted(path.name for path in made.glob("lq/*")), jobs, "check", quiet))

@@ -1,151 +1,85 @@
-"""Take the wanted images out of a zip or tar file, whatever else it holds and whoever made it.
+"""Take the wanted images out of a zip file, a tar file or a folder, whatever else it holds and whoever made it.
 
-Every name in the archive is looked at before anything is written: a path that leads outside, a link or a device refuses the
-whole archive. What is written gets a name made here, so that nothing of the archive's own paths reaches the disk.
+What is written gets a name made here, so no path of the archive reaches the disk. `zipfile` and `tarfile` see to the rest: both
+give what a file's header states or say that it is damaged, and tarfile's data filter refuses devices and what leads outside.
 """
 
 from __future__ import annotations
 
+import gzip
 import re
 import shutil
-import stat
 import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import IO
+from typing import Any
 
 from tqdm import tqdm
 
 from . import PrepError
 from .datasets import Archive, Dataset
 
-CHUNK = 2**20
-
-
-@dataclass(frozen=True)
-class Member:
-    """One file in an archive: its path there, its stated size, and how to open it."""
-
-    path: str
-    size: int
-    open: Callable[[], IO[bytes]]
+# A RuntimeError is what zipfile says to a password or a packing that it does not know.
+DAMAGED = (zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, EOFError, zlib.error, RuntimeError)
 
 
 def unpack(source: Path, archive: Archive, dataset: Dataset, target: Path, quiet: bool = False) -> None:
     """Write the images that `dataset.take` names from `source` (an archive or a folder) to target/FOLDER/NAME.ending.
 
-    `target` is made anew. Raises PrepError for a damaged or hostile archive, one that holds more than `archive.limit` bytes,
-    or one without a wanted image; `target` is gone then.
+    `target` is made anew. Raises PrepError for a damaged archive, one that holds more than `archive.limit` bytes of images, two
+    images of one name (whatever their endings), or none; `target` is gone then.
     """
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)
     try:
-        with _opened(source) as members:
-            _write(members, source, archive, dataset, target, quiet)
+        _take(source, archive, dataset, target, quiet)
     except BaseException as error:
-        shutil.rmtree(target, ignore_errors=True)
-        if isinstance(error, (zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error, RuntimeError, NotImplementedError)):
+        shutil.rmtree(target, ignore_errors=True)  # after a full disk the user needs the room
+        if isinstance(error, DAMAGED):
             raise PrepError(f"{source}: is damaged or no archive ({error}); delete it and run again") from error
         raise
 
 
-def _write(
-    members: Iterator[Member], source: Path, archive: Archive, dataset: Dataset, target: Path, quiet: bool
-) -> None:
+def _take(source: Path, archive: Archive, dataset: Dataset, target: Path, quiet: bool) -> None:
     written, taken = 0, set()
-    patterns = [(folder, re.compile(pattern)) for folder, pattern in dataset.take]
-    for member in tqdm(members, desc=f"unpack {source.name}", unit=" files", disable=quiet or None):
-        path = PurePosixPath(member.path)
-        if path.name.startswith(".") or "__MACOSX" in path.parts:
+    for path, size, opened in tqdm(_members(source), desc=f"unpack {source.name}", unit=" files", disable=quiet or None):
+        matches = [(folder, re.fullmatch(pattern, path.removeprefix("./"))) for folder, pattern in dataset.take]
+        folder, match = next(((folder, match) for folder, match in matches if match), ("", None))
+        where = PurePosixPath(path)
+        if match is None or where.name.startswith(".") or "__MACOSX" in where.parts:
             continue
-        for folder, pattern in patterns:
-            match = pattern.fullmatch(member.path.removeprefix("./"))
-            if match is None:
-                continue
-            name = "_".join(group for group in match.groups() if group) + path.suffix.lower()
-            if not re.fullmatch(r"[\w.+() -]+", name) or name.startswith("."):
-                raise PrepError(f"{source}: holds a file with the odd name {member.path!r}")
-            made = target / folder / name
-            if made in taken:
-                raise PrepError(f"{source}: holds {folder}/{name} twice (again as {member.path!r})")
-            taken.add(made)
-            if written + member.size > archive.limit:
-                raise PrepError(f"{source}: holds more than {archive.limit:,} bytes of images; refused")
-            made.parent.mkdir(exist_ok=True)
-            with member.open() as packed, made.open("wb") as file:
-                size = 0
-                while chunk := packed.read(CHUNK):
-                    size += len(chunk)
-                    if size > member.size:
-                        raise PrepError(f"{source}: {member.path!r} has more than the {member.size:,} bytes it states; refused")
-                    file.write(chunk)
-            if size < member.size:
-                raise PrepError(f"{source}: {member.path!r} ends at byte {size:,} of {member.size:,}; delete it and run again")
-            written += size
-            break
+        name = "_".join(group for group in match.groups() if group)
+        if not re.fullmatch(r"[\w+() -][\w.+() -]*", name):
+            raise PrepError(f"{source}: holds a file with the odd name {path!r}")
+        if (folder, name) in taken:  # patches and partners go by the name without its ending
+            raise PrepError(f"{source}: holds {folder}/{name} twice (again as {path!r})")
+        taken.add((folder, name))
+        written += size
+        if written > archive.limit:
+            raise PrepError(f"{source}: holds more than {archive.limit:,} bytes of images; refused")
+        (target / folder).mkdir(exist_ok=True)
+        with opened() as packed, (target / folder / (name + where.suffix.lower())).open("xb") as file:
+            shutil.copyfileobj(packed, file)
     if not taken:
         raise PrepError(f"{source}: holds no image of {dataset.title} (looked for {[p for _, p in dataset.take]})")
 
 
-class _opened:
-    """The files of an archive or folder, each checked for where its path leads."""
-
-    def __init__(self, source: Path) -> None:
-        self.source = source
-        self.archive: zipfile.ZipFile | tarfile.TarFile | None = None
-
-    def __enter__(self) -> Iterator[Member]:
-        if self.source.is_dir():
-            return self._folder()
-        if zipfile.is_zipfile(self.source):
-            self.archive = zipfile.ZipFile(self.source)
-            return self._zip(self.archive)
-        if tarfile.is_tarfile(self.source):
-            self.archive = tarfile.open(self.source)
-            return self._tar(self.archive)
-        raise PrepError(f"{self.source}: is neither a zip nor a tar file; delete it and run again")
-
-    def __exit__(self, *_: object) -> None:
-        if self.archive is not None:
-            self.archive.close()
-
-    def _safe(self, name: str) -> str:
-        path = PurePosixPath(name.replace("\\", "/"))
-        if path.is_absolute() or ".." in path.parts or ":" in (path.parts or ("",))[0] or "\0" in name:
-            raise PrepError(f"{self.source}: holds {name!r}, which leads outside its folder; refused")
-        return path.as_posix()
-
-    def _zip(self, archive: zipfile.ZipFile) -> Iterator[Member]:
-        infos = archive.infolist()
-        for info in infos:  # all of them before the first is written
-            self._safe(info.filename)
-            mode = info.external_attr >> 16
-            if mode and stat.S_IFMT(mode) not in (0, stat.S_IFREG, stat.S_IFDIR):
-                raise PrepError(f"{self.source}: holds {info.filename!r}, a link or device; refused")
-        for info in infos:
-            if not info.is_dir():
-                yield Member(self._safe(info.filename), info.file_size, lambda info=info: archive.open(info))  # type: ignore[misc]
-
-    def _tar(self, archive: tarfile.TarFile) -> Iterator[Member]:
-        # A compressed tar has no table of contents, so each header is checked as it comes; a refusal removes what was written.
-        for info in archive:
-            path = self._safe(info.name)
-            if info.isdir():
-                continue
-            if not info.isreg():
-                raise PrepError(f"{self.source}: holds {info.name!r}, a link or device; refused")
-
-            def opened(info: tarfile.TarInfo = info) -> IO[bytes]:
-                file = archive.extractfile(info)
-                assert file is not None  # a regular file has content
-                return file
-
-            yield Member(path, info.size, opened)
-
-    def _folder(self) -> Iterator[Member]:
-        for path in sorted(self.source.rglob("*")):
+def _members(source: Path) -> Iterator[tuple[str, int, Callable[[], Any]]]:
+    """Path, stated size and opener of each file. A folder's paths begin with its own name, as they do inside the archive."""
+    if source.is_dir():
+        for path in sorted(source.rglob("*")):
             if path.is_file():
-                yield Member(path.relative_to(self.source).as_posix(), path.stat().st_size, lambda p=path: p.open("rb"))  # type: ignore[misc]
+                yield path.relative_to(source.parent).as_posix(), path.stat().st_size, partial(path.open, "rb")
+    elif tarfile.is_tarfile(source):
+        with tarfile.open(source) as tar:
+            for info in tar:
+                if tarfile.data_filter(info, str(source.parent)).isreg():
+                    yield info.name, info.size, partial(tar.extractfile, info)
+    else:
+        with zipfile.ZipFile(source) as archive:
+            for entry in archive.infolist():
+                if not entry.is_dir():
+                    yield entry.filename, entry.file_size, partial(archive.open, entry)
