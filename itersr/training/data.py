@@ -15,8 +15,9 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import Dataset, Sampler
 
-from itersr import images
 from itersr.degradation import MILD, Degradation, degrade
+from itersr.pictures import bundled
+from itersr.upscaling.read import image_files, read
 
 HOLD_OUT_EVERY = 20  # one photo in twenty is never trained on: validation and calibration use those
 
@@ -43,7 +44,7 @@ class Photos:
     @classmethod
     def of(cls, data: str | Path | None) -> Photos:
         """The photos below a folder, or (None) the scikit-image photos set aside for training."""
-        return cls(images.bundled("train") if data is None else images.folder(Path(data)))
+        return cls(bundled("train") if data is None else image_files(Path(data)))
 
     def __len__(self) -> int:
         return len(self.names)
@@ -53,7 +54,7 @@ class Photos:
         if self.names[i] in self.tensors:
             return self.tensors[self.names[i]]
         if i not in self._cache:
-            photo = (images.read(self.paths[i]).tensor * 255).round().to(torch.uint8)
+            photo = (read(self.paths[i]).tensor * 255).round().to(torch.uint8)
             if photo.numel() > self._room:
                 return photo.float() / 255
             self._room -= photo.numel()
@@ -66,7 +67,7 @@ class Photos:
         The three bundled photos are all trained on; what is held out for them is the bundled test split.
         """
         if self.tensors:
-            return self, Photos(images.bundled("test"))
+            return self, Photos(bundled("test"))
         held = sorted(self.paths)[min(HOLD_OUT_EVERY // 2, len(self) - 1) :: HOLD_OUT_EVERY]
         rest = [path for path in self.paths if path not in set(held)]
         return Photos(rest or held), Photos(held)
