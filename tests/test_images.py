@@ -11,6 +11,7 @@ import struct
 import zlib
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -142,7 +143,6 @@ def test_16_bit_round_trip_is_exact_and_others_read_it(tmp_path: Path, channels:
     assert torch.equal((again.tensor * 65535).round(), (photo.tensor * 65535).round())
     if photo.alpha is not None:
         assert again.alpha is not None and torch.equal((again.alpha * 65535).round(), (photo.alpha * 65535).round())
-    cv2 = pytest.importorskip("cv2", reason="OpenCV is not installed")
     if channels != 2:  # OpenCV drops grey's alpha
         other = cv2.imread(str(path), cv2.IMREAD_UNCHANGED).reshape(11, 13, channels)
         order = {1: [0], 3: [2, 1, 0], 4: [2, 1, 0, 3]}[channels]
@@ -150,7 +150,6 @@ def test_16_bit_round_trip_is_exact_and_others_read_it(tmp_path: Path, channels:
 
 
 def test_16_bit_files_of_opencv_are_read_exactly(tmp_path: Path) -> None:
-    cv2 = pytest.importorskip("cv2", reason="OpenCV is not installed")
     pixels = noise(12, 10, 3, dtype=np.uint16)
     for name in ("x.png", "x.tif"):
         cv2.imwrite(str(tmp_path / name), pixels[..., ::-1])  # filtered PNG rows; TIFF with LZW
@@ -218,6 +217,46 @@ def test_16_bit_orientation(tmp_path: Path, orientation: int, suffix: str) -> No
     assert photo.meta.bits == 16, photo.meta.notes
     got = photo.tensor.permute(1, 2, 0).numpy()
     assert got.shape == expected.shape and np.abs(got - expected).max() < 1e-4
+
+
+@pytest.mark.parametrize("compression", [None, "zlib"])
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_16_bit_tiff_with_a_plane_for_each_channel(tmp_path: Path, compression: str | None, orientation: int) -> None:
+    import tifffile
+
+    pixels = smooth(16, 24).astype(np.uint16) * 257
+    tifffile.imwrite(
+        tmp_path / "x.tif", pixels.transpose(2, 0, 1).copy(), photometric="rgb", planarconfig="separate",
+        compression=compression, metadata=None, extratags=[(274, 3, 1, orientation, True)],
+    )  # fmt: skip
+    photo = read.read(tmp_path / "x.tif")
+    assert photo.meta.bits == 16, photo.meta.notes
+    expected = np.rot90(pixels, -1) if orientation == 6 else pixels
+    assert np.array_equal((photo.tensor * 65535).round().permute(1, 2, 0).numpy(), expected)
+
+
+def test_a_tiff_where_0_is_white_is_no_negative(tmp_path: Path) -> None:
+    import tifffile
+
+    pixels = noise(9, 7, dtype=np.uint16)
+    tifffile.imwrite(tmp_path / "x.tif", 65535 - pixels, photometric="miniswhite")
+    for tensor in (read.read(tmp_path / "x.tif").tensor, pictures.to_tensor(Image.open(tmp_path / "x.tif"))[0]):
+        assert np.array_equal((tensor[0] * 65535).round().numpy(), pixels)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_transparent_colour_of_a_16_bit_png_becomes_alpha(tmp_path: Path, channels: int) -> None:
+    pixels = noise(9, 7, channels, dtype=np.uint16)
+    x = torch.from_numpy(pixels.astype(np.float32) / 65535).permute(2, 0, 1).expand(3, -1, -1)
+    write.write(Photo(x, None, Meta(bits=16, grey=channels == 1)), tmp_path / "x.png")
+    data = (tmp_path / "x.png").read_bytes()
+    key = b"tRNS" + pixels[3, 4].astype(">u2").tobytes()
+    chunk = struct.pack(">I", len(key) - 4) + key + struct.pack(">I", zlib.crc32(key))
+    (tmp_path / "x.png").write_bytes(data[:33] + chunk + data[33:])
+    photo = read.read(tmp_path / "x.png")
+    assert photo.meta.bits == 16 and photo.meta.grey is (channels == 1), photo.meta.notes
+    assert np.array_equal((photo.tensor * 65535).round().permute(1, 2, 0).numpy()[..., :channels], pixels)
+    assert photo.alpha is not None and np.array_equal(photo.alpha[0] == 0, (pixels == pixels[3, 4]).all(-1))
 
 
 def test_animated_files_give_the_first_frame_and_say_so(tmp_path: Path) -> None:
@@ -299,6 +338,37 @@ def test_profile_and_exif_survive(tmp_path: Path, suffix: str) -> None:
     again = read.read(tmp_path / f"x.{suffix}")
     assert again.meta.icc == srgb()
     assert again.meta.exif is not None and b"somebody" in again.meta.exif
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+@pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "tif"])
+def test_a_cameras_exif_folders_survive(tmp_path: Path, suffix: str, bits: int) -> None:
+    exif = Image.Exif()
+    exif[315], exif[282], exif[0x8769], exif[0x8825] = "somebody", 72.0, {0x829A: 0.01, 0x9003: "2020:01:01 00:00:00"}, {1: "N"}
+    write.write(photo(bits=bits, exif=exif.tobytes()), tmp_path / f"x.{suffix}")
+    with Image.open(tmp_path / f"x.{suffix}") as image:
+        kept = image.getexif()
+        assert kept[315] == "somebody" and kept[282] == 72 and kept.get_ifd(0x8825) == {1: "N"}
+        assert kept.get_ifd(0x8769) == {0x829A: 0.01, 0x9003: "2020:01:01 00:00:00"}
+    assert b"somebody" in (read.read(tmp_path / f"x.{suffix}").meta.exif or b"")
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+@pytest.mark.parametrize("bits", [8, 16])
+def test_tifffile_and_libtiff_read_our_tiff(tmp_path: Path, channels: int, bits: int) -> None:
+    import tifffile
+
+    height = 600  # several strips
+    x = torch.rand(channels, height, 10, generator=torch.Generator().manual_seed(0))
+    grey = channels < 3
+    rgb = x[:1].repeat(3, 1, 1) if grey else x[:3]
+    write.write(Photo(rgb, x[-1:] if channels in (2, 4) else None, Meta(bits=bits, grey=grey)), tmp_path / "x.tif")
+    found = tifffile.imread(tmp_path / "x.tif")
+    assert found.dtype.itemsize * 8 == bits and found.shape[:2] == (height, 10)
+    again = read.read(tmp_path / "x.tif")
+    top = 2**bits - 1
+    assert np.abs((again.tensor[0] * top).numpy() - found.reshape(height, 10, -1)[..., 0]).max() < 0.01
+    assert (again.tensor - rgb).abs().max() <= 0.51 / top
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg", "tif", "bmp"])
@@ -413,6 +483,18 @@ def test_pil_images_come_back_as_their_mode(mode: str, back: str) -> None:
     if mode == back:
         assert np.abs(np.asarray(same).astype(float) - np.asarray(x).astype(float)).max() <= 1
     assert pictures.like(x, torch.rand(1, 3, 24, 32)).size == (32, 24)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_pil_image_is_turned_as_a_file_is(tmp_path: Path, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(smooth(16, 24)).save(tmp_path / "x.png", exif=exif.tobytes())
+    image = Image.open(tmp_path / "x.png")
+    tensor = pictures.to_tensor(image)
+    assert torch.equal(tensor[0], read.read(tmp_path / "x.png").tensor)
+    back = pictures.like(image, tensor)
+    assert back.size == ImageOps.exif_transpose(image).size and 0x0112 not in back.getexif()
 
 
 @pytest.mark.parametrize(

@@ -124,6 +124,16 @@ def test_16_bit_stays_16_bit_and_metadata_stays(tmp_path: Path, model: Bicubic) 
     assert again.meta.exif is not None and b"somebody" in again.meta.exif
 
 
+@pytest.mark.parametrize(("suffix", "side"), [("webp", 4097), ("jpg", 16_376)])
+def test_a_result_too_large_for_its_format_is_told_before_the_networks_run(
+    tmp_path: Path, model: Bicubic, suffix: str, side: int
+) -> None:
+    path = picture(tmp_path / f"x.{suffix}", size=(side, 2))
+    failures = upscale_files(lambda: model, [path], tmp_path / "out")
+    assert "ends at" in failures[0].message and model.calls == []
+    assert upscale_files(lambda: model, [path], tmp_path / "out", Options(scale=2)) == []
+
+
 @pytest.mark.parametrize(("scale", "size"), [(4, (80, 64)), (2, (40, 32)), (3, (60, 48)), (1.5, (30, 24)), (6, (120, 96))])
 def test_other_scales_are_reached_by_resizing(
     tmp_path: Path, model: Bicubic, scale: float, size: tuple[int, int]
@@ -157,6 +167,24 @@ def test_results_inside_the_input_folder_are_not_upscaled_again(tmp_path: Path, 
     for _ in range(2):
         upscale_files(lambda: model, [tmp_path], tmp_path / "results", Options(force=True))
     assert files(tmp_path) == ["a.png", "results/a_out.png"]
+
+
+@pytest.mark.parametrize("suffix", ["out", ""])
+def test_results_beside_their_inputs_are_not_upscaled_again(tmp_path: Path, model: Bicubic, suffix: str) -> None:
+    picture(tmp_path / "a.png")
+    (tmp_path / f"a{suffix and '_out'}_trace").mkdir()
+    picture(tmp_path / f"a{suffix and '_out'}_trace" / "00_start.png")
+    before = set(files(tmp_path))
+    for _ in range(2):
+        failures = upscale_files(lambda: model, [tmp_path], tmp_path, Options(suffix=suffix, ext="webp"))
+    assert set(files(tmp_path)) - before == {"a_out.webp" if suffix else "a.webp"} and len(model.calls) == 1
+    assert len(failures) == 1 and "exists already" in failures[0].message
+
+
+def test_a_result_may_lie_above_the_input_folder(tmp_path: Path, model: Bicubic) -> None:
+    picture(tmp_path / "in" / "a.png")
+    assert upscale_files(lambda: model, [tmp_path / "in"], tmp_path) == []
+    assert files(tmp_path) == ["a_out.png", "in/a.png"]
 
 
 def test_an_existing_output_is_kept_unless_forced(tmp_path: Path, model: Bicubic) -> None:
@@ -213,6 +241,24 @@ def test_one_bad_file_costs_only_itself(tmp_path: Path, model: Bicubic, caplog: 
     assert all(f.usage and "\n" not in f.message for f in failures)
     assert files(tmp_path / "out") == ["a_out.png", "z_out.png"]
     assert len([r for r in caplog.records if r.levelname == "ERROR"]) == 4
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names of any bytes")
+def test_odd_names_cost_only_themselves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "in" / "folder.png").mkdir(parents=True)
+    (tmp_path / "in" / "nowhere.png").symlink_to("nothing")
+    os.mkfifo(tmp_path / "in" / "pipe.png")
+    for name in ("a.png", "n" * 250 + ".png", "line\nbreak.png", os.fsdecode(b"bytes_\xe9.png"), "z.png"):
+        picture(tmp_path / "in" / name)
+    log = tmp_path / "log.txt"
+    monkeypatch.setattr(cli, "_model", lambda args: Bicubic())
+    with open(log, "w", encoding="utf-8", errors="strict") as out:
+        monkeypatch.setattr(sys, "stdout", out)
+        monkeypatch.setattr(sys, "stderr", out)
+        assert cli.main(["upscale", str(tmp_path / "in"), "-o", str(tmp_path / "out")]) == 1
+    made = ["a_out.png", os.fsdecode(b"bytes_\xe9_out.png"), "line\nbreak_out.png", "z_out.png"]
+    assert files(tmp_path / "out") == made
+    assert sum("too long" in line for line in log.read_text().splitlines()) == 1
 
 
 def test_the_model_is_loaded_once_and_only_for_a_good_picture(tmp_path: Path) -> None:
@@ -381,6 +427,11 @@ def test_every_kind_of_picture_comes_back_from_the_model_as_it_came(smoke: Any) 
         assert type(y) is type(x) or (isinstance(x, Image.Image) and isinstance(y, Image.Image) and y.mode == x.mode)
         values = np.asarray(y.permute(1, 2, 0) if isinstance(y, Tensor) else y).astype(np.float64)[..., :3]
         assert np.abs(values * (255 if values.max() <= 1 else 1) - plain).max() <= 1
+
+
+def test_a_tensor_that_takes_part_in_training_can_be_upscaled(smoke: Any) -> None:
+    x = torch.rand(1, 3, 8, 8, requires_grad=True)
+    assert torch.equal(smoke.upscale(x, steps=1), smoke.upscale(x.detach(), steps=1))
 
 
 @pytest.mark.parametrize(
@@ -701,6 +752,27 @@ def test_degrade_makes_pairs_that_do_not_depend_on_their_company(
     assert torch.allclose(again[0], read(tmp_path / "both/lq" / line["image"]).tensor, atol=1e-6)
     code, _, err = run_cli(capsys, "degrade", tmp_path / "in", "-o", tmp_path / "both")
     assert code == 2 and "exists already" in err
+
+
+def test_degrade_overwrites_no_original(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = picture(tmp_path / "set" / "hq" / "x.png", size=(65, 51))
+    before = path.read_bytes()
+    for more in ([], ["--force"]):
+        code, _, err = run_cli(capsys, "degrade", tmp_path / "set" / "hq", "-o", tmp_path / "set", *more)
+        assert code == 2 and "its own result" in err and path.read_bytes() == before
+    assert files(tmp_path / "set") == ["hq/x.png"]
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "ascii", "utf-8"])
+def test_output_in_any_encoding(tmp_path: Path, encoding: str) -> None:
+    pytest.importorskip("pyiqa", reason="pyiqa is not installed")
+    for name in ("a", "b"):
+        picture(tmp_path / "hq" / f"{name}.png", size=(40, 32))
+    how = {"env": {"PYTHONIOENCODING": encoding}, "errors": "replace"}
+    command = ["evaluate", "--outputs", f"α={tmp_path / 'hq'}", "--reference", tmp_path / "hq", "--metrics", "psnr"]
+    done = itersr(*command, "--json", tmp_path / "x.json", **how)
+    assert done.returncode == 0 and (tmp_path / "x.json").exists(), done.stderr
+    assert itersr("upscale", "--help", **how).returncode == 0
 
 
 def test_plan_finds_missing_files_and_empty_folders(tmp_path: Path) -> None:
