@@ -59,13 +59,12 @@ def whole_file(target: Path) -> Iterator[IO[bytes]]:
 
 @contextlib.contextmanager
 def whole_folder(target: Path) -> Iterator[Path]:
-    """The same for a folder with all that the block puts into it; a folder that was at `target` is replaced."""
+    """The same for a folder with all that the block puts into it. No folder that holds anything is replaced."""
     part = _beside(target)
     with _told(target):
         try:
             part.mkdir(parents=True)
             yield part
-            shutil.rmtree(target, ignore_errors=True)
             os.replace(part, target)
         finally:
             shutil.rmtree(part, ignore_errors=True)

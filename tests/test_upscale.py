@@ -5,10 +5,12 @@ from __future__ import annotations
 import io
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
 import time
+import zlib
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,7 +24,6 @@ from torch.nn import functional as F
 
 from itersr import cli, disk, pictures
 from itersr.pictures import Meta, Photo
-from itersr.upscaling import files as many
 from itersr.upscaling.files import Options, UsageError, upscale_files
 from itersr.upscaling.read import ImageError, read
 from itersr.upscaling.write import write
@@ -516,6 +517,9 @@ def test_the_trace_shows_every_step(tmp_path: Path) -> None:
     failures = upscale_files(lambda: iter_, [path], tmp_path / "out", options)
     assert "exists already" in failures[0].message
     assert upscale_files(lambda: iter_, [path], tmp_path / "out", Options(force=True, save_trace=True)) == []
+    (folder / "trace.json").rename(folder / "mine.json")
+    failures = upscale_files(lambda: iter_, [path], tmp_path / "out", Options(force=True, save_trace=True))
+    assert len(failures) == 1 and (folder / "mine.json").exists(), "no trace of ours: not replaced"
 
 
 # ----------------------------------------------------------------------------------------------------------------- fuzz
@@ -588,7 +592,7 @@ def test_mutated_files_give_a_picture_or_one_line(tmp_path: Path, model: Bicubic
         slowest = max(slowest, (time.perf_counter() - started, path.name, failures[0].message if failures else ""))
         if failures:
             bad += 1
-            assert "\n" not in failures[0].message and str(path) in failures[0].message
+            assert "\n" not in failures[0].message and str(folder) in failures[0].message
             assert failures[0].usage or " ends at " in failures[0].message, failures[0].message
             assert files(folder) == [path.name], failures[0].message
         else:
@@ -608,6 +612,17 @@ def test_damaged_tiff_says_one_line_and_libtiff_stays_silent(tmp_path: Path, cap
     assert cli.main(["upscale", str(path), "-o", str(tmp_path / "out")]) == 2
     err = capfd.readouterr().err
     assert len(err.splitlines()) == 1 and "x.tif" in err, err
+
+
+def test_damaged_png_of_16_bit_says_at_most_one_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Pillow takes pixels whose checksum is wrong, OpenCV does not: its libpng stays silent too, and 8 bits are left."""
+    write(Photo(torch.rand(3, 8, 8), None, Meta(bits=16)), tmp_path / "x.png")
+    data = (tmp_path / "x.png").read_bytes()
+    end = data.index(b"IEND") - 8  # before it: the checksum of the pixels, 4 bytes, and that of the chunk, 4 more
+    body = data[data.index(b"IDAT") : end - 4] + bytes(4)
+    (tmp_path / "x.png").write_bytes(data[: data.index(b"IDAT")] + body + zlib.crc32(body).to_bytes(4, "big") + data[end + 4 :])
+    photo = read(tmp_path / "x.png")
+    assert photo.meta.bits == 8 and "read with 8 bits" in photo.meta.notes[0] and capfd.readouterr().err == ""
 
 
 # ------------------------------------------------------------------------------------------------------------------ CLI
@@ -775,9 +790,17 @@ def test_output_in_any_encoding(tmp_path: Path, encoding: str) -> None:
     assert itersr("upscale", "--help", **how).returncode == 0
 
 
-def test_plan_finds_missing_files_and_empty_folders(tmp_path: Path) -> None:
-    (job,) = many.plan([tmp_path / "none.png"], tmp_path / "out", Options())
-    assert job.error is not None and "does not exist" in str(job.error)
+def test_missing_files_and_empty_folders(tmp_path: Path, model: Bicubic) -> None:
+    (failure,) = upscale_files(lambda: model, [tmp_path / "none.png"], tmp_path / "out")
+    assert "does not exist" in failure.message and failure.usage
     (tmp_path / "empty").mkdir()
     with pytest.raises(ImageError, match="holds no image"):
-        many.plan([tmp_path / "empty"], tmp_path / "out", Options())
+        upscale_files(lambda: model, [tmp_path / "empty"], tmp_path / "out")
+
+
+def test_who_may_read_and_write_files() -> None:
+    """The model and what it is made of know pictures in memory; files are for the command and for what is around the model."""
+    users = {"cli", "evaluation", "experiments", "metrics", "widgets", "data"}
+    for path in (ROOT / "itersr").glob("**/*.py"):
+        if "upscaling" not in path.parts and path.stem not in users:
+            assert not re.search(r"(from|import) itersr\.upscaling|from itersr import .*upscaling", path.read_text()), path

@@ -1,7 +1,7 @@
 """Many files in, as many files out: what `itersr upscale` and `itersr degrade` do around the method.
 
-Everything that can be known before the first pixel is computed is checked first (names, existing outputs, formats); then one
-file after another, so that a bad one costs its own line and nothing else. Results appear whole or not at all.
+Names are settled first. Then one file follows another: what is wrong with it (name, existing output, format, size) is told
+before its first pixel is computed, and a bad one costs its own line and nothing else. Results appear whole or not at all.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ import hashlib
 import json
 import logging
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -53,11 +54,10 @@ class Options:
 
 @dataclass(frozen=True)
 class Job:
-    """One file to read, the place of its result, and the error that planning already found."""
+    """One file to read, and the place of its result."""
 
     source: Path
     target: Path
-    error: FileError | OSError | None = None
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ def plan(inputs: Sequence[str | os.PathLike[str]], output: str | os.PathLike[str
     for (root, source), target in places.items():
         if root is not None and made & {_whole(source), *_whole(source).parents}:
             continue
-        first = jobs.setdefault(_whole(target), _checked(Job(source, target), options)).source
+        first = jobs.setdefault(_whole(target), Job(source, target)).source
         if first != source:
             raise UsageError(f"{first} and {source} would both become {target}; rename one or use another folder")
     return list(jobs.values())
@@ -123,26 +123,13 @@ def _whole(path: Path) -> Path:
     return Path(os.path.abspath(path))
 
 
-def _checked(job: Job, options: Options) -> Job:
-    """The job with the first thing that is wrong with its names."""
-    try:
-        if not job.source.exists():
-            raise ImageError(job.source, "does not exist", "check the name")
-        _refuse(job.source, job.target, options.force)
-        if options.save_trace and trace_folder(job.target).exists() and not options.force:
-            raise ImageError(trace_folder(job.target), "exists already", "use --force to overwrite it")
-    except (FileError, OSError) as error:  # OSError: a name that is too long, a folder that may not be looked into
-        return replace(job, error=error)
-    return job
-
-
 def _refuse(source: Path, target: Path, force: bool) -> None:
     """ImageError where a result may not be put at `target`."""
     if not target.exists():
         return
     if target.is_dir():
         raise ImageError(target, "is a folder", "name a file, or another folder")
-    if target.samefile(source):
+    if source.exists() and target.samefile(source):
         raise ImageError(source, "would be overwritten by its own result", "use a --suffix or another folder")
     if not force:
         raise ImageError(target, "exists already", "use --force to overwrite it, or another folder (-o)")
@@ -167,7 +154,7 @@ def upscale_files(load: Callable[[], Any], inputs: Sequence[str | os.PathLike[st
         raise UsageError(f"precision {options.precision!r}: there are auto, fp32 and bf16")
     model: Any = None
     failures: list[Failure] = []
-    for job, photo in _photos(plan(inputs, output, options), options.max_pixels, failures, progress):
+    for job, photo in _photos(plan(inputs, output, options), options, failures, progress):
         if model is None:  # "auto" is fp32: bfloat16 changes single tokens
             model = load().bfloat16() if options.precision == "bf16" else load()
         with _told(job, failures):
@@ -179,16 +166,17 @@ def upscale_files(load: Callable[[], Any], inputs: Sequence[str | os.PathLike[st
     return failures
 
 
-def _photos(jobs: Sequence[Job], max_pixels: int, failures: list[Failure], progress: bool) -> Iterator[tuple[Job, Photo]]:
+def _photos(jobs: Sequence[Job], options: Options, failures: list[Failure], progress: bool) -> Iterator[tuple[Job, Photo]]:
     """The jobs whose picture can be read and whose result has a place, each with its picture; the others are told."""
     from tqdm import tqdm
 
     with tqdm(jobs, unit="image", desc="itersr", disable=not progress) as bar:
         for job in bar:
             with _told(job, failures):
-                if job.error is not None:
-                    raise job.error
-                photo = read(job.source, max_pixels)
+                _refuse(job.source, job.target, options.force)
+                if options.save_trace and trace_folder(job.target).exists() and not options.force:
+                    raise ImageError(trace_folder(job.target), "exists already", "use --force to overwrite it")
+                photo = read(job.source, options.max_pixels)
                 job.target.parent.mkdir(parents=True, exist_ok=True)
                 check_output(job.target)
                 yield job, photo
@@ -285,6 +273,8 @@ def save_trace(trace: Any, folder: Path, factor: int, settings: Mapping[str, Any
             pixels = pixels.repeat(factor, 0).repeat(factor, 1)[:height, :width]  # the grid is padded beyond the picture
             Image.fromarray(pixels).save(made / f"{i:02d}_mask.png")
         (made / "trace.json").write_text(json.dumps(record, indent=1) + "\n")
+        if (folder / "trace.json").exists():
+            shutil.rmtree(folder)  # an earlier trace: --force was asked for
 
 
 def degrade_files(inputs: Sequence[str | os.PathLike[str]], output: str | os.PathLike[str], seed: int = 0, scale: int = 4,
@@ -307,8 +297,8 @@ def degrade_files(inputs: Sequence[str | os.PathLike[str]], output: str | os.Pat
         raise UsageError(f"{record} exists already: use --force to overwrite, or another folder (-o)")
     failures: list[Failure] = []
     lines: list[str] = []
-    jobs = plan(inputs, out / "lq", Options(suffix="", ext="png", force=force))
-    for job, photo in _photos(jobs, max_pixels, failures, progress):
+    options = Options(suffix="", ext="png", force=force, max_pixels=max_pixels)
+    for job, photo in _photos(plan(inputs, out / "lq", options), options, failures, progress):
         with _told(job, failures):
             name = job.target.relative_to(out / "lq")
             _refuse(job.source, out / "hq" / name, force)

@@ -133,7 +133,7 @@ def _decode(data: bytes, image: Any) -> Photo:
         if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:  # MPO: a phone's JPEG with another picture behind it
             notes.append(f"{image.n_frames} frames or pages: only the first is used")
             image.seek(0)
-    with _silence(image.format == "TIFF"):
+    with _silence():
         image.load()  # a truncated file fails here, whichever decoder makes the pixels
         photo = _deep_photo(data, image, stored_turn, notes) or pictures.from_pil(image, notes)
     return replace(photo, meta=replace(photo.meta, exif=exif, notes=tuple(notes)))
@@ -194,14 +194,15 @@ def _exif(image: Any, notes: list[str]) -> bytes | None:
 
 
 @contextlib.contextmanager
-def _silence(wanted: bool) -> Iterator[None]:
-    """libtiff prints what it finds wrong straight to the process's stderr; the ImageError says it once, with the name."""
-    if not wanted:
-        yield
-        return
+def _silence() -> Iterator[None]:
+    """libtiff and libpng print what they find wrong straight to the process's stderr; the ImageError says it once."""
     if sys.stderr is not None:
         sys.stderr.flush()
-    kept = os.dup(2)
+    try:
+        kept = os.dup(2)
+    except OSError:  # there is no stderr
+        yield
+        return
     try:
         with open(os.devnull, "w") as nowhere:
             os.dup2(nowhere.fileno(), 2)

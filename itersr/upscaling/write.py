@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image
 from PIL import TiffImagePlugin as tiff
 from PIL.PngImagePlugin import putchunk
+from PIL.TiffTags import TAGS_V2_GROUPS
 
 from itersr import pictures
 from itersr.disk import WriteError, whole_file
@@ -93,7 +94,8 @@ def _encode(photo: Photo, file_format: str, handle: IO[bytes], quality: int) -> 
         return _write_tiff(handle, pixels, icc, meta.exif)
     if deep:
         return _write_png16(handle, pixels, icc, meta.exif)
-    options: dict[str, Any] = {"quality": quality, "subsampling": 0, "exact": True}  # the last two: JPEG's 4:4:4; WebP's
+    # Each format takes its own: subsampling 0 is JPEG's 4:4:4, exact keeps WebP's colours where they are transparent.
+    options: dict[str, Any] = {"quality": quality, "subsampling": 0, "exact": True}
     options |= {name: value for name, value in (("icc_profile", icc), ("exif", meta.exif)) if value is not None}
     pictures.to_pil(pixels).save(handle, format=file_format, **options)
 
@@ -103,8 +105,10 @@ def _write_png16(handle: IO[bytes], pixels: np.ndarray, icc: bytes | None, exif:
     height, width, channels = pixels.shape
     rows = pixels.astype(">u2").view(np.uint8).reshape(height, -1)
     # Each row begins with its filter: 2 = "Up", the difference to the row above (bytes, modulo 256), which deflates well.
-    lines: Any = np.pad(np.diff(rows, axis=0, prepend=np.uint8(0)), ((0, 0), (1, 0)), constant_values=2)
-    deflated = zlib.compress(lines, 6)
+    lines = np.full((height, 1 + rows.shape[1]), 2, np.uint8)
+    lines[0, 1:] = rows[0]
+    np.subtract(rows[1:], rows[:-1], out=lines[1:, 1:])
+    deflated = zlib.compress(lines.data, 6)
     handle.write(b"\x89PNG\r\n\x1a\n")
     putchunk(handle, b"IHDR", struct.pack(">IIBBBBB", width, height, 16, {1: 0, 2: 4, 3: 2, 4: 6}[channels], 0, 0, 0))
     if icc is not None:
@@ -130,7 +134,7 @@ def _write_tiff(handle: IO[bytes], pixels: np.ndarray, icc: bytes | None, exif: 
     tags, kept = tiff.ImageFileDirectory_v2(), Image.Exif()
     kept.load(exif or b"")
     for tag in kept:
-        tags[tag] = kept.get_ifd(tag) or kept[tag]
+        tags[tag] = kept.get_ifd(tag) if tag in TAGS_V2_GROUPS else kept[tag]
     tags[tiff.IMAGEWIDTH], tags[tiff.IMAGELENGTH] = width, height
     tags[tiff.BITSPERSAMPLE], tags[tiff.SAMPLESPERPIXEL] = (pixels.itemsize * 8,) * channels, channels
     tags[tiff.PHOTOMETRIC_INTERPRETATION] = 1 if channels < 3 else 2  # 0 is black; RGB
