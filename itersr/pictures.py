@@ -121,8 +121,8 @@ def like(x: Any, tensor: Tensor) -> Any:
     if isinstance(x, np.ndarray):
         pixels = to_pixels(photo, x.dtype)
         return pixels[..., 0] if x.ndim == 2 else pixels
-    deep = np.float32 if x.mode == "F" else np.uint16
-    image = to_pil(to_pixels(photo, deep if photo.meta.bits == 16 else np.uint8))
+    deep = photo.meta.bits == 16 and photo.alpha is None  # PIL holds 16 bits in one channel only
+    image = to_pil(to_pixels(photo, (np.float32 if x.mode == "F" else np.uint16) if deep else np.uint8))
     if photo.meta.icc is not None:
         image.info["icc_profile"] = photo.meta.icc
     return image

@@ -257,6 +257,8 @@ def test_a_transparent_colour_of_a_16_bit_png_becomes_alpha(tmp_path: Path, chan
     assert photo.meta.bits == 16 and photo.meta.grey is (channels == 1), photo.meta.notes
     assert np.array_equal((photo.tensor * 65535).round().permute(1, 2, 0).numpy()[..., :channels], pixels)
     assert photo.alpha is not None and np.array_equal(photo.alpha[0] == 0, (pixels == pixels[3, 4]).all(-1))
+    image = Image.open(tmp_path / "x.png")  # in Pillow's own modes 8 bits are left with alpha
+    assert pictures.like(image, pictures.to_tensor(image)).mode == ("LA" if channels == 1 else "RGBA")
 
 
 def test_animated_files_give_the_first_frame_and_say_so(tmp_path: Path) -> None:
