@@ -128,10 +128,10 @@ def _pairs(unpacked: Path, made: Path, jobs: int, size: int, quiet: bool) -> lis
 
     HQ images are cut at the right and lower border to a multiple of 4. An LQ image depends on the seed and its file name alone.
     """
-    from itersr import batch  # with PyTorch, which the other datasets do not need
+    from itersr.upscaling import files  # with PyTorch, which the other datasets do not need
 
     shutil.rmtree(made, ignore_errors=True)
-    failures = batch.degrade_files([unpacked / "hq"], made, seed=SEED, scale=4, force=True, progress=not quiet)
+    failures = files.degrade_files([unpacked / "hq"], made, seed=SEED, scale=4, force=True, progress=not quiet)
     if broken := [failure for failure in failures if not failure.usage]:  # the machine's fault: a full disk, say
         raise PrepError(f"{broken[0].message}; mend it and run again")
 

@@ -8,6 +8,7 @@ failure.
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import logging
 import sys
@@ -45,6 +46,9 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; gives the exit code. argparse itself exits with 2 (and 0 for --help)."""
+    for stream in (sys.stdout, sys.stderr):  # a terminal may know no arrows, and a file name bytes that are no text
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     args = parser().parse_args(argv)
     handler, level = _Lines(), log.level
     handler.setFormatter(logging.Formatter("itersr: %(message)s"))
@@ -86,13 +90,13 @@ def _one_line(error: BaseException) -> str:
 
 def _is_usage(error: BaseException) -> bool:
     """Whether the call or its input is at fault, rather than the machine: exit code 2."""
-    from itersr.images import ImageError, WriteError
+    from itersr.disk import FileError, WriteError
     from itersr.weights import WeightsError
 
     if isinstance(error, WriteError):
         return False
     found = (FileExistsError, FileNotFoundError, NotADirectoryError, IsADirectoryError)
-    return isinstance(error, (ImageError, WeightsError, ValueError, *found))
+    return isinstance(error, (FileError, WeightsError, ValueError, *found))
 
 
 # ------------------------------------------------------------------------------------------------------------ upscale
@@ -130,8 +134,9 @@ def _add_upscale(commands: Any, common: argparse.ArgumentParser) -> None:
 
 
 def _upscale(args: argparse.Namespace) -> int:
-    from itersr import batch, images
     from itersr.sampling import Sampler
+    from itersr.upscaling import files
+    from itersr.upscaling.read import MAX_PIXELS
 
     wanted = ("steps", "alpha", "policy", "schedule", "temperature", "preset")
     settings = {name: getattr(args, name) for name in wanted if getattr(args, name) is not None}
@@ -142,7 +147,7 @@ def _upscale(args: argparse.Namespace) -> int:
         raise ValueError(f"--tile {args.tile}: must be a number of input pixels, or 0 for one piece")
     if not 1 <= args.quality <= 100:
         raise ValueError(f"--quality {args.quality}: must be from 1 to 100")
-    options = batch.Options(
+    options = files.Options(
         suffix=args.suffix,
         ext=args.ext,
         force=args.force,
@@ -152,12 +157,12 @@ def _upscale(args: argparse.Namespace) -> int:
         precision=args.precision,
         color_fix=args.color_fix,
         save_trace=args.save_trace,
-        max_pixels=args.max_pixels or images.MAX_PIXELS,
+        max_pixels=args.max_pixels or MAX_PIXELS,
         quality=args.quality,
         settings=settings,
     )
     show = len(args.inputs) > 1 or Path(args.inputs[0]).is_dir()
-    failures = batch.upscale_files(
+    failures = files.upscale_files(
         lambda: _model(args), args.inputs, args.output, options, progress=show and sys.stderr.isatty()
     )
     return _code(failures)
@@ -270,7 +275,7 @@ def _evaluate(args: argparse.Namespace) -> int:
     for name in names:
         print(f"{name}: {metrics.describe(name)}")
     if args.json:
-        from itersr.images import whole_file
+        from itersr.disk import whole_file
 
         record = {
             "conventions": {name: metrics.describe(name) for name in names},
@@ -296,12 +301,12 @@ def _add_degrade(commands: Any, common: argparse.ArgumentParser) -> None:
 
 
 def _degrade(args: argparse.Namespace) -> int:
-    from itersr import batch
+    from itersr.upscaling import files
 
     if args.scale < 1:
         raise ValueError(f"--scale {args.scale}: must be 1 or more")
     progress = sys.stderr.isatty()
-    return _code(batch.degrade_files(args.inputs, args.output, args.seed, args.scale, args.force, progress=progress))
+    return _code(files.degrade_files(args.inputs, args.output, args.seed, args.scale, args.force, progress=progress))
 
 
 def _add_convert(commands: Any, common: argparse.ArgumentParser) -> None:

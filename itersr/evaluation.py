@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
-from itersr import images, metrics
-from itersr.images import ImageError
+from itersr import metrics
+from itersr.upscaling.read import ImageError, image_files, read
 
 log = logging.getLogger(__name__)
 
@@ -48,12 +48,12 @@ def measure(
     """
     from tqdm import tqdm
 
-    outputs = images.folder(folder)
-    pairs = pair(outputs, images.folder(reference)) if reference is not None else {}
+    outputs = image_files(folder)
+    pairs = pair(outputs, image_files(reference)) if reference is not None else {}
     rows: list[dict[str, Any]] = []
     for path in tqdm(outputs, unit="image", desc=str(folder), disable=not progress):
-        image = images.read(path)
-        other = images.read(pairs[path]) if path in pairs else None
+        image = read(path)
+        other = read(pairs[path]) if path in pairs else None
         if other is not None and other.size != image.size:
             (h, w), (rh, rw) = image.size, other.size
             raise ImageError(path, f"is {w}×{h}, its reference {pairs[path]} is {rw}×{rh}", "compare pictures of one size")

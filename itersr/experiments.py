@@ -25,12 +25,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from itersr import images, metrics
+from itersr import metrics
 from itersr.config import Tier
 from itersr.degradation import MILD, PUBLISHED, degrade
 from itersr.model import ITER
+from itersr.pictures import bundled
 from itersr.reproduce import ROOT
 from itersr.sampling import EvaluatorFn, RefinerFn, Restored, Sampler, categorical, proposer
+from itersr.upscaling.read import image_files, read
 from itersr.weights import sha256
 
 if TYPE_CHECKING:
@@ -82,9 +84,9 @@ def bench_folder() -> Path | None:
 
 def unseen_photos(limit: int | None = None, bench: Path | None = None) -> dict[str, Tensor]:
     """The photos that no tier trains on: scikit-image's test split, then Kodak24 where `bench`/test/kodak24 is there."""
-    photos = images.bundled("test")
+    photos = bundled("test")
     if bench is not None and (bench / "test" / "kodak24").is_dir():
-        photos |= {f"kodak{path.stem}": images.read(path).tensor for path in images.folder(bench / "test" / "kodak24")}
+        photos |= {f"kodak{path.stem}": read(path).tensor for path in image_files(bench / "test" / "kodak24")}
     return dict(list(photos.items())[:limit])
 
 
@@ -194,7 +196,7 @@ def calibrated(model: ITER, shift: float | None) -> Iterator[None]:
 def held_out(data: Path | None) -> dict[str, Tensor]:
     """Photos to calibrate on, never those of a test: a training folder's held-out ones, else scikit-image's training split."""
     if data is None:
-        return images.bundled("train")
+        return bundled("train")
     from itersr.training.data import Photos
 
     _, rest = Photos.of(data).split()
@@ -542,21 +544,21 @@ def real_set(model: ITER, bench: Path, sampler: Sampler, *, shift: float | None 
 
     from itersr.evaluation import pair
 
-    paths = images.folder(bench / "test" / "realsrset")
+    paths = image_files(bench / "test" / "realsrset")
     names = [name for name in metrics.TABLE_1 if metrics.available(name)]
     common = {"metrics": [metrics.describe(name) for name in names]}
     weights = {"code": code_hash(), "weights": fingerprint(model), "shift": model.calibration if shift is None else shift,
                "settings": dataclasses.asdict(sampler)}
     jobs: list[tuple[str, Path, Path, dict[str, Any]]] = [("bicubic", path, path, {}) for path in paths]
     for folder in sorted((bench / "published").glob("*/")):
-        jobs += [(folder.name, source, output, {}) for output, source in pair(images.folder(folder), paths).items()]
-    jobs += [("ITER", path, path, weights) for path in paths if max(images.read(path).size) <= (largest or math.inf)]
+        jobs += [(folder.name, source, output, {}) for output, source in pair(image_files(folder), paths).items()]
+    jobs += [("ITER", path, path, weights) for path in paths if max(read(path).size) <= (largest or math.inf)]
 
     finished, rows = Store(store), []
     for name, source, file, settings in tqdm(jobs, unit="photo"):
         key = key_of(**common, **settings, method=name, file=sha256(file))
         if key not in finished.rows:
-            image = images.read(file).tensor[None]
+            image = read(file).tensor[None]
             if name == "bicubic":
                 image = bicubic(image, model.tier.scale)
             elif name == "ITER":

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from itersr.images import to_tensor
+from itersr.pictures import to_tensor
 
 
 class MetricUnavailable(RuntimeError):
@@ -131,7 +131,7 @@ def score(name: str, image: Any, reference: Any = None, device: str | torch.devi
 
     Args:
         name: "psnr", "ssim", "gmsd", "lpips", "niqe" or another of `names()`; `describe(name)` tells its convention.
-        image: (B, 3, H, W) in [0, 1], or anything else that `images.to_tensor` takes.
+        image: (B, 3, H, W) in [0, 1], or anything else that `pictures.to_tensor` takes.
         reference: the same size, for metrics that compare; the others ignore it.
         device: where to compute. Metric objects are kept for each device.
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from itersr import published, tiling, weights
+from itersr import pictures, published, tiling, weights
 from itersr.config import Tier
 from itersr.lq_encoder import LQEncoder, Stem
 from itersr.sampling import (
@@ -322,17 +322,15 @@ class ITER(nn.Module):
     def upscale(self, image: Any, *, seed: int = 0, color_fix: str = "wavelet", **settings: Any) -> Any:
         """A picture, `tier.scale` times as large, by Alg. 2: PIL image, H×W×C array or tensor in, the same kind out.
 
-        color_fix: "wavelet" and "adain" hold the colours to the input's (see `itersr.color`), "none" is Alg. 2 alone.
+        color_fix: "wavelet" and "adain" hold the colours to the input's (see `pictures.match_colors`), "none" is Alg. 2 alone.
         settings: those of `restore` (`tile` among them) and fields of `Sampler`.
-        Raises TypeError and ValueError for what is no picture (`images.to_tensor` tells) and for wrong settings.
+        Raises TypeError and ValueError for what is no picture (`pictures.to_tensor` tells) and for wrong settings.
         """
-        from itersr import color, images
-
-        lq = images.to_tensor(image)
-        if color_fix not in color.KINDS:
-            raise ValueError(f"color_fix {color_fix!r}: there are {', '.join(color.KINDS)}")
+        lq = pictures.to_tensor(image).detach()
+        if color_fix not in pictures.COLOR_FIXES:
+            raise ValueError(f"color_fix {color_fix!r}: there are {', '.join(pictures.COLOR_FIXES)}")
         result = self.restore(lq, seed=seed, keep_steps=False, **settings).image.cpu()
-        return images.like(image, color.match(result, lq.cpu(), color_fix))
+        return pictures.like(image, pictures.match_colors(result, lq.cpu(), color_fix))
 
 
 def _merge(results: list[Restored]) -> Restored:

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from itersr import images, metrics
+from itersr import metrics
 from itersr.masking import POLICIES
+from itersr.pictures import bundled, resize, to_tensor
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -58,7 +59,7 @@ def before_after_view(before: Any, after: Any, position: float) -> Image:
     """Two pictures of one scene in one frame: `before` left of the line at `position`, `after` right of it.
 
     Args:
-        before, after: a picture each, as anything that `images.to_tensor` takes; a smaller `before` is enlarged
+        before, after: a picture each, as anything that `pictures.to_tensor` takes; a smaller `before` is enlarged
         bicubically to the size of `after`.
         position: of the dividing line, from 0 (only `after`) to 1 (only `before`).
 
@@ -73,7 +74,7 @@ def before_after_view(before: Any, after: Any, position: float) -> Image:
     width = right.shape[-1]
     line = round(position * width)
     if left.shape != right.shape:
-        left = images.resize(left, right.shape[-2:])
+        left = resize(left, right.shape[-2:])
     wiped = torch.cat([left[:, :, :line], right[:, :, line:]], 2)
     if 0 < line < width:  # a white line with a dark edge is seen on every photo
         wiped[:, :, line] = 1
@@ -92,7 +93,7 @@ def before_after_slider(before: Any, after: Any) -> Any:
 
 def _one(picture: Any, name: str) -> Tensor:
     """One picture as (3, H, W) in [0, 1], on the CPU."""
-    tensor = images.to_tensor(picture).detach().float().cpu().clamp(0, 1)
+    tensor = to_tensor(picture).detach().float().cpu().clamp(0, 1)
     if len(tensor) != 1:
         raise ValueError(f"{name} holds {len(tensor)} pictures, needed one")
     return tensor[0]
@@ -118,7 +119,7 @@ def restoration_view(model: ITER, photo: Tensor, alpha: float, steps: int, polic
     """
     if step < 0:
         raise ValueError(f"step = {step}: needed 0 (S_l) or more")
-    lq = images.to_tensor(photo)
+    lq = to_tensor(photo)
     trace = model.restore(lq, steps=steps, alpha=alpha, policy=policy, seed=seed)
     return draw(trace, lq, step, reference)
 
@@ -132,7 +133,7 @@ def draw(trace: Trace, lq: Tensor, step: int, reference: Tensor | None = None) -
     step = min(step, len(taken))
     size = trace.image.shape[-2:]
     mask, score = mask_states(trace, step), taken[step - 1].score if step else None
-    target = None if reference is None else images.to_tensor(reference)
+    target = None if reference is None else to_tensor(reference)
 
     figure = Figure(figsize=(8, 4.6), layout="constrained")
     grid = figure.subplots(2, 4)
@@ -140,7 +141,7 @@ def draw(trace: Trace, lq: Tensor, step: int, reference: Tensor | None = None) -
     settings = f"α = {sampler.alpha:.2f}   T = {sampler.steps}   T_s = {start}   {sampler.policy}"
     figure.suptitle(f"{settings}   step {step} of {len(taken)}", fontsize=10)
     now = trace.at(step)
-    pictures = [("LQ, bicubic", images.resize(lq[0].cpu(), size)[None]), ("S_l decoded", trace.at(0)),
+    pictures = [("LQ, bicubic", resize(lq[0].cpu(), size)[None]), ("S_l decoded", trace.at(0)),
                 (f"after step {step}", now), ("result", trace.image)]
     for axis, (title, picture) in zip(grid[0], pictures, strict=True):
         axis.imshow(_one(picture, title).permute(1, 2, 0).numpy())
@@ -199,7 +200,7 @@ def example_pairs(model: ITER, side: int = 192, seed: int = 0) -> dict[str, Pair
 
     ranges = MILD if model.tier.degradation == "mild" else Degradation()
     pairs: dict[str, Pair] = {}
-    for name, photo in images.bundled("test").items():
+    for name, photo in bundled("test").items():
         top, left = ((n - side) // 2 for n in photo.shape[-2:])
         hq = photo[:, top : top + side, left : left + side]
         lq = degrade(hq[None], generator=torch.Generator().manual_seed(seed), scale=model.tier.scale, ranges=ranges)
@@ -283,7 +284,7 @@ def degradation_panel(photos: Mapping[str, Tensor] | None = None) -> Any:
 
     chosen = dict(photos or {})
     if not chosen:
-        for name, photo in images.bundled("test").items():
+        for name, photo in bundled("test").items():
             top, left = ((n - 192) // 2 for n in photo.shape[-2:])
             chosen[name] = photo[:, top : top + 192, left : left + 192].contiguous()
 

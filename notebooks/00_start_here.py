@@ -59,7 +59,10 @@ from matplotlib.colors import ListedColormap
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 from PIL import Image
 
-from itersr import ITER, color, config, images, metrics, weights, widgets
+from itersr import ITER, config, metrics, weights, widgets
+from itersr.pictures import bundled, match_colors, resize, to_tensor
+from itersr.upscaling.read import read
+from itersr.upscaling.write import write
 
 # %% [markdown]
 # ## 1 · Is everything here?
@@ -69,7 +72,7 @@ needed = ["torch", "torchvision", "skimage", "safetensors", "matplotlib", "ipywi
 missing = [name for name in needed if importlib.util.find_spec(name) is None]
 print("Python 3.11 or newer:", sys.version_info >= (3, 11))
 print("packages:", "all found" if not missing else f"missing {', '.join(missing)} (make setup installs them)")
-print("photos that need no download:", *images.bundled("test"))
+print("photos that need no download:", *bundled("test"))
 assert not missing
 
 # %% [markdown]
@@ -128,7 +131,7 @@ display(Markdown(words))
 # %%
 lq, hq = widgets.example_pairs(model, side=192, seed=run.seed)["chelsea"]
 result = model.upscale(lq, steps=8, alpha=0.5, seed=run.seed)  # a tensor in, a tensor out; PIL images and arrays too
-bicubic = images.resize(lq, hq.shape[-2:])  # what an ordinary program does: smooth interpolation
+bicubic = resize(lq, hq.shape[-2:])  # what an ordinary program does: smooth interpolation
 
 fig, axes = plt.subplots(1, 3, figsize=(8, 3.0), layout="constrained")
 for axis, (title, picture) in zip(axes, {"LQ, enlarged": bicubic, "ITER": result, "HQ (the truth)": hq}.items()):
@@ -173,7 +176,7 @@ widgets.before_after_slider(bicubic, result)
 
 # %%
 trace = model.restore(lq[None], steps=8, alpha=0.5, seed=run.seed)
-assert torch.equal(color.match(trace.image.cpu().clone(), lq[None].cpu(), "wavelet")[0], result)
+assert torch.equal(match_colors(trace.image.cpu().clone(), lq[None].cpu(), "wavelet")[0], result)
 count = len(trace.restored.steps)
 middle = max(1, count // 2) if count else 0
 
@@ -269,22 +272,22 @@ path = run.save_figure(fig, "map")
 #
 # ## 7 · Your own photo
 #
-# Put a path in place of `None` and run this cell; the result is shown, and `images.write` would save it. A large photo takes a while on a CPU: begin with a small one.
+# Put a path in place of `None` and run this cell; the result is shown, and `write` would save it. A large photo takes a while on a CPU: begin with a small one.
 
 # %%
 my_photo = None  # for example "holiday.jpg"
 
 if my_photo is None:
-    mine = images.bundled("test")["coffee"][:, 150:230, 200:320]  # a small one to show the way
+    mine = bundled("test")["coffee"][:, 150:230, 200:320]  # a small one to show the way
 else:
-    mine = images.read(my_photo)
+    mine = read(my_photo)
 large = model.upscale(mine, steps=8, alpha=0.5, seed=run.seed)
-pixels = images.to_tensor(large)[0]
+pixels = to_tensor(large)[0]
 fig, axis = plt.subplots(figsize=(5, 3.4), layout="constrained")
 axis.imshow(pixels.permute(1, 2, 0))
 axis.axis("off")
 path = run.save_figure(fig, "own_photo")
-# images.write(large, "holiday_x4.png")  # for a photo that images.read gave: keeps its transparency, colour profile and EXIF
+# write(large, "holiday_x4.png")  # for a photo that read gave: keeps its transparency, colour profile and EXIF
 
 # %% [markdown]
 # `upscale` gives back the kind that it gets. From the command line, for one photo or many:
@@ -375,7 +378,7 @@ def wipe(before: torch.Tensor, after: torch.Tensor, position: float) -> torch.Te
 for position in (0.0, 0.25, 1.0):
     wiped = wipe(bicubic, result, position)
     assert wiped.shape == result.shape
-    view = images.to_tensor(widgets.before_after_view(bicubic, result, position))[0]
+    view = to_tensor(widgets.before_after_view(bicubic, result, position))[0]
     line = round(position * result.shape[-1])
     apart = ((wiped - view).abs().amax(0) > 1 / 255).any(0).nonzero().flatten().tolist()
     assert set(apart) <= {line - 1, line}, "only the drawn line may differ from widgets.before_after_view"

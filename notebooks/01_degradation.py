@@ -57,8 +57,9 @@ from IPython.display import Markdown, display
 from PIL import Image
 
 from itersr import degradation as deg
-from itersr import images
 from itersr.degradation import MILD, Degradation, apply, degrade, draw
+from itersr.pictures import bundled
+from itersr.upscaling.read import image_files, read
 
 # %% [markdown]
 # ## The photo
@@ -66,7 +67,7 @@ from itersr.degradation import MILD, Degradation, apply, degrade, draw
 # A piece of scikit-image's coffee cup. Images are float RGB tensors in [0, 1] of shape (B, 3, H, W), everywhere in this course.
 
 # %% tags=["nbval-check-output"]
-photos = {**images.bundled("train"), **images.bundled("test")}
+photos = {**bundled("train"), **bundled("test")}
 hq = photos["coffee"][None, :, 60:252, 230:422].contiguous()
 print("HQ", tuple(hq.shape))
 
@@ -402,7 +403,7 @@ from itersr.reproduce import ROOT
 
 kodak = ROOT.parent / "shared" / "data" / "test" / "kodak24"  # nothing of it is shown
 folder = run.data or (kodak if kodak.is_dir() else None)
-sources = list(photos.values()) if folder is None else [images.read(path).tensor for path in images.folder(folder)[:24]]
+sources = list(photos.values()) if folder is None else [read(path).tensor for path in image_files(folder)[:24]]
 crops = torch.stack([p[:, (p.shape[1] - 192) // 2 :, (p.shape[2] - 192) // 2 :][:, :192, :192] for p in sources])
 bicubic = F.interpolate(crops, scale_factor=1 / 4, mode="bicubic", antialias=True).clamp(0, 1)
 where = "scikit-image" if folder is None else folder.name

@@ -53,7 +53,7 @@ from IPython.display import Markdown, display
 from torch.nn import functional as F
 
 from itersr import config
-from itersr.images import bundled
+from itersr.pictures import bundled
 from itersr.training import stage1
 from itersr.training.data import Photos
 from itersr.training.losses import hinge_discriminator, hinge_generator

@@ -52,7 +52,7 @@ from IPython.display import Markdown, display
 from torch.nn import functional as F
 
 from itersr import config
-from itersr.images import bundled
+from itersr.pictures import bundled
 from itersr.lq_encoder import LQEncoder
 from itersr.sampling import categorical
 from itersr.swin import SwinBlock, WindowAttention, attend, relative_index, shift_mask, unwindows, windows

@@ -50,7 +50,7 @@ from IPython.display import Markdown, display
 from torch.nn import functional as F
 from torch.utils.data import default_collate
 
-from itersr.images import bundled
+from itersr.pictures import bundled
 from itersr.masking import random_mask
 from itersr.model import ITER
 from itersr.schedule import gamma, tokens_to_keep, tokens_to_mask

@@ -23,7 +23,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from itersr import images
+from itersr import pictures
 from itersr.cli import main
 from itersr.config import TIERS
 from itersr.degradation import PUBLISHED, apply, degrade, draw
@@ -67,7 +67,7 @@ def smoke() -> ITER:
 
 def photo(name: str, h: int, w: int) -> Tensor:
     """A part of a test photo at half its size, (1, 3, h, w)."""
-    return F.avg_pool2d(images.bundled("test")[name][None], 2)[..., :h, :w]
+    return F.avg_pool2d(pictures.bundled("test")[name][None], 2)[..., :h, :w]
 
 
 # ---------------------------------------------------------------------------------------------------- the same numbers
@@ -127,7 +127,7 @@ def test_a_batch_is_its_singles_to_the_bit(tiny: ITER) -> None:
 def test_tiles_give_the_tokens_of_one_piece(smoke: ITER, settings: dict[str, Any]) -> None:
     same = []
     for name in PHOTOS:
-        lq = images.bundled("test")[name][None, :, 60:111, 100:190]
+        lq = pictures.bundled("test")[name][None, :, 60:111, 100:190]
         whole = smoke.restore(lq, tile=0, seed=3, **settings)
         for tile in (24, 64):
             cut = smoke.restore(lq, tile=tile, seed=3, **settings)
@@ -162,7 +162,7 @@ def test_degradation_on_the_device_is_that_of_the_cpu() -> None:
     """16 crops, in 1/255. A value that rounding moves across a byte's border is coded anew by JPEG, and Poisson noise that
     meets one pixel more or less bright may take other random numbers from there on: single pictures may differ, most not.
     """
-    photos = [*images.bundled("test").values(), *images.bundled("train").values()]
+    photos = [*pictures.bundled("test").values(), *pictures.bundled("train").values()]
     corners = [(40 + 7 * i, 60 + 11 * i) for i in range(16)]
     hq = torch.stack([photos[i % len(photos)][:, y : y + 128, x : x + 128] for i, (y, x) in enumerate(corners)])
     draws = draw(16, generator=torch.Generator().manual_seed(0), ranges=PUBLISHED)

@@ -787,12 +787,13 @@ def test_a_download_larger_than_the_disk_is_not_begun(site: Site, tmp_path: Path
 
 
 def test_no_space_for_pairs_is_no_left_out_image(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from itersr import images
+    from itersr.disk import WriteError
+    from itersr.upscaling import files
 
     def full(photo: Any, path: Path) -> None:
-        raise images.WriteError(path, "cannot be written (No space left on device)", "free space")
+        raise WriteError(path, "cannot be written (No space left on device)", "free space")
 
-    monkeypatch.setattr(images, "write", full)
+    monkeypatch.setattr(files, "write", full)
     with pytest.raises(PrepError, match="No space left"):
         run(toy(site, kind="pairs"), tmp_path)
     assert not (tmp_path / "toy").exists()

@@ -16,12 +16,14 @@ import torch
 from scipy import sparse
 from scipy.spatial.distance import cdist
 
-from itersr import ITER, experiments, images, ledger
+from itersr import ITER, experiments, ledger
 from itersr.config import tier
 from itersr.experiments import Method, joins, moran, nearness
+from itersr.pictures import Photo
 from itersr.reproduce import ROOT
 from itersr.sampling import Sampler
 from itersr.schedule import tokens_to_keep
+from itersr.upscaling.write import write
 
 
 def mask(*rows: str) -> torch.Tensor:
@@ -242,7 +244,7 @@ def test_table_1_scores_every_method_alike(model: ITER, tmp_path: Path, monkeypa
         (tmp_path / folder).mkdir(parents=True)
         for i, name in enumerate(names):
             image = torch.rand(3, side + 8 * i, side + 8 * i, generator=generator)
-            images.write(images.Photo(image), tmp_path / folder / name)
+            write(Photo(image), tmp_path / folder / name)
     scored: list[tuple[int, ...]] = []
     monkeypatch.setattr(experiments.metrics, "available", lambda name: name == "niqe")
     monkeypatch.setattr(experiments.metrics, "score", lambda name, x: (scored.append(tuple(x.shape[-2:])), x.mean())[1])

@@ -11,13 +11,17 @@ import struct
 import zlib
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageCms, ImageOps
 
-from itersr import images
-from itersr.images import ImageError, Meta, Photo, WriteError
+from itersr import pictures
+from itersr.disk import WriteError
+from itersr.pictures import Meta, Photo
+from itersr.upscaling import read, write
+from itersr.upscaling.read import ImageError
 
 
 def noise(*shape: int, dtype: type = np.uint8, seed: int = 0) -> np.ndarray:
@@ -45,7 +49,7 @@ def test_bundled_split_is_fixed_disjoint_and_needs_no_network(monkeypatch: pytes
     import socket
 
     monkeypatch.setattr(socket.socket, "connect", lambda *a: pytest.fail("bundled photos reached for the network"))
-    train, test = images.bundled("train"), images.bundled("test")
+    train, test = pictures.bundled("train"), pictures.bundled("test")
     assert set(train) == {"astronaut", "motorcycle_left", "motorcycle_right"}
     assert set(test) == {"chelsea", "coffee", "rocket"}
     for photo in [*train.values(), *test.values()]:
@@ -53,21 +57,21 @@ def test_bundled_split_is_fixed_disjoint_and_needs_no_network(monkeypatch: pytes
         assert 0 <= photo.min() < 0.2 and 0.8 < photo.max() <= 1
         assert (photo[0] != photo[2]).any(), "a colour photo"
     with pytest.raises(ValueError, match="'valid'.*needed"):
-        images.bundled("valid")
+        pictures.bundled("valid")
 
 
 def test_folder_lists_images_of_all_levels_in_order(tmp_path: Path) -> None:
     for name in ("b.png", "a/z.JPG", "a/y.webp", ".hidden/x.png", ".y.png", "notes.txt"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"x")
-    assert [p.relative_to(tmp_path).as_posix() for p in images.folder(tmp_path)] == ["a/y.webp", "a/z.JPG", "b.png"]
+    assert [p.relative_to(tmp_path).as_posix() for p in read.image_files(tmp_path)] == ["a/y.webp", "a/z.JPG", "b.png"]
     with pytest.raises(ImageError, match="does not exist"):
-        images.folder(tmp_path / "none")
+        read.image_files(tmp_path / "none")
     with pytest.raises(ImageError, match="is not a folder"):
-        images.folder(tmp_path / "b.png")
+        read.image_files(tmp_path / "b.png")
     with pytest.raises(ImageError, match="holds no image"):
         (tmp_path / "empty").mkdir()
-        images.folder(tmp_path / "empty")
+        read.image_files(tmp_path / "empty")
 
 
 # ---------------------------------------------------------------------------------------------------------------- read
@@ -77,7 +81,7 @@ def test_folder_lists_images_of_all_levels_in_order(tmp_path: Path) -> None:
 def test_colour_files_read_as_their_pixels(tmp_path: Path, suffix: str) -> None:
     pixels, path = smooth(20, 30), tmp_path / f"x.{suffix}"
     Image.fromarray(pixels).save(path, **BEST.get(suffix, {}))
-    photo = images.read(path)
+    photo = read.read(path)
     assert photo.tensor.shape == (3, 20, 30) and photo.alpha is None and not photo.meta.grey and photo.meta.bits == 8
     tolerance = 8 / 255 if suffix == "jpg" else 1e-6
     assert np.abs(photo.tensor.permute(1, 2, 0).numpy() - pixels / 255).max() <= tolerance
@@ -91,7 +95,7 @@ def test_modes_of_png(tmp_path: Path, mode: str, grey: bool, alpha: bool) -> Non
     source = Image.fromarray(noise(9, 7, 4))
     image = (source.convert("RGB") if mode == "P" else source).convert(mode)
     image.save(tmp_path / "x.png")
-    photo = images.read(tmp_path / "x.png")
+    photo = read.read(tmp_path / "x.png")
     assert photo.meta.grey is grey and (photo.alpha is not None) is alpha
     expected = np.asarray(image.convert("RGBA"), dtype=np.float32) / 255
     assert np.allclose(photo.tensor.permute(1, 2, 0), expected[..., :3], atol=1e-6)
@@ -103,17 +107,17 @@ def test_transparent_palette_and_colour_key_become_alpha(tmp_path: Path) -> None
     palette = Image.fromarray(noise(8, 8, 3)).quantize(4)
     palette.save(tmp_path / "p.png", transparency=1)
     Image.new("RGB", (4, 4), (10, 20, 30)).save(tmp_path / "key.png", transparency=(10, 20, 30))
-    photo = images.read(tmp_path / "p.png")
+    photo = read.read(tmp_path / "p.png")
     assert photo.alpha is not None
     assert torch.equal(photo.alpha[0] == 0, torch.from_numpy(np.asarray(palette) == 1))
-    key = images.read(tmp_path / "key.png").alpha
+    key = read.read(tmp_path / "key.png").alpha
     assert key is not None and (key == 0).all()
 
 
 def test_cmyk_becomes_rgb_and_loses_its_profile(tmp_path: Path) -> None:
     image = Image.new("CMYK", (8, 8), (0, 255, 255, 0))
     image.save(tmp_path / "x.jpg", icc_profile=b"\0" * 16 + b"CMYK" + b"\0" * 200, quality=95)
-    photo = images.read(tmp_path / "x.jpg")
+    photo = read.read(tmp_path / "x.jpg")
     red = photo.tensor.mean((1, 2))
     assert red[0] > 0.9 and red[1] < 0.1 and red[2] < 0.1
     assert photo.meta.icc is None and "CMYK" in photo.meta.notes[0]
@@ -131,15 +135,14 @@ def test_16_bit_round_trip_is_exact_and_others_read_it(tmp_path: Path, channels:
         Meta(bits=16, grey=grey, icc=None if grey else srgb()),
     )
     path = tmp_path / f"x.{suffix}"
-    images.write(photo, path)
-    again = images.read(path)
+    write.write(photo, path)
+    again = read.read(path)
     if (channels, suffix) == (2, "tif"):
         grey = False  # written as RGBA: Pillow, and so many a program, opens no 16 bit grey TIFF with alpha
     assert again.meta.bits == 16 and again.meta.grey is grey and again.meta.icc == photo.meta.icc
     assert torch.equal((again.tensor * 65535).round(), (photo.tensor * 65535).round())
     if photo.alpha is not None:
         assert again.alpha is not None and torch.equal((again.alpha * 65535).round(), (photo.alpha * 65535).round())
-    cv2 = pytest.importorskip("cv2", reason="OpenCV is not installed")
     if channels != 2:  # OpenCV drops grey's alpha
         other = cv2.imread(str(path), cv2.IMREAD_UNCHANGED).reshape(11, 13, channels)
         order = {1: [0], 3: [2, 1, 0], 4: [2, 1, 0, 3]}[channels]
@@ -147,11 +150,10 @@ def test_16_bit_round_trip_is_exact_and_others_read_it(tmp_path: Path, channels:
 
 
 def test_16_bit_files_of_opencv_are_read_exactly(tmp_path: Path) -> None:
-    cv2 = pytest.importorskip("cv2", reason="OpenCV is not installed")
     pixels = noise(12, 10, 3, dtype=np.uint16)
     for name in ("x.png", "x.tif"):
         cv2.imwrite(str(tmp_path / name), pixels[..., ::-1])  # filtered PNG rows; TIFF with LZW
-        photo = images.read(tmp_path / name)
+        photo = read.read(tmp_path / name)
         assert photo.meta.bits == 16, photo.meta.notes
         assert np.array_equal((photo.tensor * 65535).round().permute(1, 2, 0).numpy(), pixels)
 
@@ -167,15 +169,15 @@ def test_exif_orientation_is_applied_once_and_forgotten(tmp_path: Path, orientat
     upright = image.copy()
     upright.info["exif"] = exif.tobytes()
     expected = np.asarray(ImageOps.exif_transpose(upright)) / 255
-    photo = images.read(path)
+    photo = read.read(path)
     got = photo.tensor.permute(1, 2, 0).numpy()
     assert got.shape == expected.shape and np.abs(got - expected).max() < 0.06
     assert photo.meta.exif is not None
     kept = Image.Exif()
     kept.load(photo.meta.exif)
     assert 0x0112 not in kept and kept[315] == "A. Photographer"
-    images.write(photo, tmp_path / f"y.{suffix}")
-    again = images.read(tmp_path / f"y.{suffix}")
+    write.write(photo, tmp_path / f"y.{suffix}")
+    again = read.read(tmp_path / f"y.{suffix}")
     assert again.size == photo.size and (again.tensor - photo.tensor).abs().max() < 0.06
 
 
@@ -188,7 +190,7 @@ def test_16_bit_tiff_of_both_byte_orders(tmp_path: Path, byteorder: str, compres
     pixels = noise(12, 10, channels, dtype=np.uint16)
     extra = {"extrasamples": ["unassalpha"]} if channels == 4 else {}
     tifffile.imwrite(tmp_path / "x.tif", pixels, photometric="rgb", byteorder=byteorder, compression=compression, **extra)
-    photo = images.read(tmp_path / "x.tif")
+    photo = read.read(tmp_path / "x.tif")
     assert photo.meta.bits == 16, photo.meta.notes
     got = photo.tensor if photo.alpha is None else torch.cat([photo.tensor, photo.alpha])
     assert np.array_equal((got * 65535).round().permute(1, 2, 0).numpy(), pixels)
@@ -205,29 +207,71 @@ def test_16_bit_orientation(tmp_path: Path, orientation: int, suffix: str) -> No
     path = tmp_path / f"x.{suffix}"
     if suffix == "png":
         x = torch.from_numpy(pixels.astype(np.float32) / 65535).permute(2, 0, 1)
-        images.write(Photo(x, None, Meta(bits=16, exif=exif.tobytes())), path)
+        write.write(Photo(x, None, Meta(bits=16, exif=exif.tobytes())), path)
     else:
         tifffile.imwrite(path, pixels, photometric="rgb", extratags=[(274, 3, 1, orientation, True)], metadata=None)
     upright = Image.fromarray(smooth(16, 24))
     upright.info["exif"] = exif.tobytes()
     expected = np.asarray(ImageOps.exif_transpose(upright)) / 255
-    photo = images.read(path)
+    photo = read.read(path)
     assert photo.meta.bits == 16, photo.meta.notes
     got = photo.tensor.permute(1, 2, 0).numpy()
     assert got.shape == expected.shape and np.abs(got - expected).max() < 1e-4
 
 
+@pytest.mark.parametrize("compression", [None, "zlib"])
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_16_bit_tiff_with_a_plane_for_each_channel(tmp_path: Path, compression: str | None, orientation: int) -> None:
+    import tifffile
+
+    pixels = smooth(16, 24).astype(np.uint16) * 257
+    tifffile.imwrite(
+        tmp_path / "x.tif", pixels.transpose(2, 0, 1).copy(), photometric="rgb", planarconfig="separate",
+        compression=compression, metadata=None, extratags=[(274, 3, 1, orientation, True)],
+    )  # fmt: skip
+    photo = read.read(tmp_path / "x.tif")
+    assert photo.meta.bits == 16, photo.meta.notes
+    expected = np.rot90(pixels, -1) if orientation == 6 else pixels
+    assert np.array_equal((photo.tensor * 65535).round().permute(1, 2, 0).numpy(), expected)
+
+
+def test_a_tiff_where_0_is_white_is_no_negative(tmp_path: Path) -> None:
+    import tifffile
+
+    pixels = noise(9, 7, dtype=np.uint16)
+    tifffile.imwrite(tmp_path / "x.tif", 65535 - pixels, photometric="miniswhite")
+    for tensor in (read.read(tmp_path / "x.tif").tensor, pictures.to_tensor(Image.open(tmp_path / "x.tif"))[0]):
+        assert np.array_equal((tensor[0] * 65535).round().numpy(), pixels)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_transparent_colour_of_a_16_bit_png_becomes_alpha(tmp_path: Path, channels: int) -> None:
+    pixels = noise(9, 7, channels, dtype=np.uint16)
+    x = torch.from_numpy(pixels.astype(np.float32) / 65535).permute(2, 0, 1).expand(3, -1, -1)
+    write.write(Photo(x, None, Meta(bits=16, grey=channels == 1)), tmp_path / "x.png")
+    data = (tmp_path / "x.png").read_bytes()
+    key = b"tRNS" + pixels[3, 4].astype(">u2").tobytes()
+    chunk = struct.pack(">I", len(key) - 4) + key + struct.pack(">I", zlib.crc32(key))
+    (tmp_path / "x.png").write_bytes(data[:33] + chunk + data[33:])
+    photo = read.read(tmp_path / "x.png")
+    assert photo.meta.bits == 16 and photo.meta.grey is (channels == 1), photo.meta.notes
+    assert np.array_equal((photo.tensor * 65535).round().permute(1, 2, 0).numpy()[..., :channels], pixels)
+    assert photo.alpha is not None and np.array_equal(photo.alpha[0] == 0, (pixels == pixels[3, 4]).all(-1))
+    image = Image.open(tmp_path / "x.png")  # in Pillow's own modes 8 bits are left with alpha
+    assert pictures.like(image, pictures.to_tensor(image)).mode == ("LA" if channels == 1 else "RGBA")
+
+
 def test_animated_files_give_the_first_frame_and_say_so(tmp_path: Path) -> None:
     frames = [Image.new("RGB", (5, 5), colour) for colour in ("red", "blue", "lime")]
     frames[0].save(tmp_path / "x.gif", save_all=True, append_images=frames[1:])
-    photo = images.read(tmp_path / "x.gif")
+    photo = read.read(tmp_path / "x.gif")
     assert torch.allclose(photo.tensor.mean((1, 2)), torch.tensor([1.0, 0, 0]))
     assert any("3 frames" in note for note in photo.meta.notes)
 
 
 def test_broken_exif_is_no_reason_to_refuse_a_picture(tmp_path: Path) -> None:
     Image.fromarray(smooth(8, 8)).save(tmp_path / "x.jpg", exif=b"Exif\0\0II*\0\xff\xff\xff\xff" + b"\xff" * 30)
-    assert images.read(tmp_path / "x.jpg").size == (8, 8)
+    assert read.read(tmp_path / "x.jpg").size == (8, 8)
 
 
 def whole_png() -> bytes:
@@ -259,25 +303,25 @@ def test_bad_files_give_one_line_with_name_fault_and_cure(tmp_path: Path, conten
     path = tmp_path / "bad.png"
     path.write_bytes(content)
     with pytest.raises(ImageError, match=said) as caught:
-        images.read(path)
+        read.read(path)
     assert "\n" not in str(caught.value) and str(path) in str(caught.value) and "; " in str(caught.value)
 
 
 def test_missing_folder_and_secret_files(tmp_path: Path) -> None:
     with pytest.raises(ImageError, match="does not exist"):
-        images.read(tmp_path / "none.png")
+        read.read(tmp_path / "none.png")
     with pytest.raises(ImageError, match="is a folder"):
-        images.read(tmp_path)
+        read.read(tmp_path)
     with pytest.raises(ImageError, match="cannot be read"):
-        images.read("a\0b.png")
+        read.read("a\0b.png")
 
 
 def test_the_pixel_limit_can_be_set_and_pillows_own_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "x.png").write_bytes(whole_png())
     before = Image.MAX_IMAGE_PIXELS
     with pytest.raises(ImageError, match="1,600 pixels, more than the limit of 1,599"):
-        images.read(tmp_path / "x.png", max_pixels=1599)
-    assert images.read(tmp_path / "x.png", max_pixels=1600).size == (40, 40)
+        read.read(tmp_path / "x.png", max_pixels=1599)
+    assert read.read(tmp_path / "x.png", max_pixels=1600).size == (40, 40)
     assert Image.MAX_IMAGE_PIXELS == before
 
 
@@ -292,32 +336,63 @@ def photo(height: int = 12, width: int = 10, **meta: object) -> Photo:
 def test_profile_and_exif_survive(tmp_path: Path, suffix: str) -> None:
     exif = Image.Exif()
     exif[33432] = "somebody"
-    images.write(photo(icc=srgb(), exif=exif.tobytes()), tmp_path / f"x.{suffix}")
-    again = images.read(tmp_path / f"x.{suffix}")
+    write.write(photo(icc=srgb(), exif=exif.tobytes()), tmp_path / f"x.{suffix}")
+    again = read.read(tmp_path / f"x.{suffix}")
     assert again.meta.icc == srgb()
     assert again.meta.exif is not None and b"somebody" in again.meta.exif
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+@pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "tif"])
+def test_a_cameras_exif_folders_survive(tmp_path: Path, suffix: str, bits: int) -> None:
+    exif = Image.Exif()
+    exif[315], exif[282], exif[0x8769], exif[0x8825] = "somebody", 72.0, {0x829A: 0.01, 0x9003: "2020:01:01 00:00:00"}, {1: "N"}
+    write.write(photo(bits=bits, exif=exif.tobytes()), tmp_path / f"x.{suffix}")
+    with Image.open(tmp_path / f"x.{suffix}") as image:
+        kept = image.getexif()
+        assert kept[315] == "somebody" and kept[282] == 72 and kept.get_ifd(0x8825) == {1: "N"}
+        assert kept.get_ifd(0x8769) == {0x829A: 0.01, 0x9003: "2020:01:01 00:00:00"}
+    assert b"somebody" in (read.read(tmp_path / f"x.{suffix}").meta.exif or b"")
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+@pytest.mark.parametrize("bits", [8, 16])
+def test_tifffile_and_libtiff_read_our_tiff(tmp_path: Path, channels: int, bits: int) -> None:
+    import tifffile
+
+    height = 600  # several strips
+    x = torch.rand(channels, height, 10, generator=torch.Generator().manual_seed(0))
+    grey = channels < 3
+    rgb = x[:1].repeat(3, 1, 1) if grey else x[:3]
+    write.write(Photo(rgb, x[-1:] if channels in (2, 4) else None, Meta(bits=bits, grey=grey)), tmp_path / "x.tif")
+    found = tifffile.imread(tmp_path / "x.tif")
+    assert found.dtype.itemsize * 8 == bits and found.shape[:2] == (height, 10)
+    again = read.read(tmp_path / "x.tif")
+    top = 2**bits - 1
+    assert np.abs((again.tensor[0] * top).numpy() - found.reshape(height, 10, -1)[..., 0]).max() < 0.01
+    assert (again.tensor - rgb).abs().max() <= 0.51 / top
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg", "tif", "bmp"])
 def test_grey_stays_grey(tmp_path: Path, suffix: str) -> None:
     grey = photo(grey=True)
-    images.write(grey, tmp_path / f"x.{suffix}")
+    write.write(grey, tmp_path / f"x.{suffix}")
     assert Image.open(tmp_path / f"x.{suffix}").mode == "L"
 
 
 def test_alpha_is_kept_where_it_can_be_and_laid_on_white_elsewhere(tmp_path: Path) -> None:
     clear = Photo(torch.zeros(3, 8, 8), torch.zeros(1, 8, 8))
     for suffix in ("png", "webp", "tif"):
-        images.write(clear, tmp_path / f"x.{suffix}")
-        alpha = images.read(tmp_path / f"x.{suffix}").alpha
+        write.write(clear, tmp_path / f"x.{suffix}")
+        alpha = read.read(tmp_path / f"x.{suffix}").alpha
         assert alpha is not None and (alpha == 0).all(), suffix
     for suffix in ("jpg", "bmp"):
-        images.write(clear, tmp_path / f"x.{suffix}")
-        assert (images.read(tmp_path / f"x.{suffix}").tensor > 0.99).all(), suffix
+        write.write(clear, tmp_path / f"x.{suffix}")
+        assert (read.read(tmp_path / f"x.{suffix}").tensor > 0.99).all(), suffix
 
 
 def test_written_files_have_ordinary_permissions(tmp_path: Path) -> None:
-    images.write(photo(), tmp_path / "x.png")
+    write.write(photo(), tmp_path / "x.png")
     (tmp_path / "y").write_bytes(b"")
     assert stat.S_IMODE(os.stat(tmp_path / "x.png").st_mode) == stat.S_IMODE(os.stat(tmp_path / "y").st_mode)
 
@@ -335,9 +410,9 @@ def test_a_failing_write_leaves_what_was_there(
         handle.write(b"half a picture")
         raise failure
 
-    monkeypatch.setattr(images, "_encode", fails)
+    monkeypatch.setattr(write, "_encode", fails)
     with pytest.raises(WriteError if isinstance(failure, OSError) else KeyboardInterrupt) as caught:
-        images.write(photo(), path)
+        write.write(photo(), path)
     if isinstance(failure, OSError):
         assert "no space left" in str(caught.value)
     assert [p.name for p in tmp_path.iterdir()] == (["x.png"] if there_before else [])
@@ -346,14 +421,14 @@ def test_a_failing_write_leaves_what_was_there(
 
 def test_outputs_that_cannot_be_are_refused_with_a_cure(tmp_path: Path) -> None:
     with pytest.raises(WriteError, match="suffix '.gif'; use one of"):
-        images.write(photo(), tmp_path / "x.gif")
+        write.write(photo(), tmp_path / "x.gif")
     with pytest.raises(WriteError, match="no folder"):
-        images.write(photo(), tmp_path / "none" / "x.png")
+        write.write(photo(), tmp_path / "none" / "x.png")
     with pytest.raises(WriteError, match="is a folder"):
         (tmp_path / "d.png").mkdir()
-        images.write(photo(), tmp_path / "d.png")
+        write.write(photo(), tmp_path / "d.png")
     with pytest.raises(WriteError, match="WEBP ends at 16383"):
-        images.check_output(tmp_path / "x.webp", (10, 20_000))
+        write.check_output(tmp_path / "x.webp", (10, 20_000))
 
 
 # ------------------------------------------------------------------------------------------------- to_tensor and like
@@ -378,15 +453,15 @@ def test_outputs_that_cannot_be_are_refused_with_a_cure(tmp_path: Path) -> None:
     ids=lambda x: f"{type(x).__name__}-{x.dtype}-{'x'.join(map(str, x.shape))}",
 )
 def test_arrays_and_tensors_come_back_as_they_were(x: np.ndarray | torch.Tensor) -> None:
-    y = images.to_tensor(x)
+    y = pictures.to_tensor(x)
     assert y.ndim == 4 and y.shape[1:] == (3, 6, 8) and y.dtype == torch.float32 and 0 <= y.min() and y.max() <= 1
-    back = images.like(x, y)
+    back = pictures.like(x, y)
     assert type(back) is type(x) and back.dtype == x.dtype and back.shape == x.shape
     if isinstance(x, np.ndarray):
         assert np.abs(back.astype(np.float64) - x.astype(np.float64)).max() <= (1 if x.dtype.kind == "u" else 1e-6)
     else:
         assert (back.double() - x.double()).abs().max() <= (0 if x.dtype == torch.uint8 else 1e-3)
-    big = images.like(x, y.repeat_interleave(4, -1).repeat_interleave(4, -2))
+    big = pictures.like(x, y.repeat_interleave(4, -1).repeat_interleave(4, -2))
     assert big.shape == tuple(s * 4 if s in (6, 8) else s for s in x.shape)
 
 
@@ -403,13 +478,25 @@ def test_pil_images_come_back_as_their_mode(mode: str, back: str) -> None:
         x = Image.fromarray(noise(6, 8, dtype=np.uint16))
     else:
         x = source.convert("RGB").convert(mode) if mode == "CMYK" else source.convert(mode)
-    y = images.to_tensor(x)
+    y = pictures.to_tensor(x)
     assert y.shape == (1, 3, 6, 8)
-    same = images.like(x, y)
+    same = pictures.like(x, y)
     assert same.mode == back and same.size == x.size
     if mode == back:
         assert np.abs(np.asarray(same).astype(float) - np.asarray(x).astype(float)).max() <= 1
-    assert images.like(x, torch.rand(1, 3, 24, 32)).size == (32, 24)
+    assert pictures.like(x, torch.rand(1, 3, 24, 32)).size == (32, 24)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_pil_image_is_turned_as_a_file_is(tmp_path: Path, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(smooth(16, 24)).save(tmp_path / "x.png", exif=exif.tobytes())
+    image = Image.open(tmp_path / "x.png")
+    tensor = pictures.to_tensor(image)
+    assert torch.equal(tensor[0], read.read(tmp_path / "x.png").tensor)
+    back = pictures.like(image, tensor)
+    assert back.size == ImageOps.exif_transpose(image).size and 0x0112 not in back.getexif()
 
 
 @pytest.mark.parametrize(
@@ -429,19 +516,19 @@ def test_pil_images_come_back_as_their_mode(mode: str, back: str) -> None:
 )
 def test_wrong_pictures_are_named(x: object, kind: type[Exception], said: str) -> None:
     with pytest.raises(kind, match=said):
-        images.to_tensor(x)
+        pictures.to_tensor(x)
 
 
 def test_alpha_is_resized_with_the_picture() -> None:
     rgba = np.zeros((8, 8, 4), np.uint8)
     rgba[:, 4:, 3] = 255
-    big = images.like(rgba, torch.zeros(1, 3, 32, 32))
+    big = pictures.like(rgba, torch.zeros(1, 3, 32, 32))
     assert big.shape == (32, 32, 4)
     assert (big[:, :12, 3] < 8).all() and (big[:, 20:, 3] > 247).all()
-    opaque = images.resize(torch.ones(1, 5, 7), (20, 28))
+    opaque = pictures.resize(torch.ones(1, 5, 7), (20, 28))
     assert torch.allclose(opaque, torch.ones(1, 20, 28))
 
 
 def test_several_images_do_not_fit_into_one_array() -> None:
     with pytest.raises(ValueError, match="holds 2 images, needed 1"):
-        images.like(noise(4, 4, 3), torch.rand(2, 3, 4, 4))
+        pictures.like(noise(4, 4, 3), torch.rand(2, 3, 4, 4))

@@ -15,7 +15,8 @@ import pytest
 import torch
 
 from itersr import metrics
-from itersr.images import bundled, folder, read
+from itersr.pictures import bundled
+from itersr.upscaling.read import image_files, read
 
 pytest.importorskip("pyiqa", reason="pyiqa is not installed")
 SHARED = Path(__file__).parents[1] / ".." / "shared" / "data"
@@ -152,7 +153,7 @@ def test_weights_are_found_in_a_fresh_interpreter(torch_home: Path) -> None:
 
 def test_niqe_of_published_bsrgan_outputs_is_the_papers(torch_home: Path) -> None:
     """Table 1 of the paper has 5.49 for BSRGAN on RealSRSet; these are its authors' own pictures."""
-    values = [metrics.score("niqe", read(path)) for path in folder(SHARED / "published" / "bsrgan")]
+    values = [metrics.score("niqe", read(path)) for path in image_files(SHARED / "published" / "bsrgan")]
     assert len(values) == 20
     assert float(torch.cat(values).mean()) == pytest.approx(5.49, abs=0.02)
 
@@ -161,7 +162,7 @@ def test_niqe_of_cubic_upscaled_realsrset_is_the_papers(torch_home: Path) -> Non
     """Table 1 of the paper has 7.98 for bicubic: OpenCV's cubic (a = -0.75) gives it, Pillow's does not."""
     cv2 = pytest.importorskip("cv2", reason="OpenCV is not installed")
     values = []
-    for path in folder(SHARED / "test" / "realsrset"):
+    for path in image_files(SHARED / "test" / "realsrset"):
         small = (read(path).tensor.permute(1, 2, 0).numpy() * 255).round().astype(np.uint8)
         big = cv2.resize(small, None, fx=4, fy=4, interpolation=cv2.INTER_CUBIC)
         values.append(metrics.score("niqe", big))

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from itersr import images, tiling
+from itersr import pictures, tiling
 from itersr.config import SwinConfig, Tier, tier
 from itersr.model import ITER
 from itersr.swin import SwinLayers
@@ -188,7 +188,7 @@ def smoke() -> ITER:
 
 
 def photo(name: str, h: int, w: int) -> Tensor:
-    return images.bundled("test")[name][None, :, 60 : 60 + h, 100 : 100 + w]
+    return pictures.bundled("test")[name][None, :, 60 : 60 + h, 100 : 100 + w]
 
 
 @pytest.mark.parametrize(("groups", "depth"), [(1, 1), (1, 2), (1, 3), (2, 2), (2, 4)])
@@ -284,7 +284,7 @@ def seams(image: Tensor, tile: int, factor: int) -> float:
 
 
 def test_tiles_leave_no_seams(smoke: ITER, monkeypatch: pytest.MonkeyPatch) -> None:
-    lq, tile = F.avg_pool2d(images.bundled("test")["coffee"][None], 2)[..., :96, :144], 24
+    lq, tile = F.avg_pool2d(pictures.bundled("test")["coffee"][None], 2)[..., :96, :144], 24
     whole = seams(smoke.restore(lq, tile=0).image, tile, 4)
     assert seams(smoke.restore(lq, tile=tile).image, tile, 4) <= 1.05 * max(whole, 1)
     none = dict.fromkeys(tiling.reach(smoke.tier), 0)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from itersr import experiments, images, reproduce
+from itersr import experiments, pictures, reproduce
 from itersr.cli import main
 from itersr.config import Tier, TrainConfig, tier
 from itersr.model import ITER
@@ -92,7 +92,7 @@ def assert_same(a: object, b: object, where: str = "") -> None:
 
 def test_smoke_learns_on_held_out_photos(smoke_run: tuple[Path, dict[str, dict[str, float]]]) -> None:
     out, results = smoke_run
-    photos = images.bundled("test").values()
+    photos = pictures.bundled("test").values()
     pairs = algorithm_pairs()
     mean_colour = psnr(pairs["hq"].mean((2, 3), keepdim=True).expand_as(pairs["hq"]), pairs["hq"]).mean().item()
     margin = 6 if perceptual().name == "lpips" else 4  # the substitute for LPIPS teaches more slowly: 4.5 dB were measured
@@ -113,7 +113,7 @@ def test_smoke_learns_on_held_out_photos(smoke_run: tuple[Path, dict[str, dict[s
 def algorithm_pairs() -> dict[str, Tensor]:
     from itersr.training.data import ranges, validation_pairs
 
-    return validation_pairs(Photos(images.bundled("test")), 4, 96, 0, degradation=ranges("mild"), scale=4)
+    return validation_pairs(Photos(pictures.bundled("test")), 4, 96, 0, degradation=ranges("mild"), scale=4)
 
 
 def test_the_weights_of_a_run_load_and_restore(smoke_run: tuple[Path, dict[str, dict[str, float]]]) -> None:
@@ -125,7 +125,7 @@ def test_the_weights_of_a_run_load_and_restore(smoke_run: tuple[Path, dict[str, 
 
 @pytest.mark.parametrize("name", ["smoke", "tiny", "small"])
 def test_tokens_of_a_crop_are_those_of_its_photo(name: str, smoke_run: tuple[Path, dict[str, dict[str, float]]]) -> None:
-    photo = images.bundled("test")["coffee"][None, :, :256, :256]
+    photo = pictures.bundled("test")["coffee"][None, :, :256, :256]
     if name == "small":  # no weights yet: its encoder as it is initialised, codes among its own latents
         torch.manual_seed(0)
         model = ITER(tier("small")).ready("cpu")
@@ -147,7 +147,7 @@ def test_the_layers_of_shipped_token_networks_say_something(name: str) -> None:
     """With what the last layer says made the same at every place, the loss moves. Layers that have collapsed, behind a part
     that works, show in no learning curve."""
     model = ITER.from_pretrained(name, "cpu")
-    pairs = experiments.make_pairs(images.bundled("test"), model.tier, 128)
+    pairs = experiments.make_pairs(pictures.bundled("test"), model.tier, 128)
     hq, lq = (torch.cat([getattr(pair, part) for pair in pairs]) for part in ("hq", "lq"))
     s_h, evidence = model.vqgan.encode(hq), model.log_posterior(lq)
     s_l = evidence.argmax(1)
@@ -198,7 +198,7 @@ def test_the_settings_that_ship_are_the_best_on_held_out_photos(monkeypatch: pyt
         return pd.DataFrame(rows)
 
     monkeypatch.setattr(experiments, "sweep", sweep)
-    model, photos = ITER(tier("smoke")), images.bundled("train")
+    model, photos = ITER(tier("smoke")), pictures.bundled("train")
     assert best(model, photos, **SETTINGS) == {"temperature": 0.85, "alpha": 0.7}
     assert best(model, photos, alpha=(0.2, 0.5)) == {"alpha": 0.5}
 
@@ -418,7 +418,7 @@ def test_a_nan_stops_the_run_and_names_the_photo(tmp_path: Path, monkeypatch: py
 
 
 def test_samples_depend_on_seed_and_index_alone() -> None:
-    photos = Photos(images.bundled("train"))
+    photos = Photos(pictures.bundled("train"))
     a, b = Crops(photos, 32, 0), Crops(photos, 32, 0)
     forward, backward = [a[i]["hq"] for i in range(6)], [b[i]["hq"] for i in reversed(range(6))][::-1]
     assert all(torch.equal(x, y) for x, y in zip(forward, backward, strict=True))
@@ -510,7 +510,7 @@ def test_algorithm1_trains_only_its_networks() -> None:
     for stage, networks in (("iter", {"lq_encoder", "refiner", "evaluator"}), ("token_nets", {"refiner", "evaluator"})):
         model = ITER(tier("smoke"))
         task = Algorithm1(model, dataclasses.replace(tier("smoke").train[stage], corrupt=0.2))
-        crops = Crops(Photos(images.bundled("train")), 32, 0, degradation=algorithm_ranges())
+        crops = Crops(Photos(pictures.bundled("train")), 32, 0, degradation=algorithm_ranges())
         batch = torch.utils.data.default_collate([crops[i] for i in range(2)])
         loss, scalars = task(batch, 0, "iter")
         loss.backward()
@@ -524,7 +524,7 @@ def test_algorithm1_trains_only_its_networks() -> None:
 @pytest.mark.parametrize("corrupt", [0.0, 0.5, 1.0])
 def test_a_refiner_in_training_meets_its_own_samples(corrupt: float, monkeypatch: pytest.MonkeyPatch) -> None:
     model = ITER(tier("smoke"))
-    crops = Crops(Photos(images.bundled("train")), 32, 0, degradation=algorithm_ranges())
+    crops = Crops(Photos(pictures.bundled("train")), 32, 0, degradation=algorithm_ranges())
     batch = torch.utils.data.default_collate([crops[i] for i in range(24)])
     truth = model.vqgan.encode(batch["hq"])
     seen: list[torch.Tensor] = []
@@ -543,7 +543,7 @@ def test_an_evaluator_in_training_judges_no_map_that_holds_the_truth() -> None:
     """With `corrupt`, those images alone count that show φ_r's own samples; the loss is their mean."""
     model = ITER(tier("smoke"))
     settings = dataclasses.replace(tier("smoke").train["token_nets"], networks=("evaluator",))
-    crops = Crops(Photos(images.bundled("train")), 32, 0, degradation=algorithm_ranges())
+    crops = Crops(Photos(pictures.bundled("train")), 32, 0, degradation=algorithm_ranges())
     batch = torch.utils.data.default_collate([crops[i] for i in range(24)])
     coin = Algorithm1(model, settings).noise(batch, "per image", torch.Size([3]))[:, 2]
 

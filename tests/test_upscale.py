@@ -5,11 +5,14 @@ from __future__ import annotations
 import io
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
 import time
+import zlib
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,15 +22,19 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from itersr import batch, cli, images
-from itersr.batch import Options, UsageError, upscale_files
-from itersr.images import ImageError
+from itersr import cli, disk, pictures
+from itersr.pictures import Meta, Photo
+from itersr.upscaling.files import Options, UsageError, upscale_files
+from itersr.upscaling.read import ImageError, read
+from itersr.upscaling.write import write
 
 ROOT = Path(__file__).parents[1]
 
 
 class Bicubic:
     """Stands in for ITER: the same call, no weights."""
+
+    tier = SimpleNamespace(scale=4)
 
     def __init__(self) -> None:
         self.calls: list[dict[str, Any]] = []
@@ -110,12 +117,22 @@ def test_any_size_from_one_pixel_on(tmp_path: Path, model: Bicubic, size: tuple[
 def test_16_bit_stays_16_bit_and_metadata_stays(tmp_path: Path, model: Bicubic) -> None:
     exif = Image.Exif()
     exif[0x0112], exif[315] = 6, "somebody"
-    deep = images.Photo(torch.rand(3, 16, 20), None, images.Meta(bits=16, exif=exif.tobytes()))
-    images.write(deep, tmp_path / "x.png")
+    deep = Photo(torch.rand(3, 16, 20), None, Meta(bits=16, exif=exif.tobytes()))
+    write(deep, tmp_path / "x.png")
     assert upscale_files(lambda: model, [tmp_path / "x.png"], tmp_path / "y.png") == []
-    again = images.read(tmp_path / "y.png")
+    again = read(tmp_path / "y.png")
     assert again.meta.bits == 16 and again.size == (80, 64), "turned upright (EXIF 6), then enlarged"
     assert again.meta.exif is not None and b"somebody" in again.meta.exif
+
+
+@pytest.mark.parametrize(("suffix", "side"), [("webp", 4097), ("jpg", 16_376)])
+def test_a_result_too_large_for_its_format_is_told_before_the_networks_run(
+    tmp_path: Path, model: Bicubic, suffix: str, side: int
+) -> None:
+    path = picture(tmp_path / f"x.{suffix}", size=(side, 2))
+    failures = upscale_files(lambda: model, [path], tmp_path / "out")
+    assert "ends at" in failures[0].message and model.calls == []
+    assert upscale_files(lambda: model, [path], tmp_path / "out", Options(scale=2)) == []
 
 
 @pytest.mark.parametrize(("scale", "size"), [(4, (80, 64)), (2, (40, 32)), (3, (60, 48)), (1.5, (30, 24)), (6, (120, 96))])
@@ -151,6 +168,24 @@ def test_results_inside_the_input_folder_are_not_upscaled_again(tmp_path: Path, 
     for _ in range(2):
         upscale_files(lambda: model, [tmp_path], tmp_path / "results", Options(force=True))
     assert files(tmp_path) == ["a.png", "results/a_out.png"]
+
+
+@pytest.mark.parametrize("suffix", ["out", ""])
+def test_results_beside_their_inputs_are_not_upscaled_again(tmp_path: Path, model: Bicubic, suffix: str) -> None:
+    picture(tmp_path / "a.png")
+    (tmp_path / f"a{suffix and '_out'}_trace").mkdir()
+    picture(tmp_path / f"a{suffix and '_out'}_trace" / "00_start.png")
+    before = set(files(tmp_path))
+    for _ in range(2):
+        failures = upscale_files(lambda: model, [tmp_path], tmp_path, Options(suffix=suffix, ext="webp"))
+    assert set(files(tmp_path)) - before == {"a_out.webp" if suffix else "a.webp"} and len(model.calls) == 1
+    assert len(failures) == 1 and "exists already" in failures[0].message
+
+
+def test_a_result_may_lie_above_the_input_folder(tmp_path: Path, model: Bicubic) -> None:
+    picture(tmp_path / "in" / "a.png")
+    assert upscale_files(lambda: model, [tmp_path / "in"], tmp_path) == []
+    assert files(tmp_path) == ["a_out.png", "in/a.png"]
 
 
 def test_an_existing_output_is_kept_unless_forced(tmp_path: Path, model: Bicubic) -> None:
@@ -207,6 +242,24 @@ def test_one_bad_file_costs_only_itself(tmp_path: Path, model: Bicubic, caplog: 
     assert all(f.usage and "\n" not in f.message for f in failures)
     assert files(tmp_path / "out") == ["a_out.png", "z_out.png"]
     assert len([r for r in caplog.records if r.levelname == "ERROR"]) == 4
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names of any bytes")
+def test_odd_names_cost_only_themselves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "in" / "folder.png").mkdir(parents=True)
+    (tmp_path / "in" / "nowhere.png").symlink_to("nothing")
+    os.mkfifo(tmp_path / "in" / "pipe.png")
+    for name in ("a.png", "n" * 250 + ".png", "line\nbreak.png", os.fsdecode(b"bytes_\xe9.png"), "z.png"):
+        picture(tmp_path / "in" / name)
+    log = tmp_path / "log.txt"
+    monkeypatch.setattr(cli, "_model", lambda args: Bicubic())
+    with open(log, "w", encoding="utf-8", errors="strict") as out:
+        monkeypatch.setattr(sys, "stdout", out)
+        monkeypatch.setattr(sys, "stderr", out)
+        assert cli.main(["upscale", str(tmp_path / "in"), "-o", str(tmp_path / "out")]) == 1
+    made = ["a_out.png", os.fsdecode(b"bytes_\xe9_out.png"), "line\nbreak_out.png", "z_out.png"]
+    assert files(tmp_path / "out") == made
+    assert sum("too long" in line for line in log.read_text().splitlines()) == 1
 
 
 def test_the_model_is_loaded_once_and_only_for_a_good_picture(tmp_path: Path) -> None:
@@ -285,11 +338,11 @@ def test_an_unwritable_folder_is_named(tmp_path: Path, model: Bicubic) -> None:
 
 def test_a_folder_that_refuses_is_named(tmp_path: Path, model: Bicubic, monkeypatch: pytest.MonkeyPatch) -> None:
     """What root, who may write everywhere, cannot try out."""
-    def refused(**_: Any) -> None:
+    def refused(*_: Any) -> None:
         raise PermissionError(13, "Permission denied")
 
     path = picture(tmp_path / "x.png")
-    monkeypatch.setattr(images.tempfile, "mkstemp", refused)
+    monkeypatch.setattr(disk, "open", refused, raising=False)
     failures = upscale_files(lambda: model, [path], tmp_path / "out")
     assert "may not be written to" in failures[0].message and not failures[0].usage and files(tmp_path / "out") == []
 
@@ -300,7 +353,7 @@ def test_a_full_disk_is_named_and_leaves_nothing(tmp_path: Path, model: Bicubic,
     def full(number: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(images.os, "fsync", full)
+    monkeypatch.setattr(disk.os, "fsync", full)
     failures = upscale_files(lambda: model, [path], tmp_path / "out")
     assert "no space left" in failures[0].message and not failures[0].usage and files(tmp_path / "out") == []
 
@@ -328,15 +381,15 @@ def test_ctrl_c_in_a_running_process(tmp_path: Path) -> None:
     code = """
 import sys, time
 from tests.test_upscale import Bicubic
-from itersr import cli, images
+from itersr import cli
+from itersr.upscaling import write
 cli._model = lambda args: Bicubic()
-encode = images._encode
 def slow(photo, file_format, handle, quality):
     handle.write(b"half a picture")
     handle.flush()
     print("writing", file=sys.stderr, flush=True)
     time.sleep(60)
-images._encode = slow
+write._encode = slow
 sys.exit(cli.main(sys.argv[1:]))
 """
     command = [sys.executable, "-c", code, "upscale", str(picture(tmp_path / "x.png")), "-o", str(tmp_path / "out")]
@@ -377,6 +430,11 @@ def test_every_kind_of_picture_comes_back_from_the_model_as_it_came(smoke: Any) 
         assert np.abs(values * (255 if values.max() <= 1 else 1) - plain).max() <= 1
 
 
+def test_a_tensor_that_takes_part_in_training_can_be_upscaled(smoke: Any) -> None:
+    x = torch.rand(1, 3, 8, 8, requires_grad=True)
+    assert torch.equal(smoke.upscale(x, steps=1), smoke.upscale(x.detach(), steps=1))
+
+
 @pytest.mark.parametrize(
     ("x", "settings", "error", "said"),
     [
@@ -398,11 +456,10 @@ def test_the_model_names_what_it_cannot_use(
 
 
 def test_color_fix_and_precision_reach_the_result(tmp_path: Path, smoke: Any) -> None:
-    from itersr import color
     from itersr.model import ITER
 
     path = picture(tmp_path / "x.png", size=(24, 16))
-    enlarged = F.interpolate(images.read(path).tensor[None], scale_factor=4)
+    enlarged = F.interpolate(read(path).tensor[None], scale_factor=4)
     made = {}
     for name, options in {
         "plain": Options(color_fix="none"), "fixed": Options(), "traced": Options(save_trace=True),
@@ -412,10 +469,10 @@ def test_color_fix_and_precision_reach_the_result(tmp_path: Path, smoke: Any) ->
         model.load_state_dict(smoke.state_dict())
         assert upscale_files(lambda: model.ready("cpu"), [path], tmp_path / f"{name}.png", options) == []  # noqa: B023
         assert {p.dtype for p in model.parameters()} == {torch.bfloat16 if name == "half" else torch.float32}
-        made[name] = images.read(tmp_path / f"{name}.png").tensor[None]
+        made[name] = read(tmp_path / f"{name}.png").tensor[None]
     assert torch.equal(made["fixed"], made["traced"]) and not torch.equal(made["fixed"], made["plain"])
     assert not torch.equal(made["half"], made["fixed"])
-    assert color.drift(made["fixed"], enlarged, 16) < color.drift(made["plain"], enlarged, 16)
+    assert pictures.drift(made["fixed"], enlarged, 16) < pictures.drift(made["plain"], enlarged, 16)
     with pytest.raises(UsageError, match="precision 'fp8'"):
         upscale_files(lambda: smoke, [path], tmp_path / "y.png", Options(precision="fp8"))
 
@@ -460,6 +517,9 @@ def test_the_trace_shows_every_step(tmp_path: Path) -> None:
     failures = upscale_files(lambda: iter_, [path], tmp_path / "out", options)
     assert "exists already" in failures[0].message
     assert upscale_files(lambda: iter_, [path], tmp_path / "out", Options(force=True, save_trace=True)) == []
+    (folder / "trace.json").rename(folder / "mine.json")
+    failures = upscale_files(lambda: iter_, [path], tmp_path / "out", Options(force=True, save_trace=True))
+    assert len(failures) == 1 and (folder / "mine.json").exists(), "no trace of ours: not replaced"
 
 
 # ----------------------------------------------------------------------------------------------------------------- fuzz
@@ -488,8 +548,8 @@ def seeds() -> list[bytes]:
 
     with tempfile.TemporaryDirectory() as folder:
         for suffix in ("png", "tif"):
-            deep = images.Photo(torch.rand(3, 20, 24), torch.rand(1, 20, 24), images.Meta(bits=16))
-            images.write(deep, Path(folder) / f"x.{suffix}")
+            deep = Photo(torch.rand(3, 20, 24), torch.rand(1, 20, 24), Meta(bits=16))
+            write(deep, Path(folder) / f"x.{suffix}")
             found.append((Path(folder) / f"x.{suffix}").read_bytes())
     return found
 
@@ -532,8 +592,8 @@ def test_mutated_files_give_a_picture_or_one_line(tmp_path: Path, model: Bicubic
         slowest = max(slowest, (time.perf_counter() - started, path.name, failures[0].message if failures else ""))
         if failures:
             bad += 1
-            assert "\n" not in failures[0].message and str(path) in failures[0].message
-            assert failures[0].usage, failures[0].message
+            assert "\n" not in failures[0].message and str(folder) in failures[0].message
+            assert failures[0].usage or " ends at " in failures[0].message, failures[0].message
             assert files(folder) == [path.name], failures[0].message
         else:
             good += 1
@@ -552,6 +612,17 @@ def test_damaged_tiff_says_one_line_and_libtiff_stays_silent(tmp_path: Path, cap
     assert cli.main(["upscale", str(path), "-o", str(tmp_path / "out")]) == 2
     err = capfd.readouterr().err
     assert len(err.splitlines()) == 1 and "x.tif" in err, err
+
+
+def test_damaged_png_of_16_bit_says_at_most_one_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Pillow takes pixels whose checksum is wrong, OpenCV does not: its libpng stays silent too, and 8 bits are left."""
+    write(Photo(torch.rand(3, 8, 8), None, Meta(bits=16)), tmp_path / "x.png")
+    data = (tmp_path / "x.png").read_bytes()
+    end = data.index(b"IEND") - 8  # before it: the checksum of the pixels, 4 bytes, and that of the chunk, 4 more
+    body = data[data.index(b"IDAT") : end - 4] + bytes(4)
+    (tmp_path / "x.png").write_bytes(data[: data.index(b"IDAT")] + body + zlib.crc32(body).to_bytes(4, "big") + data[end + 4 :])
+    photo = read(tmp_path / "x.png")
+    assert photo.meta.bits == 8 and "read with 8 bits" in photo.meta.notes[0] and capfd.readouterr().err == ""
 
 
 # ------------------------------------------------------------------------------------------------------------------ CLI
@@ -576,9 +647,9 @@ def test_help_needs_no_torch() -> None:
 def test_choices_are_those_of_the_package() -> None:
     from typing import get_args
 
-    from itersr import color, config, masking
+    from itersr import config, masking
 
-    assert cli.COLOR_FIXES == color.KINDS
+    assert cli.COLOR_FIXES == pictures.COLOR_FIXES
     assert cli.TIERS == tuple(config.TIERS) and cli.POLICIES == tuple(masking.POLICIES)
     assert cli.SCHEDULES == get_args(config.GammaKind)
 
@@ -691,16 +762,45 @@ def test_degrade_makes_pairs_that_do_not_depend_on_their_company(
     run_cli(capsys, "degrade", tmp_path / "in" / "b.png", "-o", tmp_path / "one", "--seed", "3")
     assert (tmp_path / "both/lq/b.png").read_bytes() == (tmp_path / "one/lq/b.png").read_bytes()
     line = json.loads((tmp_path / "both/draws.jsonl").read_text().splitlines()[0])
-    hq = images.read(tmp_path / "both/hq" / line["image"]).tensor[None]
+    hq = read(tmp_path / "both/hq" / line["image"]).tensor[None]
     again = degradation.apply(hq, [degradation.Draw.from_dict(line["draw"])], scale=4)
-    assert torch.allclose(again[0], images.read(tmp_path / "both/lq" / line["image"]).tensor, atol=1e-6)
+    assert torch.allclose(again[0], read(tmp_path / "both/lq" / line["image"]).tensor, atol=1e-6)
     code, _, err = run_cli(capsys, "degrade", tmp_path / "in", "-o", tmp_path / "both")
     assert code == 2 and "exists already" in err
 
 
-def test_plan_finds_missing_files_and_empty_folders(tmp_path: Path) -> None:
-    (job,) = batch.plan([tmp_path / "none.png"], tmp_path / "out", Options())
-    assert job.error is not None and "does not exist" in str(job.error)
+def test_degrade_overwrites_no_original(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = picture(tmp_path / "set" / "hq" / "x.png", size=(65, 51))
+    before = path.read_bytes()
+    for more in ([], ["--force"]):
+        code, _, err = run_cli(capsys, "degrade", tmp_path / "set" / "hq", "-o", tmp_path / "set", *more)
+        assert code == 2 and "its own result" in err and path.read_bytes() == before
+    assert files(tmp_path / "set") == ["hq/x.png"]
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "ascii", "utf-8"])
+def test_output_in_any_encoding(tmp_path: Path, encoding: str) -> None:
+    pytest.importorskip("pyiqa", reason="pyiqa is not installed")
+    for name in ("a", "b"):
+        picture(tmp_path / "hq" / f"{name}.png", size=(40, 32))
+    how = {"env": {"PYTHONIOENCODING": encoding}, "errors": "replace"}
+    command = ["evaluate", "--outputs", f"α={tmp_path / 'hq'}", "--reference", tmp_path / "hq", "--metrics", "psnr"]
+    done = itersr(*command, "--json", tmp_path / "x.json", **how)
+    assert done.returncode == 0 and (tmp_path / "x.json").exists(), done.stderr
+    assert itersr("upscale", "--help", **how).returncode == 0
+
+
+def test_missing_files_and_empty_folders(tmp_path: Path, model: Bicubic) -> None:
+    (failure,) = upscale_files(lambda: model, [tmp_path / "none.png"], tmp_path / "out")
+    assert "does not exist" in failure.message and failure.usage
     (tmp_path / "empty").mkdir()
     with pytest.raises(ImageError, match="holds no image"):
-        batch.plan([tmp_path / "empty"], tmp_path / "out", Options())
+        upscale_files(lambda: model, [tmp_path / "empty"], tmp_path / "out")
+
+
+def test_who_may_read_and_write_files() -> None:
+    """The model and what it is made of know pictures in memory; files are for the command and for what is around the model."""
+    users = {"cli", "evaluation", "experiments", "metrics", "widgets", "data"}
+    for path in (ROOT / "itersr").glob("**/*.py"):
+        if "upscaling" not in path.parts and path.stem not in users:
+            assert not re.search(r"(from|import) itersr\.upscaling|from itersr import .*upscaling", path.read_text()), path

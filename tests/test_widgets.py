@@ -17,7 +17,7 @@ import pytest
 import torch
 from PIL import Image
 
-from itersr import images, widgets
+from itersr import pictures, widgets
 from itersr.config import tier
 from itersr.masking import POLICIES
 from itersr.model import ITER
@@ -117,7 +117,7 @@ def test_mask_states_tell_old_from_new(model: ITER, photo: torch.Tensor) -> None
 
 def test_example_pairs_are_fixed(model: ITER) -> None:
     pairs = widgets.example_pairs(model, side=64)
-    assert list(pairs) == list(images.bundled("test"))
+    assert list(pairs) == list(pictures.bundled("test"))
     for name, (lq, hq) in widgets.example_pairs(model, side=64).items():
         assert lq.shape == (3, 16, 16) and hq is not None and hq.shape == (3, 64, 64)
         assert torch.equal(lq, pairs[name][0])
@@ -143,7 +143,7 @@ def test_before_after_view_shows_each_side() -> None:
     before, after = ((torch.rand(3, 20, 30, generator=g) * 255).round() / 255 for _ in range(2))
 
     def seen(position: float) -> torch.Tensor:
-        return images.to_tensor(widgets.before_after_view(before, after, position))[0]
+        return pictures.to_tensor(widgets.before_after_view(before, after, position))[0]
 
     assert torch.equal(seen(0), after) and torch.equal(seen(1), before)
     for position in (0.1, 0.5, 0.77):

@@ -18,8 +18,9 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import Dataset, Sampler
 
-from itersr import images
 from itersr.degradation import MILD, Degradation, degrade
+from itersr.pictures import bundled
+from itersr.upscaling.read import image_files, read
 
 log = logging.getLogger(__name__)
 HOLD_OUT_EVERY = 20  # one photo in twenty is never trained on: validation and calibration use those
@@ -79,12 +80,12 @@ class Photos:
             self._bytes = torch.cat(parts).share_memory_()
 
     def _read(self, i: int) -> Tensor:
-        return (images.read(self.paths[i]).tensor * 255).round().to(torch.uint8)
+        return (read(self.paths[i]).tensor * 255).round().to(torch.uint8)
 
     @classmethod
     def of(cls, data: str | Path | None) -> Photos:
         """The photos below a folder, or (None) the scikit-image photos set aside for training."""
-        return cls(images.bundled("train") if data is None else images.folder(Path(data)))
+        return cls(bundled("train") if data is None else image_files(Path(data)))
 
     def __len__(self) -> int:
         return len(self.names)
@@ -108,7 +109,7 @@ class Photos:
         The three bundled photos are all trained on; what is held out for them is the bundled test split.
         """
         if self.tensors:
-            return self, Photos(images.bundled("test"))
+            return self, Photos(bundled("test"))
         held = sorted(self.paths)[min(HOLD_OUT_EVERY // 2, len(self) - 1) :: HOLD_OUT_EVERY]
         rest = [path for path in self.paths if path not in set(held)]
         return Photos(rest or held), Photos(held)

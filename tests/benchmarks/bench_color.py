@@ -12,9 +12,10 @@ from pathlib import Path
 
 import torch
 
-from itersr import color, images, metrics
+from itersr import metrics, pictures
 from itersr.degradation import MILD, PUBLISHED, degrade
 from itersr.model import ITER
+from itersr.upscaling.read import image_files, read
 
 
 def main() -> None:
@@ -25,7 +26,7 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=256, help="of the crops, in pixels")
     args = parser.parse_args()
     model = ITER.from_pretrained(args.tier)
-    photos = [images.read(path).tensor for path in images.folder(args.data)] if args.data else list(images.bundled().values())
+    photos = [read(path).tensor for path in image_files(args.data)] if args.data else list(pictures.bundled().values())
     names = [n for n in ("psnr", "lpips") if metrics.available(n)]
     half = ITER(model.tier)
     half.load_state_dict(model.state_dict())
@@ -38,12 +39,12 @@ def main() -> None:
         hq = photo[None, :, top : top + args.side, left : left + args.side]
         lq = degrade(hq, generator=torch.Generator().manual_seed(i), scale=model.tier.scale, ranges=ranges)
         raw = model.restore(lq, seed=i).image.cpu()
-        results = {"none": raw, "adain": color.match(raw.clone(), lq, "adain")}
+        results = {"none": raw, "adain": pictures.match_colors(raw.clone(), lq, "adain")}
         for levels in range(5):
-            results[f"wavelet {levels}"] = color.match(raw.clone(), lq, "wavelet", levels)
+            results[f"wavelet {levels}"] = pictures.match_colors(raw.clone(), lq, "wavelet", levels)
         results |= {"bf16": half.restore(lq, seed=i).image.cpu(), "other seed": model.restore(lq, seed=i + 1000).image.cpu()}
         for name, result in results.items():
-            values = [float(metrics.score(n, result, hq)) for n in names] + [float(color.drift(result, hq)) * 255]
+            values = [float(metrics.score(n, result, hq)) for n in names] + [float(pictures.drift(result, hq)) * 255]
             rows.setdefault(name, []).append([*values, float((result - raw).abs().mean()) * 255])
     columns = [*names, "drift /255", "change /255"]
     count = len(rows["none"])

@@ -1,0 +1,1 @@
+"""Upscaling from files to files: `read`, `write`, and `files` for many at once."""

@@ -1,0 +1,321 @@
+"""Many files in, as many files out: what `itersr upscale` and `itersr degrade` do around the method.
+
+Names are settled first. Then one file follows another: what is wrong with it (name, existing output, format, size) is told
+before its first pixel is computed, and a bad one costs its own line and nothing else. Results appear whole or not at all.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from itersr import pictures
+from itersr.disk import FileError, shown, whole_file, whole_folder
+from itersr.pictures import Photo
+from itersr.upscaling.read import MAX_PIXELS, ImageError, image_files, read
+from itersr.upscaling.write import SUFFIXES, check_output, write
+
+log = logging.getLogger(__name__)
+
+FIRST_TILE = 128  # LQ pixels: what is tried after the model's own choice did not fit into memory
+SMALLEST_TILE = 64
+
+
+@dataclass(frozen=True)
+class Options:
+    """How files are upscaled and named; names and defaults follow Real-ESRGAN's script where it has them."""
+
+    suffix: str = "out"  # photo.png -> photo_out.png; "" keeps the name
+    ext: str = "auto"  # "auto": the input's own where it can be written and holds what the picture has, else png
+    force: bool = False  # overwrite existing outputs
+    scale: float | None = None  # of the result; None: the model's. Another one is reached by bicubic resizing
+    seed: int = 0
+    tile: int | None = None  # LQ pixels; 0: in one piece; None: the model's choice, by size
+    precision: str = "auto"  # or "fp32", "bf16"
+    color_fix: str = "wavelet"  # or another of pictures.COLOR_FIXES
+    save_trace: bool = False
+    max_pixels: int = MAX_PIXELS
+    quality: int = 95  # of JPEG and WebP
+    settings: Mapping[str, Any] = field(default_factory=dict)  # of Alg. 2: steps, alpha, policy, schedule, temperature
+
+
+@dataclass(frozen=True)
+class Job:
+    """One file to read, and the place of its result."""
+
+    source: Path
+    target: Path
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A file that was not done. `usage`: the fault lies in what was asked (exit code 2), not in the machine (1)."""
+
+    source: Path
+    message: str
+    usage: bool
+
+
+class UsageError(ValueError):
+    """The call as a whole makes no sense; the message is one line with the cure."""
+
+
+def plan(inputs: Sequence[str | os.PathLike[str]], output: str | os.PathLike[str], options: Options) -> list[Job]:
+    """Which file becomes which. Folders are searched with all they contain, and mirrored below `output`.
+
+    `output` is a file when it has an image suffix and there is one input file, else a folder (made later, when needed). What
+    an earlier run has put into an input folder, results and traces, is no input.
+
+    Raises:
+        UsageError: no input, one output file for several inputs, two inputs with one output, an unknown `ext`.
+        ImageError: an input folder without images.
+    """
+    if not inputs:
+        raise UsageError("no input: name image files or folders")
+    ext = options.ext.lower().lstrip(".")
+    if ext != "auto" and f".{ext}" not in SUFFIXES:
+        raise UsageError(f"--ext {options.ext}: use auto or one of {', '.join(s[1:] for s in SUFFIXES)}")
+    out = Path(output)
+    sources: list[tuple[Path | None, Path]] = []  # (input folder, or None for a file named by itself, and the file)
+    for entry in map(Path, inputs):
+        sources += [(entry, file) for file in image_files(entry)] if os.path.isdir(entry) else [(None, entry)]
+    single = out.suffix.lower() in SUFFIXES and not os.path.isdir(out)
+    if single and (len(sources) > 1 or sources[0][0] is not None):
+        raise UsageError(f"-o {out}: one file for {len(sources)} inputs; name a folder")
+    if not single and os.path.exists(out) and not os.path.isdir(out):
+        raise UsageError(f"-o {out}: is a file and has no image suffix ({', '.join(SUFFIXES)}); name a folder")
+
+    places: dict[tuple[Path | None, Path], Path] = {}
+    made: set[Path] = set()  # what this call makes, and an earlier one like it has made
+    for root, source in sources:
+        ending = source.suffix.lower() if ext == "auto" else f".{ext}"
+        name = source.stem + (f"_{options.suffix}" if options.suffix else "") + (ending if ending in SUFFIXES else ".png")
+        target = out if single else out / (source.parent.relative_to(root) if root is not None else "") / name
+        places[root, source] = target
+        if _whole(target) != _whole(source):
+            made |= {_whole(target), _whole(trace_folder(target))}
+        if root is not None and _whole(root) in _whole(out).parents:
+            made.add(_whole(out))
+    jobs: dict[Path, Job] = {}
+    for (root, source), target in places.items():
+        if root is not None and made & {_whole(source), *_whole(source).parents}:
+            continue
+        first = jobs.setdefault(_whole(target), Job(source, target)).source
+        if first != source:
+            raise UsageError(f"{first} and {source} would both become {target}; rename one or use another folder")
+    return list(jobs.values())
+
+
+def _whole(path: Path) -> Path:
+    return Path(os.path.abspath(path))
+
+
+def _refuse(source: Path, target: Path, force: bool) -> None:
+    """ImageError where a result may not be put at `target`."""
+    if not target.exists():
+        return
+    if target.is_dir():
+        raise ImageError(target, "is a folder", "name a file, or another folder")
+    if source.exists() and target.samefile(source):
+        raise ImageError(source, "would be overwritten by its own result", "use a --suffix or another folder")
+    if not force:
+        raise ImageError(target, "exists already", "use --force to overwrite it, or another folder (-o)")
+
+
+def upscale_files(load: Callable[[], Any], inputs: Sequence[str | os.PathLike[str]], output: str | os.PathLike[str],
+                  options: Options | None = None, progress: bool = False) -> list[Failure]:
+    """Upscale files and folders; gives the files that could not be done, [] when all are.
+
+    Args:
+        load: gives the model, an `ITER` or what has its `upscale` and `tier.scale` (and its `restore`, for traces). Called
+            once, when the first good picture is at hand: bad input is told in milliseconds.
+        inputs: image files and folders. output: a file or a folder, see `plan`.
+        options: naming, memory and the settings of Alg. 2.
+        progress: show a bar over the files on stderr.
+
+    Each failure is logged as one line (error level), each success too (info level). KeyboardInterrupt passes through and leaves
+    finished files only. Raises what `plan` and `load` raise.
+    """
+    options = options or Options()
+    if options.precision not in ("auto", "fp32", "bf16"):
+        raise UsageError(f"precision {options.precision!r}: there are auto, fp32 and bf16")
+    model: Any = None
+    failures: list[Failure] = []
+    for job, photo in _photos(plan(inputs, output, options), options, failures, progress):
+        if model is None:  # "auto" is fp32: bfloat16 changes single tokens
+            model = load().bfloat16() if options.precision == "bf16" else load()
+        with _told(job, failures):
+            started = time.perf_counter()
+            _upscale_one(model, photo, job.target, options)
+            for note in photo.meta.notes:
+                log.warning("%s: %s", job.source, note)
+            log.info("%s -> %s (%.1f s)", job.source, job.target, time.perf_counter() - started)
+    return failures
+
+
+def _photos(jobs: Sequence[Job], options: Options, failures: list[Failure], progress: bool) -> Iterator[tuple[Job, Photo]]:
+    """The jobs whose picture can be read and whose result has a place, each with its picture; the others are told."""
+    from tqdm import tqdm
+
+    with tqdm(jobs, unit="image", desc="itersr", disable=not progress) as bar:
+        for job in bar:
+            with _told(job, failures):
+                _refuse(job.source, job.target, options.force)
+                if options.save_trace and trace_folder(job.target).exists() and not options.force:
+                    raise ImageError(trace_folder(job.target), "exists already", "use --force to overwrite it")
+                photo = read(job.source, options.max_pixels)
+                job.target.parent.mkdir(parents=True, exist_ok=True)
+                check_output(job.target)
+                yield job, photo
+
+
+@contextlib.contextmanager
+def _told(job: Job, failures: list[Failure]) -> Iterator[None]:
+    """What goes wrong in the block costs this file one line, and the others nothing."""
+    try:
+        yield
+    except Exception as error:
+        message = str(error)
+        if not isinstance(error, FileError):
+            reason = " ".join(str(getattr(error, "strerror", None) or error or type(error).__name__).split())
+            message = f"{shown(job.source)}: {reason}"
+            log.debug("%s", job.source, exc_info=error)
+        log.error("%s", message)
+        failures.append(Failure(job.source, message, usage=isinstance(error, ImageError)))
+
+
+def _upscale_one(model: Any, photo: Photo, target: Path, options: Options) -> None:
+    h, w = (max(1, round(side * (options.scale or model.tier.scale))) for side in photo.size)
+    check_output(target, (h, w))
+    settings: dict[str, Any] = {"seed": options.seed, **options.settings}
+    trace: Any = None
+    if options.save_trace:
+        trace = _in_memory(lambda tile: model.restore(photo.tensor[None], **settings, **tile), photo, target, options)
+        result = pictures.match_colors(trace.image.cpu().clone(), photo.tensor[None], options.color_fix)
+    else:
+        call = lambda tile: model.upscale(photo.tensor[None], color_fix=options.color_fix, **settings, **tile)  # noqa: E731
+        result = _in_memory(call, photo, target, options)
+    result = result.detach().float().cpu()
+    if not torch.isfinite(result).all():
+        raise RuntimeError("the model's result holds NaN or infinity; try --precision fp32")
+    if tuple(result.shape[-2:]) != (h, w):
+        result = pictures.resize(result[0], (h, w))[None]
+    if trace is not None:
+        save_trace(trace, trace_folder(target), model.tier.vqgan.factor, settings)
+    write(photo.upscaled(result[0]), target, options.quality)
+
+
+def _in_memory(call: Callable[[dict[str, int]], Any], photo: Photo, target: Path, options: Options) -> Any:
+    """call(tile), and once more with a smaller tile when memory ran out."""
+    try:
+        return call({} if options.tile is None else {"tile": options.tile})
+    except (MemoryError, RuntimeError) as error:
+        if not _out_of_memory(error):
+            raise
+    # Outside the except block: its traceback would keep the first try's tensors alive.
+    smaller = options.tile // 2 if options.tile else min(FIRST_TILE, max(photo.size) // 2)
+    smaller = max(SMALLEST_TILE, smaller // 16 * 16)
+    log.warning("%s: out of memory; once more with --tile %d", target.name, smaller)
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    try:
+        return call({"tile": smaller})
+    except (MemoryError, RuntimeError) as error:
+        if not _out_of_memory(error):
+            raise
+        raise RuntimeError(f"out of memory with --tile {smaller} too; use a smaller --tile, or --device cpu") from error
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    text = str(error).lower()
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "out of memory" in text or "allocate memory" in text
+
+
+def trace_folder(target: Path) -> Path:
+    """Where the trace of a result goes: photo_out.png -> photo_out_trace."""
+    return target.with_name(f"{target.stem}_trace")
+
+
+def save_trace(trace: Any, folder: Path, factor: int, settings: Mapping[str, Any]) -> None:
+    """Write every step of a `Trace` of one image: pictures, masks (white = kept), trace.json.
+
+    `factor` is how many pixels of the result a token covers along a side.
+    `00_start.png` is S_l decoded and `00_mask.png` the tokens of it judged good (m_s); then one picture and one mask a step.
+    """
+    steps = trace.restored.steps
+    height, width = trace.image.shape[-2:]
+    names = ["start", *(f"t{step.t}" for step in steps)]
+    masks = [trace.restored.condition_keep, *(step.keep for step in steps)]
+    record = {
+        "size": [height, width],
+        "tokens": list(trace.restored.tokens.shape[-2:]),
+        "start_step": int(trace.start[0]),
+        "steps": [{"t": step.t, "kept": float(step.keep.float().mean())} for step in steps],
+        "settings": {key: value for key, value in settings.items() if isinstance(value, (str, int, float, bool))},
+    }
+    with whole_folder(folder) as made:
+        for i, (name, mask) in enumerate(zip(names, masks, strict=True)):
+            write(Photo(trace.at(i)[0]), made / f"{i:02d}_{name}.png")
+            pixels = mask[0].cpu().numpy().astype(np.uint8) * 255
+            pixels = pixels.repeat(factor, 0).repeat(factor, 1)[:height, :width]  # the grid is padded beyond the picture
+            Image.fromarray(pixels).save(made / f"{i:02d}_mask.png")
+        (made / "trace.json").write_text(json.dumps(record, indent=1) + "\n")
+        if (folder / "trace.json").exists():
+            shutil.rmtree(folder)  # an earlier trace: --force was asked for
+
+
+def degrade_files(inputs: Sequence[str | os.PathLike[str]], output: str | os.PathLike[str], seed: int = 0, scale: int = 4,
+                  force: bool = False, max_pixels: int = MAX_PIXELS, progress: bool = False) -> list[Failure]:
+    """Make fixed test pairs: OUT/hq/NAME.png (cut to a multiple of `scale`), OUT/lq/NAME.png and a line in OUT/draws.jsonl.
+
+    Every picture has its own generator, made of `seed` and its name, so that its LQ image does not depend on which others are
+    made with it. The draw in draws.jsonl is enough to make it again (`degradation.Draw.from_dict`, `degradation.apply`).
+
+    Raises:
+        UsageError, ImageError: see `plan`; draws.jsonl exists and `force` is False.
+    """
+    from itersr import degradation
+
+    out = Path(output)
+    if out.suffix.lower() in SUFFIXES:
+        raise UsageError(f"-o {out}: degrade makes a folder (hq, lq, draws.jsonl); name one")
+    record = out / "draws.jsonl"
+    if record.exists() and not force:
+        raise UsageError(f"{record} exists already: use --force to overwrite, or another folder (-o)")
+    failures: list[Failure] = []
+    lines: list[str] = []
+    options = Options(suffix="", ext="png", force=force, max_pixels=max_pixels)
+    for job, photo in _photos(plan(inputs, out / "lq", options), options, failures, progress):
+        with _told(job, failures):
+            name = job.target.relative_to(out / "lq")
+            _refuse(job.source, out / "hq" / name, force)
+            h, w = (side // scale * scale for side in photo.size)
+            if min(h, w) == 0:
+                raise ImageError(job.source, f"is {photo.size[1]}×{photo.size[0]}", f"use at least {scale}×{scale}")
+            hq = photo.tensor[:, :h, :w].contiguous()
+            digest = hashlib.sha256(os.fsencode(f"{seed}/{name.as_posix()}")).digest()
+            draws = degradation.draw(1, generator=torch.Generator().manual_seed(int.from_bytes(digest[:7], "little")))
+            lq = degradation.apply(hq[None], draws, scale=scale)[0]
+            for folder, tensor in (("hq", hq), ("lq", lq)):
+                (out / folder / name).parent.mkdir(parents=True, exist_ok=True)
+                write(Photo(tensor), out / folder / name)
+            line = {"image": name.as_posix(), "seed": seed, "scale": scale, "size": [h, w], "draw": draws[0].to_dict()}
+            lines.append(json.dumps(line))
+            log.info("%s -> %s", job.source, out / "lq" / name)
+    if lines:
+        with whole_file(record) as handle:
+            handle.write(("\n".join(lines) + "\n").encode())
+    return failures
