@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from itersr import metrics
-from itersr.images import bundled
+from itersr.pictures import bundled
 from itersr.training.perceptual import LPIPS, perceptual
 
 SHARED = (Path(__file__).parents[1] / ".." / "shared" / "data" / "torch_home").resolve()
