@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from itersr.config import Norm, VQGANConfig
+from itersr.losses import quantization
 from itersr.swin import SwinLayers, add, normalization
 
 
@@ -169,7 +170,7 @@ class VQGAN(nn.Module):
         tokens = self.codebook.nearest(latent)
         codes = self.codebook.lookup(tokens).float()
         z = latent.float()
-        return Quantized(z + (codes - z).detach(), tokens, F.mse_loss(codes, z.detach()), F.mse_loss(z, codes.detach()))
+        return Quantized(z + (codes - z).detach(), tokens, *quantization(z, codes))
 
     def encode(self, image: Tensor) -> Tensor:
         """S_h: the tokens (B, H/f, W/f) of images (B, 3, H, W) in [0, 1]; sides must be multiples of f (ValueError)."""
