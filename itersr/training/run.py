@@ -284,7 +284,7 @@ def run(args: argparse.Namespace) -> int:
     train = {name: dataclasses.replace(settings, **changes) if stage in ("all", name) else settings
              for name, settings in config.train.items()}
     options = {"seed": args.seed, "device": args.device, "precision": args.precision, "minutes": args.minutes,
-               "workers": args.workers}
+               "workers": args.workers, "compiled": args.compile}
     if stage == "all":
         if args.networks is not None or args.again:
             raise ValueError("--networks and --again are for single stages, not for `train all`")
