@@ -17,6 +17,7 @@ import dataclasses
 import hashlib
 import json
 import logging
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -122,20 +123,21 @@ def train_all(config: Tier, data: str | Path | None, out: Path, *, minutes: floa
     from itersr.training import ship
 
     began, validated = time.monotonic(), dict[str, float]()
+    main = os.environ.get("RANK", "0") == "0"  # of several processes one writes what belongs to the whole run
     said = f"itersr train all --tier {config.name}{'' if data is None else ' --data DIR'}"
     said += "" if minutes is None else f" --minutes {minutes:g}"
     said += f" --seed {options['seed']}" if options.get("seed") else ""
     out.mkdir(parents=True, exist_ok=True)
     photos = Photos.of(data).split()
     keep_record(out / "all.json", {"tier": config.name, "minutes": minutes, "seed": options.get("seed", 0)},
-                (out / "all.json").exists(), True, may_change=())
+                (out / "all.json").exists(), main, may_change=())
     for stage, share in config.plan.items():
         log.info("%s: %s", stage, "by steps" if minutes is None else f"{share * minutes:.2g} minutes")
         validated = train_stage(stage, config, data, out, photos=photos, resume=True,
                                 minutes=None if minutes is None else share * minutes, **options) or validated
     left = None if minutes is None else max(60 * minutes - (time.monotonic() - began), 5.0)
-    if torch.distributed.is_initialized() and torch.distributed.get_rank():
-        return validated  # one process writes the card
+    if not main:
+        return validated
     kept = f", {len(photos[1])} others held out" if data is not None else " of scikit-image"
     ship.export(out, None if data is None else Path(data), data=describe or f"{len(photos[0])} photos{kept}",
                 hardware=hardware, by=said, device=options.get("device", "auto"), seconds=left)
