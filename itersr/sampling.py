@@ -40,6 +40,7 @@ class Sampler:
     adaptive: bool = True  # start at T_s from the good tokens of S_l; False: at T, from nothing
     remask: bool = False  # True: kept tokens compete for their place again, Alg. 2 to the letter
     resample: bool = False  # True: kept tokens get new values at every step, as in the released sampler
+    printed_start: bool = False  # True: T_s by line 6 as it is printed, see `schedule.start_step`
     skip_last: bool = False  # True: one step fewer than T_s, as in the released sampler
 
     def __post_init__(self) -> None:
@@ -128,6 +129,16 @@ def uniforms(generators: Sequence[torch.Generator], shape: tuple[int, int], devi
     return torch.stack([torch.rand(shape, generator=g) for g in generators]).to(device)
 
 
+def good_tokens(log_good: Tensor, alpha: float) -> Tensor:
+    """m_s (Eq. 6): True where φ_e finds a token of S_l good with probability α or more; nowhere for α = 1.
+
+    log_good: φ_e's log-probabilities, (B, h, w).
+    """
+    if alpha >= 1:
+        return torch.zeros_like(log_good, dtype=torch.bool)
+    return log_good >= (math.log(alpha) if alpha > 0 else -math.inf)
+
+
 def step(tokens: Tensor, keep: Tensor, condition: Tensor, condition_keep: Tensor, t: int, sampler: Sampler, *,
          propose: ProposeFn, evaluator: EvaluatorFn, noise: tuple[Tensor, Tensor]) -> Step:
     """One step of Alg. 2: from S_t and m_t to S_{t−1} and m_{t−1}.
@@ -155,7 +166,7 @@ def step(tokens: Tensor, keep: Tensor, condition: Tensor, condition_keep: Tensor
 
 def restore(condition: Tensor, sampler: Sampler, *, propose: ProposeFn, evaluator: EvaluatorFn,
             generators: Sequence[torch.Generator], keep_steps: bool = True) -> Restored:
-    """Algorithm 2: refine S_l = `condition` (B, h, w), with one random generator for each image.
+    """Algorithm 2 with Eq. 6 and 7: refine S_l = `condition` (B, h, w), with one random generator for each image.
 
     S_l is judged, which gives T_s for each image (lines 1–6); then t runs from the largest T_s down to 1 and every image
     joins in at its own T_s. An image whose tokens are all good is answered by S_l itself. keep_steps=False forgets the maps of
@@ -166,11 +177,12 @@ def restore(condition: Tensor, sampler: Sampler, *, propose: ProposeFn, evaluato
     shape = (condition.shape[1], condition.shape[2])
     good = torch.zeros_like(condition, dtype=torch.bool)
     if sampler.adaptive and sampler.alpha < 1:
-        good = evaluator(condition, condition) >= (math.log(sampler.alpha) if sampler.alpha > 0 else -math.inf)  # m_s
+        good = good_tokens(evaluator(condition, condition), sampler.alpha)
     n = good[0].numel()
-    start = torch.tensor([start_step(int(m.sum()), n, sampler.steps, sampler.schedule) for m in good])
+    start = torch.tensor([start_step(int(m.sum()), n, sampler.steps, sampler.schedule, printed=sampler.printed_start)
+                          for m in good])
 
-    tokens, keep = condition.clone(), good.clone()
+    tokens, keep = condition.clone(), good.clone()  # Eq. 7: m_t = m_s, and S_t is S_l there and masked elsewhere
     steps: list[Step] = []
     for t in range(int(start.max()), 1 if sampler.skip_last else 0, -1):
         active = torch.nonzero(start >= t).flatten()

@@ -62,11 +62,14 @@ def share_revealed(t: int, T: int, kind: GammaKind = "cosine") -> float:
     return (now - before) / now
 
 
-def start_step(good: int, n: int, T: int, kind: GammaKind = "cosine") -> int:
+def start_step(good: int, n: int, T: int, kind: GammaKind = "cosine", *, printed: bool = False) -> int:
     """T_s (Alg. 2, line 6): the smallest t whose S_t keeps no more tokens than the `good` ones of S_l.
 
     All good gives 0 (the answer is S_l), none good gives T. ValueError unless 0 ≤ good ≤ n.
+    printed: the line as the paper prints it, with < in place of ≤: S_t has to keep fewer tokens than are good. Where the counts
+    are equal this starts one step earlier, at T at the earliest, and that step keeps no new token. All good gives 1 or more.
     """
     if not 0 <= good <= n:
         raise ValueError(f"{good} good tokens of {n}")
-    return next(t for t in range(T + 1) if tokens_to_keep(t, T, n, kind) <= good)
+    fits = (t for t in range(T + 1) if tokens_to_keep(t, T, n, kind) < good + (not printed))
+    return next(fits, T)

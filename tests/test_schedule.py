@@ -49,6 +49,13 @@ def test_k_and_start_against_brute_force(kind: GammaKind) -> None:
             assert keeps == [exact_keep(t, T, n, kind) for t in range(T + 1)], (T, n)
             starts = [start_step(good, n, T, kind) for good in range(n + 1)]
             assert starts == [algorithm2_start(good, T, n, kind) for good in range(n + 1)], (T, n)
+            printed = [start_step(good, n, T, kind, printed=True) for good in range(n + 1)]
+            for good, t in enumerate(printed):  # `while ⌈(1 − γ((T_s − 1)/T))·N⌉ < Σ m_s: T_s ← T_s − 1`
+                walked = T
+                while exact_keep(walked - 1, T, n, kind) < good:
+                    walked -= 1
+                assert t == walked, (good, T, n)
+            assert printed[n] >= 1 and printed[0] == T
 
 
 @pytest.mark.parametrize("kind", KINDS)
