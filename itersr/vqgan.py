@@ -134,7 +134,10 @@ class Codebook(nn.Module):
         nn.init.uniform_(self.embedding.weight, -1 / codes, 1 / codes)
 
     def nearest(self, latent: Tensor) -> Tensor:
-        """Ids (B, h, w) of the nearest codes of (B, D, h, w), in float32: half precision moves ids across cell borders."""
+        """Eq. 1: ids (B, h, w) of the nearest codes of latents (B, D, h, w).
+
+        In float32: half precision moves ids across cell borders.
+        """
         with torch.autocast(latent.device.type, enabled=False):
             flat = latent.float().permute(0, 2, 3, 1)  # (B, h, w, D)
             codes = self.embedding.weight.float()
