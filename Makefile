@@ -91,7 +91,7 @@ bench: setup
 
 figures: setup
 	$(PY) -m tests.notebook_tools build $(ONLY)
-	$(PY) -m itersr.ledger
+	$(PY) -m itersr.lab.ledger
 
 exercises: setup
 	$(PY) -m tests.notebook_tools exercises

@@ -241,7 +241,7 @@ def _add_evaluate(commands: Any, common: argparse.ArgumentParser) -> None:
 
 
 def _evaluate(args: argparse.Namespace) -> int:
-    from itersr import evaluation, metrics
+    from itersr.lab import evaluation, metrics
 
     folders: dict[str, Path] = {}
     for entry in args.outputs:
@@ -338,7 +338,7 @@ def _add_reproduce(commands: Any, common: argparse.ArgumentParser) -> None:
 
 
 def _reproduce(args: argparse.Namespace) -> int:
-    from itersr.reproduce import run
+    from itersr.lab.reproduce import run
 
     return run(tier=args.tier, only=args.only, device=args.device, data=args.data, out=args.out)
 

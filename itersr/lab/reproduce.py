@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from itersr.config import Tier
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 TAKE_A_FOLDER = ("06", "07", "08", "09")  # notebooks that train nothing
 SMOKE_TIMEOUT = 1800  # seconds for one cell; papermill itself would wait for ever
 DPI = 100  # with figures of 8 × 5 inches a notebook stays well inside its 1.5 MB
