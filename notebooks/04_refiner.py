@@ -58,7 +58,7 @@ from itersr.schedule import gamma, tokens_to_keep, tokens_to_mask
 from itersr.token_nets import Refiner
 from itersr.training.algorithm1 import Algorithm1, per_image
 from itersr.training.data import Crops, Photos, ranges, validation_pairs
-from itersr.training.run import form_of
+from itersr.training.stages import form_of
 
 
 # %% [markdown]

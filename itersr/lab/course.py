@@ -9,7 +9,8 @@ from itersr import weights
 from itersr.config import TIERS, Tier
 from itersr.lab.reproduce import ROOT
 from itersr.model import ITER, pick_device
-from itersr.training.run import load_networks, runs_of, train_stage
+from itersr.training.run import load_networks, train_stage
+from itersr.training.stages import runs_of
 
 
 def load_or_train(stage: str, config: Tier, data: str | Path | None, out: Path, **options: Any) -> ITER:

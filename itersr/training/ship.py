@@ -28,7 +28,7 @@ from itersr import weights
 from itersr.config import TIERS, Tier
 from itersr.model import ITER
 from itersr.training.perceptual import perceptual
-from itersr.training.run import STAGES, form_of, runs_of
+from itersr.training.stages import STAGES, form_of, runs_of
 from itersr.training.validate import calibrate, held_out, make_pairs
 
 log = logging.getLogger(__name__)
