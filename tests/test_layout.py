@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import ast
 import graphlib
+import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 PACKAGE = Path(__file__).parents[1] / "itersr"
 # From the top floor down to the ground. A name stands for a module, or for all that is in a folder.
@@ -118,3 +123,46 @@ def test_the_test_sees_imports_of_every_kind(tmp_path: Path) -> None:
         graphlib.TopologicalSorter(edges).prepare()
     with pytest.raises(ValueError, match="another stands on 0 floors"):
         floor("another")
+
+
+HIDING = """
+from importlib.machinery import PathFinder
+real = PathFinder.find_spec
+PathFinder.find_spec = staticmethod(lambda name, *rest: None if name.split(".")[0] in {names!r} else real(name, *rest))
+"""
+
+
+def python(*call: str, path: Path, cwd: Path) -> subprocess.CompletedProcess[str]:
+    env = os.environ | {"PYTHONPATH": os.pathsep.join([str(path), str(PACKAGE.parent)]), "OMP_NUM_THREADS": "1"}
+    return subprocess.run([sys.executable, *call], capture_output=True, text=True, cwd=cwd, timeout=600, env=env)
+
+
+@pytest.mark.parametrize(
+    ("call", "says"),
+    [
+        (["-m", "itersr", "degrade", "hq.png", "-o", "pairs"], ""),
+        (["-m", "itersr", "upscale", "hq.png", "-o", "large.png", "--tier", "smoke", "--device", "cpu"], ""),
+        (["-m", "itersr", "train", "vqgan", "--steps", "2", "--batch", "1", "--device", "cpu", "--workers", "0"], ""),
+        (["-m", "itersr", "evaluate", "--outputs", "ours=."], "pyiqa not installed: pip install 'itersr[notebooks]'"),
+        (["-m", "itersr", "reproduce", "--only", "01"], "matplotlib, pyiqa not installed: pip install 'itersr[notebooks]'"),
+        (["-c", "from itersr.lab import ledger; ledger.claims({})"], ""),
+    ],
+    ids=["degrade", "upscale", "train", "evaluate", "reproduce", "ledger"],
+)
+def test_without_the_extra_a_command_works_or_names_it_in_one_line(call: list[str], says: str, tmp_path: Path) -> None:
+    """A photo is upscaled and a network trained with the dependencies alone; the course needs what the extra brings."""
+    (tmp_path / "sitecustomize.py").write_text(HIDING.format(names=EXTRAS | {"jupyterlab", "nbval", "tensorboard"}))
+    Image.effect_noise((128, 128), 40).save(tmp_path / "hq.png")
+    done = python(*call, path=tmp_path, cwd=tmp_path)
+    if says:
+        assert done.returncode == 1 and says in done.stderr and len(done.stderr.splitlines()) == 1, done.stderr
+    else:
+        assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("module", [["itersr", "reproduce"], ["itersr.lab.ledger"]], ids=["reproduce", "ledger"])
+def test_outside_a_clone_the_course_says_so_in_one_line(module: list[str], tmp_path: Path) -> None:
+    shutil.copytree(PACKAGE, tmp_path / "site" / "itersr", ignore=shutil.ignore_patterns("*.safetensors", "__pycache__"))
+    done = python("-m", *module, path=tmp_path / "site", cwd=tmp_path)
+    assert done.returncode and "run this in a clone of the repository" in done.stderr, done.stderr
+    assert len(done.stderr.splitlines()) == 1 and str(tmp_path) not in done.stderr

@@ -228,6 +228,8 @@ def write(root: Path = ROOT) -> list[dict[str, Any]]:
 
 
 if __name__ == "__main__":
+    if not (ROOT / "figures").is_dir():
+        sys.exit("ledger: the results are no part of the installed package: run this in a clone of the repository")
     for row in write():
         print(f"{row['number']:>2}  {row['verdict']:<13}  {row['claim']}")
     sys.exit(0)

@@ -179,7 +179,7 @@ def fetch(name: str, timeout: float = 20.0) -> None:
 
 def _how_to_get(metric: Metric) -> str:
     if importlib.util.find_spec("pyiqa") is None:
-        return f"{metric.name} needs pyiqa, which is not installed: pip install pyiqa"
+        return f"{metric.name} needs pyiqa, which is not installed: pip install 'itersr[notebooks]'"
     gone = ", ".join(str(path) for path in missing_files(metric.name))
     return f"{metric.name} needs weights not found here: {gone}; itersr evaluate --download gets them, or set TORCH_HOME"
 
