@@ -99,7 +99,7 @@ gpu:
 
 figures: setup
 	$(PY) -m tests.notebook_tools build $(ONLY)
-	$(PY) -m itersr.ledger
+	$(PY) -m itersr.lab.ledger
 
 exercises: setup
 	$(PY) -m tests.notebook_tools exercises

@@ -8,6 +8,7 @@ failure.
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import io
 import json
 import logging
@@ -86,6 +87,12 @@ class _Lines(logging.Handler):
 def _one_line(error: BaseException) -> str:
     text = " ".join(str(error).split()) or type(error).__name__
     return text if not isinstance(error, (KeyError, TypeError, AttributeError)) else f"{type(error).__name__}: {text}"
+
+
+def _need(*modules: str) -> None:
+    """RuntimeError, before any work begins, where something is missing that only the extra `notebooks` installs."""
+    if missing := [name for name in modules if importlib.util.find_spec(name) is None]:
+        raise RuntimeError(f"{', '.join(missing)} not installed: pip install 'itersr[notebooks]'")
 
 
 def _is_usage(error: BaseException) -> bool:
@@ -242,7 +249,8 @@ def _add_evaluate(commands: Any, common: argparse.ArgumentParser) -> None:
 
 
 def _evaluate(args: argparse.Namespace) -> int:
-    from itersr import evaluation, metrics
+    _need("pyiqa")
+    from itersr.lab import evaluation, metrics
 
     folders: dict[str, Path] = {}
     for entry in args.outputs:
@@ -339,7 +347,8 @@ def _add_reproduce(commands: Any, common: argparse.ArgumentParser) -> None:
 
 
 def _reproduce(args: argparse.Namespace) -> int:
-    from itersr.reproduce import run
+    _need("papermill", "jupytext", "ipywidgets", "matplotlib", "pyiqa")
+    from itersr.lab.reproduce import run
 
     return run(tier=args.tier, only=args.only, device=args.device, data=args.data, out=args.out)
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from itersr import pictures, published, tiling, weights
+from itersr import pictures, tiling, weights
 from itersr.config import Tier
 from itersr.lq_encoder import LQEncoder, Stem
 from itersr.sampling import (
@@ -112,9 +112,9 @@ class ITER(nn.Module):
 
         Float32. Nothing but tensors is unpickled; WeightsError names what is wrong with a file. See `itersr.published`.
         """
-        model = published.read(vqgan_path, iter_path, build=cls)
-        model.fingerprint = weights.fingerprint(Path(), [Path(vqgan_path), Path(iter_path)])
-        return model.ready(device)
+        from itersr import published  # which builds on this module
+
+        return published.read(vqgan_path, iter_path).ready(device)
 
     def ready(self, device: str | torch.device = "auto") -> ITER:
         """This model for inference: on its device, without gradients, channels last (the layout of the faster convolutions).

@@ -40,7 +40,7 @@ data = None
 out = None
 
 # %%
-from itersr.reproduce import Run
+from itersr.lab.reproduce import Run
 
 run = Run.start("00", tier=tier, seed=seed, device=device, data=data, out=out)
 
@@ -59,7 +59,8 @@ from matplotlib.colors import ListedColormap
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 from PIL import Image
 
-from itersr import ITER, config, metrics, weights, widgets
+from itersr import ITER, config, weights
+from itersr.lab import metrics, widgets
 from itersr.pictures import bundled, match_colors, resize, to_tensor
 from itersr.upscaling.read import read
 from itersr.upscaling.write import write
@@ -97,7 +98,7 @@ def a_model():
     """The best model that is to be had in a minute, and where it comes from."""
     if weights.shipped():
         return ITER.from_pretrained(device=run.device), "shipped"
-    from itersr.training.run import load_or_train
+    from itersr.lab.course import load_or_train
 
     small = config.tier("smoke")
     changes = {  # fewer, larger steps than the tier has, and colours before texture

@@ -39,7 +39,7 @@ data = None
 out = None
 
 # %%
-from itersr.reproduce import Run
+from itersr.lab.reproduce import Run
 
 run = Run.start("02", tier=tier, seed=seed, device=device, data=data, out=out)
 
@@ -53,11 +53,11 @@ from IPython.display import Markdown, display
 from torch.nn import functional as F
 
 from itersr import config
+from itersr.lab.course import learning_curve, load_or_train, recipe
 from itersr.pictures import bundled
 from itersr.training import stage1
 from itersr.training.data import Photos
 from itersr.training.losses import hinge_discriminator, hinge_generator
-from itersr.training.run import learning_curve, load_or_train, recipe
 from itersr.vqgan import VQGAN, Codebook, PatchDiscriminator
 
 # %% [markdown]

@@ -23,7 +23,7 @@ import nbformat
 from nbformat import NotebookNode
 
 import itersr
-from itersr.reproduce import ROOT, kernel_environment
+from itersr.lab.reproduce import ROOT, kernel_environment
 from itersr.weights import shipped
 
 PARAMETERS = {"tier", "seed", "device", "data", "out"}

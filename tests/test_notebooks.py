@@ -17,7 +17,7 @@ import pytest
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_output
 
-from itersr.reproduce import ROOT, run
+from itersr.lab.reproduce import ROOT, run
 from tests import notebook_tools as tools
 from tests import small_notebooks as small
 

@@ -18,9 +18,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from itersr import experiments, pictures, reproduce
+from itersr import pictures
 from itersr.cli import main
 from itersr.config import Tier, TrainConfig, tier
+from itersr.lab import experiments, reproduce
+from itersr.lab.course import learning_curve, model_to_measure, recipe
 from itersr.model import ITER
 from itersr.sampling import categorical
 from itersr.training import algorithm1
@@ -29,7 +31,7 @@ from itersr.training.data import Crops, From, Photos, generator_for, random_crop
 from itersr.training.loop import Average, TrainingError, learning_rate
 from itersr.training.losses import hinge_discriminator
 from itersr.training.perceptual import GradientLoss, perceptual
-from itersr.training.run import learning_curve, load_networks, model_to_measure, recipe, runs_of, train_stage, variant
+from itersr.training.run import load_networks, runs_of, train_stage, variant
 from itersr.training.ship import SETTINGS, best, command, ship
 from itersr.training.stage1 import Stage1, psnr
 from itersr.weights import NETWORKS, SHIPPED, WeightsError, shipped

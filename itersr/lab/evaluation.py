@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from itersr import metrics
+from itersr.lab import metrics
 from itersr.upscaling.read import ImageError, image_files, read
 
 log = logging.getLogger(__name__)
