@@ -382,15 +382,15 @@ print(f"image 96×96 -> logits {tuple(judged.shape[-2:])}; one logit sees {len(y
 # %% [markdown]
 # ## 9 · Train: autoencoder, k-means, VQGAN, GAN
 #
-# | steps | what |
+# | share of the run | what |
 # |---|---|
-# | 0 … `autoencoder_steps` | E_H and D_H without a codebook: L1 + LPIPS |
+# | 0 … `autoencoder` | E_H and D_H without a codebook: L1 + LPIPS |
 # | then once | codes ← k-means of latents |
 # | … `gan_start` | Eq. 1: + codebook + β · commitment; dead codes restart in the first half |
-# | … `steps` | + `gan_weight` · L_G; the discriminator trains in turn |
+# | … 1 | + `gan_weight` · L_G; the discriminator trains in turn |
 #
-# The GAN comes late: an adversary that is faced with mush from step 0 wins at once and teaches nothing. Where LPIPS' weights cannot be had, an L1 of image gradients stands in
-# (the curve says which). `load_or_train` loads this tier's weights if they ship or this run has them, and trains otherwise.
+# One plan in shares serves runs of any length, in steps or in minutes. The GAN comes late: an adversary that is faced with mush from step 0 wins at once
+# and teaches nothing. Where LPIPS' weights cannot be had, an L1 of image gradients stands in (the curve says which). `load_or_train` loads this tier's weights if they ship or this run has them, and trains otherwise.
 
 # %%
 settings = run.tier.train["vqgan"]
@@ -409,13 +409,14 @@ def trace(split: str, name: str):
 
 
 look = "lpips" if "lpips" in set(curve.name) else "gradients"
+steps = curve.step.max()
 fig, axes = plt.subplots(2, 2, figsize=(8, 4.8), layout="constrained", sharex=True)
 for axis, split, name, title in ((axes[0, 0], "train", "l1", "L1, training"), (axes[0, 1], "validation", "psnr", "PSNR in dB, held out"),
                                  (axes[1, 0], "train", "codebook", "codebook term, training"), (axes[1, 1], "validation", look, f"{look}, held out (lower is better)")):
     axis.plot(*trace(split, name), marker="." if split == "validation" else None)
-    axis.axvline(settings.autoencoder_steps, color="k", linestyle=":", label="k-means")
-    if settings.gan_start < settings.steps:
-        axis.axvline(settings.gan_start, color="tab:red", linestyle=":", label="GAN joins")
+    axis.axvline(settings.autoencoder * steps, color="k", linestyle=":", label="k-means")
+    if settings.gan_start < 1:
+        axis.axvline(settings.gan_start * steps, color="tab:red", linestyle=":", label="GAN joins")
     axis.set_title(title)
 axes[0, 0].legend()
 for axis in axes[1]:

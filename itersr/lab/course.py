@@ -12,6 +12,9 @@ from itersr.model import ITER, pick_device
 from itersr.training.run import load_networks, train_stage
 from itersr.training.stages import runs_of
 
+SHOWN = "tiny"
+"""The tier that the course shows, also where better weights ship: readers can train it themselves, on a CPU."""
+
 
 def load_or_train(stage: str, config: Tier, data: str | Path | None, out: Path, **options: Any) -> ITER:
     """The model with every network up to `stage`: from the tier's shipped weights, else from OUT/weights, else trained now.
@@ -33,12 +36,12 @@ def load_or_train(stage: str, config: Tier, data: str | Path | None, out: Path, 
 
 
 def model_to_measure(config: Tier, data: str | Path | None, out: Path, **options: Any) -> ITER:
-    """What the result notebooks (06–09) look at: a tier's networks, all four; at `smoke`, a quick look at the best that ship.
+    """What the result notebooks (06–09) look at: a tier's networks, all four; at `smoke`, a quick look at those of `SHOWN`.
 
     Networks that trained for seconds show whether code runs, not what the method does.
     """
-    if config.name == "smoke" and weights.shipped()[:1] not in ((), ("smoke",)):
-        return ITER.from_pretrained(device=options.get("device", "auto"))
+    if config.name == "smoke" and SHOWN in weights.shipped():
+        return ITER.from_pretrained(SHOWN, options.get("device", "auto"))
     for stage in ("vqgan", "lq_encoder", "token_nets"):
         model = load_or_train(stage, config, data, out, **options)
     return model
@@ -63,9 +66,9 @@ def _recorded(folder: Path, stage: str, network: str = "") -> dict[str, dict[str
             if done["stage"] == stage and network in ("", *done["networks"])}
 
 
-def recipe(stage: str, network: str = "", *, name: str | None = None, minutes: tuple[float, ...] = (2, 10, 30)
+def recipe(stage: str, network: str = "", *, name: str = SHOWN, minutes: tuple[float, ...] = (2, 10, 30)
            ) -> tuple[str, Any]:
-    """How a stage (or one `network` of it) of shipped weights (of the best tier, or of `name`) was trained: one line, and a
+    """How a stage (or one `network` of it) of shipped weights was trained: one line, and a
     pandas frame of what the log of the last run showed at these minutes and at the end, so that a reader's own run can be
     told to be healthy while it still runs.
 
