@@ -78,7 +78,7 @@ def summarise(rows: Sequence[Mapping[str, Any]], seed: int = 0) -> dict[str, dic
         if len(values) == 1:
             result[name] = {"mean": values[0], "low": None, "high": None, "n": 1}
             continue
-        interval = metrics.mean_interval(values, torch.Generator().manual_seed(seed))
+        interval = metrics.mean_interval(values, torch.Generator().manual_seed(int(seed)))
         result[name] = {"mean": interval.mean, "low": interval.low, "high": interval.high, "n": interval.n}
     return result
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from operator import index
 from pathlib import Path
 from typing import Any
 
@@ -64,14 +65,16 @@ class Trace:
         return self.restored.start
 
     def at(self, index: int) -> Tensor:
-        """The picture after step `index` (0: S_l decoded, −1: the result), for images that took part in all steps.
+        """The pictures after step `index` (0: S_l decoded, −1: the result); an image that joins in later is still S_l there.
 
-        ValueError where the steps were not kept (`keep_steps=False`).
+        ValueError where the steps were not kept (`keep_steps=False`), IndexError where there are fewer.
         """
         if not self.restored.steps and not torch.equal(self.restored.tokens, self.restored.condition):
             raise ValueError("this restoration forgot its steps: restore with keep_steps=True")
-        maps = [self.restored.condition, *(s.tokens for s in self.restored.steps)]
-        return self.decode(maps[index])
+        tokens = self.restored.condition.clone()
+        for done in self.restored.steps[: range(len(self.restored.steps) + 1)[index]]:
+            tokens[done.active.to(tokens.device)] = done.tokens
+        return self.decode(tokens)
 
 
 class ITER(nn.Module):
@@ -229,7 +232,7 @@ class ITER(nn.Module):
             features = None
 
         def propose(tokens: Tensor, keep: Tensor, condition: Tensor, condition_keep: Tensor, noise: Tensor,
-                    temperature: float) -> tuple[Tensor, Tensor]:
+                    temperature: float, given: Tensor) -> tuple[Tensor, Tensor]:
             def refine(rows: slice, columns: slice) -> Tensor:
                 part = (..., rows, columns)
                 refiner, _ = self.functions(evidence(rows, columns), None if look is None else look[part])
@@ -243,7 +246,7 @@ class ITER(nn.Module):
                     logits = refine(row.read, column.read)[..., row.inner, column.inner]
                 else:
                     logits = blended[core]
-                proposal[core], confidence[core] = categorical(logits, noise[core], temperature)
+                proposal[core], confidence[core] = categorical(logits, noise[core], temperature, given[core])
             return proposal, confidence
 
         def judge(tokens: Tensor, condition: Tensor) -> Tensor:
@@ -292,12 +295,16 @@ class ITER(nn.Module):
         picture as in one piece (0); None chooses by size, see `tile_for`. At smoke, tiny and small the result is that of one
         piece but for the rounding of float32; `paper` is cross-faded.
         keep_steps=False: forget what came before the result. evaluator, propose: others in place of φ_e and φ_r
-        (an oracle, say), for a batch of one. Raises ValueError for a wrong setting or shape.
+        (an oracle, say), for a batch of one. Raises ValueError for a wrong setting or shape, TypeError for an unknown setting,
+        and for settings beside a `sampler`, which is already whole.
         """
+        if sampler is not None and (settings or preset != "paper"):
+            raise TypeError(f"sampler is given: put {', '.join(settings) or 'preset'} into it, or leave it out")
         if lq.ndim != 4 or lq.shape[1] != 3 or lq.numel() == 0:
             raise ValueError(f"lq has shape {tuple(lq.shape)}, needed is (B, 3, H, W)")
         sampler = sampler or self.sampler(preset, **settings)
-        seeds = [seed + i for i in range(len(lq))] if isinstance(seed, int) else list(seed)
+        own_seeds = seed if isinstance(seed, Iterable) else range(index(seed), index(seed) + len(lq))
+        seeds = [index(own) for own in own_seeds]  # NumPy's integers too
         h, w = lq.shape[-2:]
         padded = self.pad(lq.to(self.device))
         side = self.tile_for((padded.shape[-2], padded.shape[-1]), tile)

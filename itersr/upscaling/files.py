@@ -264,7 +264,7 @@ def save_trace(trace: Any, folder: Path, factor: int, settings: Mapping[str, Any
         "tokens": list(trace.restored.tokens.shape[-2:]),
         "start_step": int(trace.start[0]),
         "steps": [{"t": step.t, "kept": float(step.keep.float().mean())} for step in steps],
-        "settings": {key: value for key, value in settings.items() if isinstance(value, (str, int, float, bool))},
+        "settings": {key: value.item() if isinstance(value, np.generic) else value for key, value in settings.items()},
     }
     with whole_folder(folder) as made:
         for i, (name, mask) in enumerate(zip(names, masks, strict=True)):
