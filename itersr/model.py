@@ -197,11 +197,13 @@ class ITER(nn.Module):
         tile = max(unit, tile // unit * unit) if tile else 0
         return 0 if max(size) <= tile else tile
 
-    def in_tiles(self, image: Tensor, tile: int) -> tuple[Tensor, ProposeFn, EvaluatorFn]:
+    def in_tiles(self, image: Tensor, tile: int,
+                 tick: Callable[[], None] = lambda: None) -> tuple[Tensor, ProposeFn, EvaluatorFn]:
         """S_l of a padded LQ image (1, 3, H, W), and φ_r and φ_e for all of it, each computed in tiles of `tile` LQ pixels.
 
         What is kept for the whole picture is E_l's features, if φ_r or φ_e read its posterior: they are fewer numbers than the
         posterior, which one 1×1 convolution makes of them anew for every tile. And φ_r's look, if it has one.
+        tick is called before each tile of E_l, φ_r and φ_e.
         """
         h, w = (side // self.cell for side in image.shape[-2:])
         local, reach, window = tiling.is_local(self.tier), tiling.reach(self.tier), self.tier.lq_encoder.swin.window
@@ -214,7 +216,11 @@ class ITER(nn.Module):
         def lq_part(rows: slice, columns: slice) -> Tensor:
             return image[..., tiling.scaled(rows, self.cell), tiling.scaled(columns, self.cell)]
 
-        features: Tensor | None = join(lambda *part: self.lq_encoder.features(lq_part(*part)), *cut("lq_encoder"))
+        def encode(rows: slice, columns: slice) -> Tensor:
+            tick()
+            return self.lq_encoder.features(lq_part(rows, columns))
+
+        features: Tensor | None = join(encode, *cut("lq_encoder"))
         look: Tensor | None = None
         if (stem := self.refiner.stem) is not None:
             look = join(lambda rows, columns: stem.look(lq_part(rows, columns)), *cut("stem"))
@@ -234,6 +240,7 @@ class ITER(nn.Module):
         def propose(tokens: Tensor, keep: Tensor, condition: Tensor, condition_keep: Tensor, noise: Tensor,
                     temperature: float, given: Tensor) -> tuple[Tensor, Tensor]:
             def refine(rows: slice, columns: slice) -> Tensor:
+                tick()
                 part = (..., rows, columns)
                 refiner, _ = self.functions(evidence(rows, columns), None if look is None else look[part])
                 return refiner(tokens[part], keep[part], condition[part], condition_keep[part])
@@ -251,6 +258,7 @@ class ITER(nn.Module):
 
         def judge(tokens: Tensor, condition: Tensor) -> Tensor:
             def score(rows: slice, columns: slice) -> Tensor:
+                tick()
                 part = (..., rows, columns)
                 return self.functions(evidence(*part[1:]))[1](tokens[part], condition[part])
 
@@ -258,12 +266,16 @@ class ITER(nn.Module):
 
         return s_l, propose, judge
 
-    def decode(self, tokens: Tensor, tile: int = 0) -> Tensor:
-        """The picture (B, 3, f·h, f·w) in [0, 1] of tokens (B, h, w), in tiles of `tile` LQ pixels (0: in one piece)."""
+    def decode(self, tokens: Tensor, tile: int = 0, tick: Callable[[], None] = lambda: None) -> Tensor:
+        """The picture (B, 3, f·h, f·w) in [0, 1] of tokens (B, h, w), in tiles of `tile` LQ pixels (0: in one piece).
+
+        tick is called before each tile.
+        """
         local, f = tiling.is_local(self.tier), self.tier.vqgan.factor
 
         def one(image: Tensor) -> Tensor:
             def part(rows: slice, columns: slice) -> Tensor:
+                tick()
                 return self.vqgan.decode(image[..., rows, columns]).float().clamp(0, 1)
 
             h, w = image.shape[-2:]
@@ -285,7 +297,8 @@ class ITER(nn.Module):
     @torch.no_grad()
     def restore(self, lq: Tensor, sampler: Sampler | None = None, *, seed: int | Sequence[int] = 0,
                 preset: str = "paper", tile: int | None = None, keep_steps: bool = True,
-                evaluator: EvaluatorFn | None = None, propose: ProposeFn | None = None, **settings: Any) -> Trace:
+                evaluator: EvaluatorFn | None = None, propose: ProposeFn | None = None,
+                progress: Callable[[int, int], None] | None = None, **settings: Any) -> Trace:
         """Algorithm 2 on LQ images (B, 3, H, W) in [0, 1]; gives a `Trace`.
 
         preset: "paper" (Alg. 2) or "released" (what the authors' code does instead, see `sampling.PRESETS`).
@@ -295,7 +308,8 @@ class ITER(nn.Module):
         picture as in one piece (0); None chooses by size, see `tile_for`. At smoke, tiny and small the result is that of one
         piece but for the rounding of float32; `paper` is cross-faded.
         keep_steps=False: forget what came before the result. evaluator, propose: others in place of φ_e and φ_r
-        (an oracle, say), for a batch of one. Raises ValueError for a wrong setting or shape, TypeError for an unknown setting,
+        (an oracle, say), for a batch of one.
+        progress: told how many tiles are done, of how many by what is known of T_s; for a batch of one. Raises ValueError for a wrong setting or shape, TypeError for an unknown setting,
         and for settings beside a `sampler`, which is already whole.
         """
         if sampler is not None and (settings or preset != "paper"):
@@ -308,20 +322,32 @@ class ITER(nn.Module):
         h, w = lq.shape[-2:]
         padded = self.pad(lq.to(self.device))
         side = self.tile_for((padded.shape[-2], padded.shape[-1]), tile)
+        each = math.prod(len(tiling.tiles(length, side)) for length in padded.shape[-2:]) if side else 1  # tiles of a network
+        done, total = 0, each * (2 * sampler.steps + 2)  # E_l, φ_e on S_l, φ_r and φ_e in all steps (φ_e not in the last), D_H
+
+        def tick() -> None:
+            nonlocal done
+            if progress is not None:
+                progress(done, max(total, done + 1))
+            done += 1
+
+        def on_step(t: int) -> None:
+            nonlocal total
+            total = done + each * 2 * t
 
         def one(image: Tensor, own: int) -> Restored:  # each alone: see one_by_one
             if side:
-                s_l, proposed, judge = self.in_tiles(image[None], side)
+                s_l, proposed, judge = self.in_tiles(image[None], side, tick)
             else:
                 posterior = self.log_posterior(image[None])
                 refine, judge = self.functions(posterior, self.look(image[None]))
                 s_l, proposed = posterior.argmax(1), proposer(refine)
             return restore(s_l, sampler, propose=propose or proposed, evaluator=evaluator or judge,
-                           generators=[torch.Generator().manual_seed(own)], keep_steps=keep_steps)
+                           generators=[torch.Generator().manual_seed(own)], keep_steps=keep_steps, on_step=on_step)
 
         def decode(tokens: Tensor) -> Tensor:
             s = self.tier.scale
-            return self.decode(tokens, side)[..., : s * h, : s * w]
+            return self.decode(tokens, side, tick)[..., : s * h, : s * w]
 
         merged = _merge([one(image, own) for image, own in zip(padded, seeds, strict=True)])
         return Trace(decode(merged.tokens), merged, sampler, decode)

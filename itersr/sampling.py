@@ -158,12 +158,13 @@ def step(tokens: Tensor, keep: Tensor, condition: Tensor, condition_keep: Tensor
 
 
 def restore(condition: Tensor, sampler: Sampler, *, propose: ProposeFn, evaluator: EvaluatorFn,
-            generators: Sequence[torch.Generator], keep_steps: bool = True) -> Restored:
+            generators: Sequence[torch.Generator], keep_steps: bool = True,
+            on_step: Callable[[int], None] = lambda t: None) -> Restored:
     """Algorithm 2: refine S_l = `condition` (B, h, w), with one random generator for each image.
 
     S_l is judged, which gives T_s for each image (lines 1–6); then t runs from the largest T_s down to 1 and every image
     joins in at its own T_s. An image whose tokens are all good is answered by S_l itself. keep_steps=False forgets the maps of
-    every step once the next is made (`Restored.steps` is then empty).
+    every step once the next is made (`Restored.steps` is then empty). on_step is told every t before its step.
     """
     if len(generators) != len(condition):
         raise ValueError(f"{len(generators)} generators for {len(condition)} images: each image needs its own")
@@ -177,6 +178,7 @@ def restore(condition: Tensor, sampler: Sampler, *, propose: ProposeFn, evaluato
     tokens, keep = condition.clone(), good.clone()
     steps: list[Step] = []
     for t in range(int(start.max()), 1 if sampler.skip_last else 0, -1):
+        on_step(t)
         active = torch.nonzero(start >= t).flatten()
         own = [generators[i] for i in active.tolist()]
         noise = (uniforms(own, shape, condition.device), uniforms(own, shape, condition.device))

@@ -33,6 +33,7 @@ def smooth(height: int, width: int) -> np.ndarray:
     return np.stack([y * 255 / height, x * 255 / width, (x + y) * 255 / (height + width)], -1).astype(np.uint8)
 
 
+SEEN = np.array([0, 0, 0, 1], np.uint8)  # no pixel of RGBA is wholly transparent
 # Pillow's options for a file close to its pixels
 BEST: dict[str, dict] = {"webp": {"lossless": True}, "jpg": {"quality": 98, "subsampling": 0}}
 
@@ -440,7 +441,7 @@ def test_outputs_that_cannot_be_are_refused_with_a_cure(tmp_path: Path) -> None:
         noise(6, 8, 3),
         noise(6, 8),
         noise(6, 8, 1),
-        noise(6, 8, 4),
+        noise(6, 8, 4) | SEEN,
         noise(6, 8, 3, dtype=np.uint16),
         np.random.default_rng(0).random((6, 8, 3)),
         np.random.default_rng(0).random((6, 8), dtype=np.float32),
@@ -471,7 +472,7 @@ def test_arrays_and_tensors_come_back_as_they_were(x: np.ndarray | torch.Tensor)
      ("I;16", "I;16")],
 )  # fmt: skip
 def test_pil_images_come_back_as_their_mode(mode: str, back: str) -> None:
-    source = Image.fromarray(noise(6, 8, 4))
+    source = Image.fromarray(noise(6, 8, 4) | SEEN)
     if mode == "F":
         x = Image.fromarray(np.random.default_rng(0).random((6, 8), dtype=np.float32))
     elif mode == "I;16":
@@ -532,3 +533,19 @@ def test_alpha_is_resized_with_the_picture() -> None:
 def test_several_images_do_not_fit_into_one_array() -> None:
     with pytest.raises(ValueError, match="holds 2 images, needed 1"):
         pictures.like(noise(4, 4, 3), torch.rand(2, 3, 4, 4))
+
+
+def test_hidden_colours_do_not_reach_the_rim() -> None:
+    y, x = np.mgrid[0:33, 0:40]
+    alpha = np.clip(10.5 - np.hypot(x - 18, y - 16), 0, 1)
+    rgba = np.dstack([np.where(alpha[..., None] > 0, [0.9, 0.7, 0.2], 0.0), alpha]).astype(np.float32)
+    seen = pictures.to_tensor(rgba)
+    assert torch.allclose(seen, torch.tensor([0.9, 0.7, 0.2]).view(1, 3, 1, 1).expand(1, 3, 33, 40), atol=1e-6)
+    shown = torch.from_numpy(alpha > 0)
+    mixed = pictures.from_pixels(noise(33, 40, 4) | SEEN)
+    assert torch.equal(mixed.visible(), mixed.tensor), "nothing is hidden wholly"
+    half = Photo(mixed.tensor, shown[None].float())
+    assert torch.equal(half.visible()[:, shown], mixed.tensor[:, shown]), "what is seen stays as it is"
+    assert half.visible().min() >= 0 and half.visible().max() <= 1
+    hidden = Photo(mixed.tensor, torch.zeros(1, 33, 40))
+    assert torch.equal(hidden.visible(), mixed.tensor) and hidden.visible() is hidden.tensor

@@ -107,6 +107,20 @@ def test_every_kind_comes_out_four_times_as_large(
         assert image.size == (80, 64) and image.mode == back
 
 
+def test_an_object_before_nothing_gets_no_dark_rim(tmp_path: Path, model: Bicubic, smoke: Any) -> None:
+    y, x = np.mgrid[0:48, 0:48]
+    alpha = np.clip(16.5 - np.hypot(x - 24, y - 24), 0, 1)
+    rgba = np.dstack([np.where(alpha[..., None] > 0, [250] * 3, 0), alpha * 255]).round().astype(np.uint8)
+    Image.fromarray(rgba).save(tmp_path / "disc.png")
+    assert upscale_files(lambda: model, [tmp_path / "disc.png"], tmp_path / "out") == []
+    result = np.asarray(Image.open(tmp_path / "out" / "disc_out.png"))
+    assert (result[result[..., 3] > 0][:, :3] >= 249).all()
+    for big in (smoke.upscale(Image.fromarray(rgba)), smoke.upscale(rgba)):
+        shown = np.asarray(big).astype(float)
+        a = shown[..., 3:] / 255
+        assert (shown[..., :3] * a + 255 * (1 - a)).mean(-1).min() > 235, "laid on white"
+
+
 @pytest.mark.parametrize("size", [(1, 1), (16, 16), (17, 31), (1, 50), (50, 1), (5, 3)])
 def test_any_size_from_one_pixel_on(tmp_path: Path, model: Bicubic, size: tuple[int, int]) -> None:
     path = picture(tmp_path / "x.png", "RGBA", size)
@@ -420,7 +434,7 @@ def test_the_model_takes_any_size(smoke: Any, h: int, w: int) -> None:
 
 
 def test_every_kind_of_picture_comes_back_from_the_model_as_it_came(smoke: Any) -> None:
-    rgba = np.random.default_rng(0).integers(0, 256, (8, 12, 4), dtype=np.uint8)
+    rgba = np.random.default_rng(0).integers(1, 256, (8, 12, 4), dtype=np.uint8)
     plain = smoke.upscale(rgba[..., :3], steps=1)
     assert plain.shape == (32, 48, 3)
     for x in (Image.fromarray(rgba), rgba, torch.from_numpy(rgba[..., :3].copy()).permute(2, 0, 1), rgba[..., :3] / 255.0):
