@@ -35,10 +35,16 @@ BLENDED_OVERLAP = 16
 
 
 def pick_device(device: str | torch.device = "auto") -> torch.device:
-    """"auto" is CUDA where there is one, else the CPU."""
+    """"auto" is CUDA where there is one, else the CPU. ValueError for a device that is not there."""
     if str(device) == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(device)
+    try:
+        chosen = torch.device(device)
+        torch.empty(0, device=chosen)
+    except (RuntimeError, AssertionError) as error:
+        there = ["auto", "cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+        raise ValueError(f"device {str(device)!r} cannot be used: there are {', '.join(there)}") from error
+    return chosen
 
 
 def one_by_one(network: Callable[..., Tensor], *inputs: Tensor | None) -> Tensor:
@@ -309,8 +315,8 @@ class ITER(nn.Module):
         piece but for the rounding of float32; `paper` is cross-faded.
         keep_steps=False: forget what came before the result. evaluator, propose: others in place of φ_e and φ_r
         (an oracle, say), for a batch of one.
-        progress: told how many tiles are done, of how many by what is known of T_s; for a batch of one. Raises ValueError for a wrong setting or shape, TypeError for an unknown setting,
-        and for settings beside a `sampler`, which is already whole.
+        progress: told how many tiles are done, of how many by what is known of T_s; for a batch of one.
+        Raises ValueError for a wrong setting or shape, TypeError for an unknown setting, and for settings beside a `sampler`.
         """
         if sampler is not None and (settings or preset != "paper"):
             raise TypeError(f"sampler is given: put {', '.join(settings) or 'preset'} into it, or leave it out")
