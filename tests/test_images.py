@@ -75,6 +75,39 @@ def test_folder_lists_images_of_all_levels_in_order(tmp_path: Path) -> None:
         read.image_files(tmp_path / "empty")
 
 
+def test_what_is_left_out_of_a_folder_is_told_in_one_line(tmp_path: Path, caplog: pytest.LogCaptureFixture,
+                                                          monkeypatch: pytest.MonkeyPatch) -> None:
+    place = tmp_path / "in"
+    for name in ("a.jfif", "b.heic", "sub/c.AVIF", "notes.txt", "locked/d.png", ".hidden/e.heic", "good.png"):
+        (place / name).parent.mkdir(parents=True, exist_ok=True)
+        (place / name).write_bytes(b"x")
+    (tmp_path / "elsewhere").mkdir()
+    try:
+        (place / "linked").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+        (place / "nowhere.png").symlink_to(tmp_path / "nothing")
+        (place / "there.png").symlink_to(place / "good.png")
+    except OSError:
+        pytest.skip("no links here")
+    scan = os.scandir
+
+    def guarded(path: str) -> object:  # root may look everywhere
+        if Path(path).name == "locked":
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", guarded)
+    assert [file.name for file in read.image_files(place)] == ["a.jfif", "good.png", "there.png"]
+    (line,) = caplog.messages
+    assert line.startswith(f"{place}: 5 left out (")
+    assert line.endswith(f": b.heic, linked, locked, nowhere.png, {Path('sub', 'c.AVIF')}")
+
+
+def test_jfif_is_jpeg(tmp_path: Path) -> None:
+    Image.fromarray(smooth(16, 24)).save(tmp_path / "x.jfif", "JPEG")
+    write.write(read.read(tmp_path / "x.jfif"), tmp_path / "y.jfif")
+    assert Image.open(tmp_path / "y.jfif").format == "JPEG"
+
+
 # ---------------------------------------------------------------------------------------------------------------- read
 
 
