@@ -25,6 +25,9 @@ PY := .venv/bin/python
 # The notebooks' kernel comes from .venv, whatever the user has registered; the progress bars stay out of stored outputs.
 export JUPYTER_PREFER_ENV_PATH := 1
 export PYTHONNOUSERSITE := 1
+# OpenMP's threads sleep when they have nothing to do: see itersr/__init__.py. Here for kernels that load torch first.
+export OMP_WAIT_POLICY ?= PASSIVE
+export KMP_BLOCKTIME ?= 0
 # Perceptual metrics need weights that torch.hub would download; a folder of them beside the clone is used where there is one.
 ifndef TORCH_HOME
 ifneq ($(wildcard ../shared/data/torch_home),)

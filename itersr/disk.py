@@ -7,7 +7,7 @@ import errno
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO
 
@@ -18,6 +18,7 @@ _REASONS = {
     errno.EACCES: _LOCKED,
     errno.EPERM: _LOCKED,
     errno.EROFS: _LOCKED,
+    errno.ENAMETOOLONG: ("its name is too long", "choose a shorter one"),
 }
 
 
@@ -25,6 +26,12 @@ def shown(path: str | os.PathLike[str]) -> str:
     """A path as one line of text that every terminal takes: names may hold line breaks and bytes that are no text."""
     name = os.fspath(path)
     return name if name.isprintable() else repr(name)
+
+
+def listed(paths: Iterable[str | os.PathLike[str]], most: int = 10) -> str:
+    """Paths in one line: the first ones, and how many more there are."""
+    names = [shown(path) for path in paths]
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 class FileError(Exception):
@@ -46,7 +53,7 @@ def whole_file(target: Path) -> Iterator[IO[bytes]]:
     It is written beside its place under a hidden name, flushed to the disk and then renamed. WriteError where it cannot be.
     """
     part = _beside(target)
-    with _told(target):
+    with writing(target):
         try:
             with open(part, "xb") as handle:
                 yield handle
@@ -61,7 +68,7 @@ def whole_file(target: Path) -> Iterator[IO[bytes]]:
 def whole_folder(target: Path) -> Iterator[Path]:
     """The same for a folder with all that the block puts into it. No folder that holds anything is replaced."""
     part = _beside(target)
-    with _told(target):
+    with writing(target):
         try:
             part.mkdir(parents=True)
             yield part
@@ -75,9 +82,12 @@ def _beside(target: Path) -> Path:
 
 
 @contextlib.contextmanager
-def _told(target: Path) -> Iterator[None]:
+def writing(target: Path) -> Iterator[None]:
+    """What keeps the block from writing becomes a WriteError that names `target`."""
     try:
         yield
+    except WriteError as error:  # of a file inside a hidden folder
+        raise WriteError(target, error.what, error.cure) from error
     except OSError as error:
         reason, cure = _REASONS.get(error.errno or 0, (error.strerror or str(error), "write elsewhere (-o)"))
         raise WriteError(target, f"cannot be written ({reason})", cure) from error

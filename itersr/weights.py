@@ -10,10 +10,12 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
 from itersr.config import Tier, from_dict, to_dict
+from itersr.disk import whole_file, writing
 
 NETWORKS = ("vqgan", "lq_encoder", "refiner", "evaluator")
 SHIPPED = Path(__file__).parent / "shipped"
@@ -30,16 +32,20 @@ def shipped() -> tuple[str, ...]:
 
 
 def locate(name: str | Path | None) -> Path:
-    """The folder of a tier's shipped weights, of the best that ships (None), or a folder given as such."""
+    """The folder of a tier's shipped weights, of the best that ships (None), or a folder given as such.
+
+    Where a folder has the name of a tier, a `Path` is that folder and a string the tier.
+    """
     here = ", ".join(shipped()) or "none"
     if name is None:
         if not shipped():
             raise WeightsError("no weights ship with this copy of itersr: train some (`itersr train`) and name their folder")
         name = shipped()[0]
-    if str(name) in shipped():
-        return SHIPPED / str(name)
     folder = Path(name)
-    if not (folder / "config.json").is_file():
+    own = (folder / "config.json").is_file()
+    if str(name) in shipped() and not (own and isinstance(name, Path)):
+        return SHIPPED / str(name)
+    if not own:
         raise WeightsError(f"{name}: neither a tier with shipped weights ({here}) nor a folder with a config.json")
     return folder
 
@@ -72,16 +78,19 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 def save(folder: Path, networks: dict[str, nn.Module], tier: Tier, extra: dict[str, Any] | None = None, *,
          dtype: torch.dtype = torch.float16) -> None:
     """Write networks (keys of `NETWORKS`), in half precision unless told, and `config.json` with the tier and `extra`."""
-    folder.mkdir(parents=True, exist_ok=True)
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     for name, module in networks.items():
         state = {key: value.detach().to("cpu", dtype).contiguous() for key, value in module.state_dict().items()}
-        save_file(state, folder / f"{name}.safetensors")
+        with whole_file(folder / f"{name}.safetensors") as file:  # safetensors' own way lets nobody but the owner read it
+            file.write(to_bytes(state))
     write_config(folder, tier, extra or {})
 
 
 def write_config(folder: Path, tier: Tier, extra: dict[str, Any]) -> None:
     """Write `config.json`: the tier, and whatever else belongs to these weights."""
-    (folder / "config.json").write_text(json.dumps({"tier": to_dict(tier), **extra}, indent=1) + "\n")
+    with whole_file(folder / "config.json") as file:
+        file.write((json.dumps({"tier": to_dict(tier), **extra}, indent=1) + "\n").encode())
 
 
 def read_config(folder: Path) -> tuple[Tier, dict[str, Any]]:

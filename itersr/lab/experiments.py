@@ -455,7 +455,8 @@ def real_set(model: ITER, bench: Path, sampler: Sampler, *, shift: float | None 
                "settings": dataclasses.asdict(sampler)}
     jobs: list[tuple[str, Path, Path, dict[str, Any]]] = [("bicubic", path, path, {}) for path in paths]
     for folder in sorted((bench / "published").glob("*/")):
-        jobs += [(folder.name, source, output, {}) for output, source in pair(image_files(folder), paths).items()]
+        pairs = pair(folder, bench / "test" / "realsrset")
+        jobs += [(folder.name, source, output, {}) for source, output in pairs.items() if output is not None]
     jobs += [("ITER", path, path, weights) for path in paths if max(read(path).size) <= (largest or math.inf)]
 
     finished, rows = Store(store), []

@@ -29,6 +29,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from itersr import PASSIVE
+
 if TYPE_CHECKING:
     import torch
     from matplotlib.figure import Figure
@@ -239,7 +241,7 @@ def kernel_environment(**extra: str) -> Iterator[None]:
     keep = "ITERSR_BENCH"  # names the test photos, and no notebook has a parameter for it
     for name in [name for name in os.environ if name.startswith("ITERSR_") and name != keep or name == "MPLBACKEND"]:
         del os.environ[name]
-    os.environ.update(extra, TQDM_DISABLE="1", JUPYTER_PREFER_ENV_PATH="1")
+    os.environ.update({**PASSIVE, **os.environ, **extra}, TQDM_DISABLE="1", JUPYTER_PREFER_ENV_PATH="1")
     try:
         yield
     finally:
