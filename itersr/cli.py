@@ -134,6 +134,7 @@ def _add_upscale(commands: Any, common: argparse.ArgumentParser) -> None:
 
 
 def _upscale(args: argparse.Namespace) -> int:
+    from itersr.model import pick_device
     from itersr.sampling import Sampler
     from itersr.upscaling import files
     from itersr.upscaling.read import MAX_PIXELS
@@ -147,6 +148,7 @@ def _upscale(args: argparse.Namespace) -> int:
         raise ValueError(f"--tile {args.tile}: must be a number of input pixels, or 0 for one piece")
     if not 1 <= args.quality <= 100:
         raise ValueError(f"--quality {args.quality}: must be from 1 to 100")
+    pick_device(args.device)
     options = files.Options(
         suffix=args.suffix,
         ext=args.ext,
@@ -242,7 +244,9 @@ def _add_evaluate(commands: Any, common: argparse.ArgumentParser) -> None:
 
 def _evaluate(args: argparse.Namespace) -> int:
     from itersr import evaluation, metrics
+    from itersr.model import pick_device
 
+    device = pick_device(args.device)
     folders: dict[str, Path] = {}
     for entry in args.outputs:
         name, equals, folder = entry.partition("=")
@@ -267,7 +271,7 @@ def _evaluate(args: argparse.Namespace) -> int:
         raise metrics.MetricUnavailable("no metric can be computed here: use --download, or set TORCH_HOME")
 
     rows = {
-        name: evaluation.measure(folder, names, args.reference, args.device, progress=sys.stderr.isatty())
+        name: evaluation.measure(folder, names, args.reference, device, progress=sys.stderr.isatty())
         for name, folder in folders.items()
     }
     summaries = {name: evaluation.summarise(of_one) for name, of_one in rows.items()}

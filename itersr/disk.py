@@ -57,6 +57,16 @@ def whole_file(target: Path) -> Iterator[IO[bytes]]:
             part.unlink(missing_ok=True)
 
 
+def replace_file(target: Path, content: bytes | str) -> None:
+    """Write a file of a training run: a kill leaves the old one or the new one. What it leaves of a third is used again."""
+    part = target.with_name(target.name + ".part")
+    with open(part, "wb") as handle:
+        handle.write(content.encode() if isinstance(content, str) else content)
+        handle.flush()
+        os.fsync(handle.fileno())
+    os.replace(part, target)
+
+
 @contextlib.contextmanager
 def whole_folder(target: Path) -> Iterator[Path]:
     """The same for a folder with all that the block puts into it. No folder that holds anything is replaced."""

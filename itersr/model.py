@@ -34,10 +34,16 @@ BLENDED_OVERLAP = 16
 
 
 def pick_device(device: str | torch.device = "auto") -> torch.device:
-    """"auto" is CUDA where there is one, else the CPU."""
+    """"auto" is CUDA where there is one, else the CPU. ValueError for a device that is not there."""
     if str(device) == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(device)
+    try:
+        chosen = torch.device(device)
+        torch.empty(0, device=chosen)
+    except (RuntimeError, AssertionError) as error:
+        there = ["auto", "cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+        raise ValueError(f"device {str(device)!r} cannot be used: there are {', '.join(there)}") from error
+    return chosen
 
 
 def one_by_one(network: Callable[..., Tensor], *inputs: Tensor | None) -> Tensor:

@@ -10,10 +10,12 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as as_bytes
 from torch import Tensor, nn
 
 from itersr.config import Tier, from_dict, to_dict
+from itersr.disk import replace_file
 
 NETWORKS = ("vqgan", "lq_encoder", "refiner", "evaluator")
 SHIPPED = Path(__file__).parent / "shipped"
@@ -75,13 +77,13 @@ def save(folder: Path, networks: dict[str, nn.Module], tier: Tier, extra: dict[s
     folder.mkdir(parents=True, exist_ok=True)
     for name, module in networks.items():
         state = {key: value.detach().to("cpu", dtype).contiguous() for key, value in module.state_dict().items()}
-        save_file(state, folder / f"{name}.safetensors")
+        replace_file(folder / f"{name}.safetensors", as_bytes(state))  # a killed run goes on from what lies here
     write_config(folder, tier, extra or {})
 
 
 def write_config(folder: Path, tier: Tier, extra: dict[str, Any]) -> None:
     """Write `config.json`: the tier, and whatever else belongs to these weights."""
-    (folder / "config.json").write_text(json.dumps({"tier": to_dict(tier), **extra}, indent=1) + "\n")
+    replace_file(folder / "config.json", json.dumps({"tier": to_dict(tier), **extra}, indent=1) + "\n")
 
 
 def read_config(folder: Path) -> tuple[Tier, dict[str, Any]]:

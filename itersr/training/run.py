@@ -17,6 +17,7 @@ import dataclasses
 import hashlib
 import json
 import logging
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,7 @@ def train_stage(stage: str, config: Tier, data: str | Path | None, out: Path, *,
         raise ValueError("vqgan cannot go on from weights (they hold no discriminator): name another folder")
     accelerator = make_accelerator(device, precision)
     photographs, held_out = photos or Photos.of(data).split()
+    held_out.preload()
     settings = config.train[stage]
     networks = STAGES[stage] if stage == "vqgan" else settings.networks
     count, side = validation or ((4, 96) if config.name == "smoke" else (16, 192))
@@ -128,7 +130,7 @@ def train_all(config: Tier, data: str | Path | None, out: Path, *, minutes: floa
     out.mkdir(parents=True, exist_ok=True)
     photos = Photos.of(data).split()
     keep_record(out / "all.json", {"tier": config.name, "minutes": minutes, "seed": options.get("seed", 0)},
-                (out / "all.json").exists(), True, may_change=())
+                (out / "all.json").exists(), os.environ.get("RANK", "0") == "0", may_change=())
     for stage, share in config.plan.items():
         log.info("%s: %s", stage, "by steps" if minutes is None else f"{share * minutes:.2g} minutes")
         validated = train_stage(stage, config, data, out, photos=photos, resume=True,
@@ -136,6 +138,10 @@ def train_all(config: Tier, data: str | Path | None, out: Path, *, minutes: floa
     left = None if minutes is None else max(60 * minutes - (time.monotonic() - began), 5.0)
     if torch.distributed.is_initialized() and torch.distributed.get_rank():
         return validated  # one process writes the card
+    card = out / "weights" / "MODEL_CARD.md"
+    if card.exists() and weights.fingerprint(card.parent) in card.read_text(encoding="utf-8"):
+        log.info("%s: has been trained", out)  # and its card, the last of all, written
+        return validated
     kept = f", {len(photos[1])} others held out" if data is not None else " of scikit-image"
     ship.export(out, None if data is None else Path(data), data=describe or f"{len(photos[0])} photos{kept}",
                 hardware=hardware, by=said, device=options.get("device", "auto"), seconds=left)
@@ -276,6 +282,7 @@ def run(args: argparse.Namespace) -> int:
     """`itersr train {all,vqgan,lq_encoder,token_nets,iter} …`: see `itersr train --help`."""
     config = variant(tier(args.tier), factor=args.factor, form=args.form)
     stage, out = args.what, Path(args.out)
+    pick_device(args.device)  # before anything is written
     for name in ("minutes", "steps", "batch", "crop", "lr"):
         value = getattr(args, name)
         if value is not None and not value > 0:

@@ -26,6 +26,7 @@ from torch import Tensor
 
 from itersr import experiments, weights
 from itersr.config import TIERS, Tier
+from itersr.disk import replace_file
 from itersr.ledger import CARD_BEGIN, CARD_END
 from itersr.model import ITER
 from itersr.training.perceptual import perceptual
@@ -55,6 +56,8 @@ def export(run: Path, photos: Path | None, *, data: str, hardware: str | None = 
     logs, runs = {}, {}
     for stage in STAGES:
         for name, used in runs_of(run, stage).items():
+            if not (run / name / "log.csv").exists() or not len(_thin(run / name / "log.csv")):
+                raise weights.WeightsError(f"{run / name}: this run ended before it logged anything; continue it, or remove it")
             logs[name] = _thin(run / name / "log.csv")
             logs[name].to_csv(to / f"{name}.csv", index=False)
             runs[name] = {"stage": stage, "networks": used["networks"], "command": by or command(stage, config, used),
@@ -63,19 +66,19 @@ def export(run: Path, photos: Path | None, *, data: str, hardware: str | None = 
             # a run of what an earlier one trained has gone on from its weights
             before = [done["networks"] for other, done in runs.items() if other != name and done["stage"] == stage]
             runs[name]["command"] += " --again" if used["networks"] in before else ""
-    held_out = experiments.held_out(photos)
+    held_out = experiments.held_out(photos, config.unit)
     model.calibration = round(experiments.calibrate(model, held_out), 4)
     config = dataclasses.replace(config, **best(model, held_out, seconds=seconds, **SETTINGS))  # type: ignore[arg-type]
     extra |= {"calibration": model.calibration, "runs": runs}
     weights.write_config(to, config, extra)
-    (to / "MODEL_CARD.md").write_text(
-        card(config, extra, logs, weights.fingerprint(to), data, hardware, commit or this_commit(), notes), encoding="utf-8")
+    replace_file(to / "MODEL_CARD.md",
+                 card(config, extra, logs, weights.fingerprint(to), data, hardware, commit or this_commit(), notes))
 
 
 def ship(run: Path, to: Path, *, photos: Path | None, **said: Any) -> None:
     """`export` a run and copy its weights with all that belongs to them to `to`. said: the card's words, see there."""
     export(run, photos, **said)
-    shutil.copytree(run / "weights", to, dirs_exist_ok=True)
+    shutil.copytree(run / "weights", to, dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.part"))
 
 
 def describe(device: torch.device) -> str:
