@@ -170,7 +170,7 @@ def train(task: Any, crops: Crops, out: Path, *, validate: Validate, save_weight
     if main:
         _forget_after(out / "log.csv", step)
     stop = min(config.steps if minutes is None else ENDLESS, stop_at or ENDLESS)
-    if step >= stop or clock.along(step) >= 1:
+    if step >= stop or clock.ended:
         return {}
     loader = make_loader(crops, From(step * config.batch, stop * config.batch), config.batch, workers, accelerator)
     wrapped, loader = accelerator.prepare(task, loader, device_placement=[True, False])
