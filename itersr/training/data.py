@@ -71,16 +71,19 @@ class Photos:
         share: keep them where processes that make crops can see them.
         """
         if self.paths and not self._read_once:
-            good, parts, begin = list[Path](), list[Tensor](), 0
+            good, bad, parts, begin = list[Path](), list[ImageError](), list[Tensor](), 0
             with ThreadPoolExecutor() as pool:
-                for path, photo in zip(self.paths, pool.map(_read_or_tell, self.paths), strict=True):
-                    if photo is None:
+                for path, photo in zip(self.paths, pool.map(_read_or_error, self.paths), strict=True):
+                    if isinstance(photo, ImageError):
+                        bad.append(photo)
                         continue
                     if begin + photo.numel() <= self._room:
                         self._cache[len(good)] = begin, (photo.shape[1], photo.shape[2])
                         parts.append(photo.flatten())
                         begin += photo.numel()
                     good.append(path)
+            for error in bad:  # not before: while threads read, nothing reaches stderr
+                log.warning("%s; it is left out", error)
             if not good:
                 raise ValueError(f"no photos to train on: none of {len(self.paths)} files can be read")
             if len(parts) < len(good):
@@ -146,12 +149,11 @@ def _read(path: Path) -> Tensor:
     return (read(path).tensor * 255).round().to(torch.uint8)
 
 
-def _read_or_tell(path: Path) -> Tensor | None:
+def _read_or_error(path: Path) -> Tensor | ImageError:
     try:
         return _read(path)
     except ImageError as error:
-        log.warning("%s; it is left out", error)
-        return None
+        return error
 
 
 def as_float(pixels: Tensor) -> Tensor:
