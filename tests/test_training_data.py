@@ -62,8 +62,8 @@ def test_uniform_numbers_belong_to_their_sample() -> None:
     assert torch.equal(torch.cat([uniform(3, part, "mask", (4, 5)) for part in index.split([1, 40, 23])]), whole)
     assert torch.equal(uniform(3, index[order], "mask", (4, 5)), whole[order])
     assert torch.equal(uniform(3, index.int(), "mask", (4, 5)), whole)
-    for other in (uniform(4, index, "mask", (4, 5)), uniform(3, index, "drawn", (4, 5)), uniform(3, index + 64, "mask", (4, 5))):
-        assert not (other == whole).any()
+    for seed, samples, purpose in ((4, index, "mask"), (3, index, "drawn"), (3, index + 64, "mask")):
+        assert not (uniform(seed, samples, purpose, (4, 5)) == whole).any()
 
 
 def test_uniform_numbers_are_uniform_and_independent() -> None:

@@ -91,13 +91,15 @@ class Clock:
     """How far along a run is, by its steps, or by its minutes where it is given some.
 
     Minutes are all that a run takes, over all calls. What is not training (compilation, validation, checkpoints) is taken off
-    them, and as much as the last validation took is kept for the one at the end.
+    them, and as much as the last validation took is kept for the one at the end. A run never goes back: where a validation
+    took less than the one before, the share that is done waits for the time that was won.
     """
 
     def __init__(self, steps: int, minutes: float | None) -> None:
         self.steps, self.limit = steps, None if minutes is None else 60 * minutes
         self.trained = self.other = self.reserve = 0.0  # seconds
         self.earlier = 0.0  # of `trained`: what earlier calls did
+        self.furthest = 0.0  # share that was done by the minutes
         self.ended = False  # the minutes are used up
         self._since = time.monotonic()
 
@@ -126,7 +128,8 @@ class Clock:
         if self.ended:
             return 1.0
         room = self.limit - self.other - self.reserve
-        return min(self.trained / room, 1.0) if room > 0 else 1.0
+        self.furthest = max(self.furthest, min(self.trained / room, 1.0) if room > 0 else 1.0)
+        return self.furthest
 
 
 def learning_rate(along: float, config: TrainConfig) -> float:
@@ -385,7 +388,7 @@ def _save(path: Path, step: int, clock: Clock, task: Any, optimizers: dict[str, 
     """Write a checkpoint beside the old one, then put it in its place: a kill leaves one of the two whole."""
     state = {
         "step": step, "trained": clock.trained, "other": clock.other, "reserve": clock.reserve,
-        "ended": clock.limit if clock.ended else None, "seed": task.seed, "task": task.state_dict(),
+        "limit": clock.limit, "furthest": clock.furthest, "ended": clock.ended, "seed": task.seed, "task": task.state_dict(),
         "average": average.weights, "updates": average.updates,
         "optimizers": {name: optimizer.state_dict() for name, optimizer in optimizers.items()},
     }
@@ -409,7 +412,9 @@ def _load(path: Path, task: Any, optimizers: dict[str, Any], average: Average, c
         weight.copy_(state["average"][name])
     average.updates = state["updates"]
     clock.trained, clock.other, clock.reserve = state["trained"], state["other"], state["reserve"]
-    clock.earlier, clock.ended = clock.trained, state["ended"] is not None and state["ended"] == clock.limit
+    clock.earlier = clock.trained
+    if state["limit"] == clock.limit:  # with more minutes than before, less of them is done
+        clock.furthest, clock.ended = state["furthest"], state["ended"]
     return int(state["step"])
 
 

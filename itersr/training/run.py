@@ -124,9 +124,7 @@ def train_all(config: Tier, data: str | Path | None, out: Path, *, minutes: floa
     from itersr.training import ship
 
     began, validated = time.monotonic(), dict[str, float]()
-    said = f"itersr train all --tier {config.name}{'' if data is None else ' --data DIR'}"
-    said += "" if minutes is None else f" --minutes {minutes:g}"
-    said += f" --seed {options['seed']}" if options.get("seed") else ""
+    said = ship.command_for_all(config, data is not None, minutes, options.get("seed", 0))
     out.mkdir(parents=True, exist_ok=True)
     photos = Photos.of(data).split()
     keep_record(out / "all.json", {"tier": config.name, "minutes": minutes, "seed": options.get("seed", 0)},
