@@ -47,21 +47,28 @@ class WriteError(FileError):
 
 
 @contextlib.contextmanager
-def whole_file(target: Path) -> Iterator[IO[bytes]]:
+def whole_file(target: Path, part: Path | None = None) -> Iterator[IO[bytes]]:
     """A file that takes its name only when the block ends well; nothing is left of it otherwise, Ctrl-C included.
 
-    It is written beside its place under a hidden name, flushed to the disk and then renamed. WriteError where it cannot be.
+    It is written beside its place under a hidden name (or as `part`), flushed to the disk and then renamed. WriteError where it
+    cannot be.
     """
-    part = _beside(target)
+    mode, part = ("wb", part) if part else ("xb", _beside(target))
     with writing(target):
         try:
-            with open(part, "xb") as handle:
+            with open(part, mode) as handle:
                 yield handle
                 handle.flush()
                 os.fsync(handle.fileno())
             os.replace(part, target)
         finally:
             part.unlink(missing_ok=True)
+
+
+def replace_file(target: Path, content: bytes | str) -> None:
+    """Write a file of a training run: a kill leaves the old one or the new one, and of the new one at most one `.part`."""
+    with whole_file(target, target.with_name(target.name + ".part")) as handle:
+        handle.write(content.encode() if isinstance(content, str) else content)
 
 
 @contextlib.contextmanager

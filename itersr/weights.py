@@ -15,7 +15,7 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
 from itersr.config import Tier, from_dict, to_dict
-from itersr.disk import whole_file, writing
+from itersr.disk import replace_file, writing
 
 NETWORKS = ("vqgan", "lq_encoder", "refiner", "evaluator")
 SHIPPED = Path(__file__).parent / "shipped"
@@ -82,15 +82,13 @@ def save(folder: Path, networks: dict[str, nn.Module], tier: Tier, extra: dict[s
         folder.mkdir(parents=True, exist_ok=True)
     for name, module in networks.items():
         state = {key: value.detach().to("cpu", dtype).contiguous() for key, value in module.state_dict().items()}
-        with whole_file(folder / f"{name}.safetensors") as file:  # safetensors' own way lets nobody but the owner read it
-            file.write(to_bytes(state))
+        replace_file(folder / f"{name}.safetensors", to_bytes(state))  # a killed run goes on from what lies here
     write_config(folder, tier, extra or {})
 
 
 def write_config(folder: Path, tier: Tier, extra: dict[str, Any]) -> None:
     """Write `config.json`: the tier, and whatever else belongs to these weights."""
-    with whole_file(folder / "config.json") as file:
-        file.write((json.dumps({"tier": to_dict(tier), **extra}, indent=1) + "\n").encode())
+    replace_file(folder / "config.json", json.dumps({"tier": to_dict(tier), **extra}, indent=1) + "\n")
 
 
 def read_config(folder: Path) -> tuple[Tier, dict[str, Any]]:

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -24,8 +25,9 @@ from itersr.config import Tier, TrainConfig, tier
 from itersr.lab import experiments, reproduce
 from itersr.lab.course import learning_curve, model_to_measure, recipe
 from itersr.model import ITER
-from itersr.sampling import categorical
+from itersr.sampling import Sampler, categorical
 from itersr.training import algorithm1
+from itersr.training import ship as ship_module
 from itersr.training.algorithm1 import Algorithm1, auc, per_image
 from itersr.training.data import Crops, From, Photos, generator_for, random_crop
 from itersr.training.loop import Average, TrainingError, learning_rate
@@ -42,8 +44,8 @@ ROOT = Path(__file__).parents[1]
 def micro(stage: str = "vqgan", **changes: object) -> Tier:
     """The smoke tier with a training of a few small steps."""
     smoke = tier("smoke")
-    fields = {"steps": 12, "batch": 2, "crop": 32, "warmup": 2, "validate_every": 100, "checkpoint_every": 4,
-              "autoencoder_steps": 3, "gan_start": 8, **changes}
+    fields = {"steps": 12, "batch": 2, "crop": 32, "warmup": 0.15, "validations": 1, "checkpoint_every": 4,
+              "autoencoder": 0.25, "gan_start": 0.67, **changes}
     settings = dataclasses.replace(smoke.train[stage], **fields)  # type: ignore[arg-type]
     return dataclasses.replace(smoke, train={**smoke.train, stage: settings})
 
@@ -74,7 +76,7 @@ def test_validation_crops_are_whole_windows() -> None:
 
 def assert_same(a: object, b: object, where: str = "") -> None:
     """Equal to the bit, all the way down."""
-    if where.endswith("/seconds"):
+    if where.split("/")[-1] in ("trained", "other", "reserve"):
         return  # how long a run took is no part of its state
     if isinstance(a, Tensor):
         assert isinstance(b, Tensor) and torch.equal(a, b), where
@@ -99,14 +101,15 @@ def test_smoke_learns_on_held_out_photos(smoke_run: tuple[Path, dict[str, dict[s
     mean_colour = psnr(pairs["hq"].mean((2, 3), keepdim=True).expand_as(pairs["hq"]), pairs["hq"]).mean().item()
     margin = 6 if perceptual().name == "lpips" else 4  # the substitute for LPIPS teaches more slowly: 4.5 dB were measured
     assert len(photos) and results["vqgan"]["psnr"] >= mean_colour + margin, (results["vqgan"], mean_colour)
-    assert results["vqgan"]["codes used"] >= 0.5
+    assert results["vqgan"]["codes used"] >= 0.5 * tier("smoke").vqgan.codes
     constant = results["lq_encoder"]["best constant"]
     assert results["lq_encoder"]["E_l top-1"] > constant
     for ratio in (0.25, 0.5, 0.75, 1.0):
         assert results["token_nets"][f"φ_r masked accuracy at {ratio}"] > constant, ratio
-    assert results["token_nets"]["AUC of φ_e on samples at 0.5"] > 0.6
+    # of φ_e the loss need not fall: the better φ_r becomes, the harder it is to tell its good samples from others
+    assert sum(results["token_nets"][f"AUC of φ_e on samples at {ratio}"] for ratio in (0.25, 0.5, 0.75, 1.0)) / 4 > 0.6
 
-    losses = [("vqgan", "l1"), ("lq_encoder", "lq_encoder"), ("token_nets", "refiner"), ("token_nets", "evaluator on samples")]
+    losses = [("vqgan", "l1"), ("lq_encoder", "lq_encoder"), ("token_nets", "refiner")]
     for stage, name in losses:
         log = pd.read_csv(out / stage / "log.csv").query("split == 'train' and name == @name").value
         assert log.tail(2).mean() < 0.95 * log.head(2).mean(), (stage, name, log.tolist())
@@ -192,17 +195,29 @@ def test_shipped_weights_bring_their_shift_their_curves_and_their_card(
 
 
 def test_the_settings_that_ship_are_the_best_on_held_out_photos(monkeypatch: pytest.MonkeyPatch) -> None:
-    def sweep(model: ITER, methods: list[experiments.Method], pairs: list[experiments.Pair], seeds: tuple[int, ...],
-              names: list[str]) -> pd.DataFrame:
-        rows = [{"photo": pair.name, "dial": method.dial, "seed": seed,
-                 names[0]: abs(method.sampler.temperature - t) + abs(method.sampler.alpha - 0.7)}
-                for seed in seeds for method in methods for pair, t in zip(pairs, (0.85, 0.7, 0.95), strict=True)]
-        return pd.DataFrame(rows)
-
-    monkeypatch.setattr(experiments, "sweep", sweep)
     model, photos = ITER(tier("smoke")), pictures.bundled("train")
-    assert best(model, photos, **SETTINGS) == {"temperature": 0.85, "alpha": 0.7}
+    pairs = experiments.make_pairs(photos, model.tier, 160)
+
+    def restore(lq: Tensor, sampler: Sampler, **settings: object) -> SimpleNamespace:
+        """Grey, the lighter the further the settings are from those that this photo would like."""
+        liked = next(t for pair, t in zip(pairs, (0.7, 1.0, 0.95), strict=True) if torch.equal(pair.lq, lq))
+        far = abs(sampler.temperature - liked) + abs(sampler.alpha - 0.7)
+        return SimpleNamespace(image=torch.full_like(pairs[0].hq, far))
+
+    monkeypatch.setattr(model, "restore", restore)
+    monkeypatch.setattr(ship_module, "perceptual", Brightness)
+    assert best(model, photos, **SETTINGS) == {"temperature": 1.0, "alpha": 0.7}
+    assert best(model, photos, seconds=0.0, **SETTINGS) == {"temperature": 0.7, "alpha": 0.7}  # one photo, whatever the time
     assert best(model, photos, alpha=(0.2, 0.5)) == {"alpha": 0.5}
+
+
+class Brightness(torch.nn.Module):
+    """A ruler that needs no original."""
+
+    name = "brightness"
+
+    def forward(self, image: Tensor, target: Tensor) -> Tensor:
+        return image.mean((1, 2, 3))
 
 
 def test_a_variant_trains_and_is_measured_from_its_folder(tmp_path: Path) -> None:
@@ -315,19 +330,20 @@ def test_many_short_runs_equal_one_long(stage: str, tmp_path: Path) -> None:
         torch.manual_seed(stop)  # whatever else draws random numbers between runs must not matter
         run(config, tmp_path / "short", stage, resume=True, stop_at=stop)
     assert_same(state(tmp_path / "long", stage), state(tmp_path / "short", stage))
-    logs = [logged(tmp_path / name, stage).query("step == 12").value.tolist() for name in ("long", "short")]
+    logs = [logged(tmp_path / name, stage).query("step == 12").set_index("name").value for name in ("long", "short")]
+    logs = [log.drop(["images a second", "share of waiting"]).to_dict() for log in logs]
     assert logs[0] == logs[1]
 
 
 def test_a_kill_loses_no_more_than_the_steps_since_the_last_checkpoint(tmp_path: Path) -> None:
-    config = micro(steps=24, checkpoint_every=2, gan_start=100)
+    config = micro(steps=24, checkpoint_every=2, gan_start=1.0)
     run(config, tmp_path / "whole")
     code = f"""
 import sys
 sys.path.insert(0, {str(ROOT)!r})
 from pathlib import Path
 from tests.test_training import micro, run
-run(micro(steps=24, checkpoint_every=2, gan_start=100), Path(sys.argv[1]), resume=True)
+run(micro(steps=24, checkpoint_every=2, gan_start=1.0), Path(sys.argv[1]), resume=True)
 """
     killed = tmp_path / "killed"
     for kill in range(2):
@@ -354,7 +370,7 @@ def test_a_time_limit_ends_well(tmp_path: Path) -> None:
     assert (tmp_path / "weights" / "vqgan.safetensors").exists() and (tmp_path / "vqgan" / "samples.png").exists()
     with pytest.raises(FileExistsError, match="--resume"):
         run(micro(), tmp_path)
-    with pytest.raises(TrainingError, match="seed 0, this run has seed 1"):
+    with pytest.raises(TrainingError, match="seed was 0, now 1"):
         run(micro(), tmp_path, resume=True, seed=1)
 
 
@@ -367,7 +383,7 @@ import functools, sys, torch
 from itersr.cli import main
 from itersr.training import loop
 torch.optim.Adam = functools.partial(torch.optim.Adam, eps=1e-3)
-loop.learning_rate = lambda step, config: 2e-4
+loop.learning_rate = lambda along, config: 2e-4
 sys.exit(main(sys.argv[1:]))
 """
 
@@ -449,10 +465,14 @@ def test_every_twentieth_photo_is_held_out(tmp_path: Path) -> None:
 
 
 def test_learning_rate_warms_up_and_falls() -> None:
-    config = TrainConfig(steps=100, batch=1, crop=32, lr=1.0, warmup=10, final_lr=0.1)
-    rates = [learning_rate(i, config) for i in range(101)]
-    assert rates[0] == pytest.approx(0.1) and rates[10] == pytest.approx(1.0) and rates[100] == pytest.approx(0.1)
-    assert all(a >= b for a, b in zip(rates[10:], rates[11:], strict=False))
+    config = TrainConfig(steps=100, batch=1, crop=32, lr=2.0, warmup=0.1, final_lr=0.1)
+    rates = [learning_rate(i / 100, config) for i in range(101)]
+    assert rates[:11] == pytest.approx([0.2 * i for i in range(11)]) and rates[55] == pytest.approx((2.0 + 0.2) / 2)
+    assert rates[100] == pytest.approx(0.2) and all(a > b for a, b in zip(rates[10:], rates[11:], strict=False))
+    assert learning_rate(0.0, dataclasses.replace(config, warmup=0.0)) == 2.0
+    flat = dataclasses.replace(config, warmup=0.0, final_lr=1.0)  # the paper's
+    assert {learning_rate(i / 10, flat) for i in range(11)} == {2.0}
+    assert learning_rate(1.0, dataclasses.replace(config, warmup=1.0)) == pytest.approx(2.0)  # a run that only warms up
 
 
 def test_average_swaps_and_returns() -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
+import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,9 +19,9 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import Dataset, Sampler
 
-from itersr.degradation import MILD, Degradation, degrade
+from itersr.degradation import MILD, Degradation, degrade, mirror_pad
 from itersr.pictures import bundled
-from itersr.upscaling.read import image_files, read
+from itersr.upscaling.read import ImageError, image_files, read
 
 log = logging.getLogger(__name__)
 HOLD_OUT_EVERY = 20  # one photo in twenty is never trained on: validation and calibration use those
@@ -61,26 +62,47 @@ class Photos:
         self.names = list(items) if isinstance(items, dict) else [str(p) for p in items]
         self._cache: dict[int, tuple[int, tuple[int, int]]] = {}  # photo → where its bytes begin, and its sides
         self._bytes = torch.empty(0, dtype=torch.uint8)
-        self._room = cache_bytes
+        self._room = min(cache_bytes, _memory() // 4)
+        self._read_once = False
 
-    def preload(self) -> None:
-        """Read what fits into memory now, so that processes which make crops share it."""
-        if self._cache:
-            return
-        parts, begin = [], 0
-        with ThreadPoolExecutor() as pool:
-            for i, photo in enumerate(pool.map(self._read, range(len(self.paths)))):
-                if begin + photo.numel() <= self._room:
-                    self._cache[i] = begin, (photo.shape[1], photo.shape[2])
-                    parts.append(photo.flatten())
-                    begin += photo.numel()
-        if len(parts) < len(self.paths):
-            log.info("%d photos do not fit into memory: they are read for every crop", len(self.paths) - len(parts))
-        if parts:
-            self._bytes = torch.cat(parts).share_memory_()
+    def preload(self, share: bool = False) -> None:
+        """Read all files now, and keep what fits into memory. What is no whole picture is named and left out.
 
-    def _read(self, i: int) -> Tensor:
-        return (read(self.paths[i]).tensor * 255).round().to(torch.uint8)
+        share: keep them where processes that make crops can see them.
+        """
+        if self.paths and not self._read_once:
+            good, bad, parts, begin = list[Path](), list[ImageError](), list[Tensor](), 0
+            with ThreadPoolExecutor() as pool:
+                for path, photo in zip(self.paths, pool.map(_read_or_error, self.paths), strict=True):
+                    if isinstance(photo, ImageError):
+                        bad.append(photo)
+                        continue
+                    if begin + photo.numel() <= self._room:
+                        self._cache[len(good)] = begin, (photo.shape[1], photo.shape[2])
+                        parts.append(photo.flatten())
+                        begin += photo.numel()
+                    good.append(path)
+            for error in bad:  # not before: while threads read, nothing reaches stderr
+                log.warning("%s; it is left out", error)
+            if not good:
+                raise ValueError(f"no photos to train on: none of {len(self.paths)} files can be read")
+            if len(parts) < len(good):
+                log.info("%d photos do not fit into memory: they are read for every crop", len(good) - len(parts))
+            self.paths, self.names, self._read_once = good, [str(path) for path in good], True
+            self._bytes = torch.cat(parts) if parts else self._bytes
+        if share and not self._bytes.is_shared():
+            self._bytes.share_memory_()
+
+    def large_enough(self, side: int) -> list[int]:
+        """The photos with at least `side` pixels along both sides; the others are named."""
+        good = []
+        for i, name in enumerate(self.names):
+            h, w = self.stored(i).shape[-2:]
+            if min(h, w) >= side:
+                good.append(i)
+            else:
+                log.warning("%s: has %d×%d pixels; it is left out of the held-out photos, which need %d", name, w, h, side)
+        return good
 
     @classmethod
     def of(cls, data: str | Path | None) -> Photos:
@@ -95,7 +117,7 @@ class Photos:
         if self.tensors:
             return self.tensors[self.names[i]]
         if i not in self._cache:
-            return self._read(i)
+            return _read(self.paths[i])
         begin, (h, w) = self._cache[i]
         return self._bytes[begin : begin + 3 * h * w].view(3, h, w)
 
@@ -115,6 +137,25 @@ class Photos:
         return Photos(rest or held), Photos(held)
 
 
+def _memory() -> int:
+    """Bytes of memory of this machine, where the system tells."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return 32 << 30
+
+
+def _read(path: Path) -> Tensor:
+    return (read(path).tensor * 255).round().to(torch.uint8)
+
+
+def _read_or_error(path: Path) -> Tensor | ImageError:
+    try:
+        return _read(path)
+    except ImageError as error:
+        return error
+
+
 def as_float(pixels: Tensor) -> Tensor:
     """Bytes, or floats in [0, 1], as floats in [0, 1]."""
     return pixels if pixels.is_floating_point() else pixels.float() / 255
@@ -131,10 +172,9 @@ def random_crop(photo: Tensor, size: int, generator: torch.Generator) -> Tensor:
     h, w = photo.shape[-2:]
     zoom = draw(1, 2) if draw(0, 1) < 0.5 else 1.0
     side = max(size, min(round(size * zoom), h, w))  # the side that becomes `size`
-    while min(photo.shape[-2:]) < side:
-        photo = as_float(photo)
-        pad_h, pad_w = (min(max(side - n, 0), n - 1) for n in photo.shape[-2:])
-        photo = F.pad(photo[None], (0, pad_w, 0, pad_h), mode="reflect")[0]
+    if min(h, w) < side:
+        short = side - min(h, w)
+        photo = mirror_pad(as_float(photo)[None], short)[0, :, short : short + max(h, side), short : short + max(w, side)]
     y, x = (int(draw(0, n - side + 1)) for n in photo.shape[-2:])
     crop = as_float(photo[:, y : y + side, x : x + side])  # a whole photo as floats would cost more than all else
     if side != size:
@@ -184,12 +224,13 @@ def validation_pairs(photos: Photos, count: int, size: int, seed: int, *, degrad
     """`count` fixed centre crops of held-out photos, each degraded with its own fixed seed: {"hq", "lq"}.
 
     size: of a crop in pixels; less, for all of them, where a photo is smaller. unit: the side is a multiple of it, so that
-    token maps are whole windows. ValueError where a photo has not even that.
+    token maps are whole windows; photos that have not even that are left out. ValueError where none is left.
     """
-    chosen = [photos[i % len(photos)] for i in range(count)]
+    good = photos.large_enough(unit) if size >= unit else []
+    if not good:
+        raise ValueError(f"held-out photos, or the crop of {size} pixels, are smaller than a window of tokens ({unit} pixels)")
+    chosen = [photos[good[i % len(good)]] for i in range(count)]
     side = min(size, *(n for photo in chosen for n in photo.shape[-2:])) // unit * unit
-    if not side:
-        raise ValueError(f"a held-out photo, or the crop of {size} pixels, is smaller than a window of tokens ({unit} pixels)")
     hq, lq = [], []
     for i, photo in enumerate(chosen):
         y, x = ((n - side) // 2 for n in photo.shape[-2:])

@@ -8,6 +8,7 @@ A folder of a run holds checkpoint.pt (everything needed to go on), log.csv (ste
 from __future__ import annotations
 
 import csv
+import io
 import itertools
 import json
 import logging
@@ -26,6 +27,7 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from itersr.config import TrainConfig
+from itersr.disk import replace_file, whole_file
 from itersr.model import pick_device
 from itersr.swin import SwinBlock
 from itersr.training.data import Crops, From
@@ -33,6 +35,7 @@ from itersr.training.data import Crops, From
 log = logging.getLogger(__name__)
 READ_EVERY = 20  # steps after which a GPU is asked for its losses: each time it has to finish first
 ENDLESS = 1 << 40
+COLUMNS = ["step", "seconds", "split", "name", "value"]  # of log.csv
 
 Validate = Callable[[], tuple[dict[str, float], dict[str, Tensor]]]
 
@@ -53,6 +56,10 @@ class Task(Protocol):
 
 class TrainingError(Exception):
     """A run that cannot go on; one line says at which step, on which photos, and where the last good checkpoint is."""
+
+
+class OtherRun(TrainingError, ValueError):
+    """What is to be continued is not what lies in the folder: the call is at fault."""
 
 
 class Average:
@@ -84,13 +91,15 @@ class Clock:
     """How far along a run is, by its steps, or by its minutes where it is given some.
 
     Minutes are all that a run takes, over all calls. What is not training (compilation, validation, checkpoints) is taken off
-    them, and as much as the last validation took is kept for the one at the end.
+    them, and as much as the last validation took is kept for the one at the end. A run never goes back: where a validation
+    took less than the one before, the share that is done waits for the time that was won.
     """
 
     def __init__(self, steps: int, minutes: float | None) -> None:
         self.steps, self.limit = steps, None if minutes is None else 60 * minutes
         self.trained = self.other = self.reserve = 0.0  # seconds
         self.earlier = 0.0  # of `trained`: what earlier calls did
+        self.furthest = 0.0  # share that was done by the minutes
         self.ended = False  # the minutes are used up
         self._since = time.monotonic()
 
@@ -119,7 +128,8 @@ class Clock:
         if self.ended:
             return 1.0
         room = self.limit - self.other - self.reserve
-        return min(self.trained / room, 1.0) if room > 0 else 1.0
+        self.furthest = max(self.furthest, min(self.trained / room, 1.0) if room > 0 else 1.0)
+        return self.furthest
 
 
 def learning_rate(along: float, config: TrainConfig) -> float:
@@ -141,8 +151,8 @@ def train(task: Any, crops: Crops, out: Path, *, validate: Validate, save_weight
     minutes: the whole run, over all calls, with validation and export; warm-up, learning rate and phases are laid over them.
     resume: go on from `out`'s checkpoint. stop_at: end this call at an earlier step. workers: processes that make crops (None:
     all cores but two where a GPU trains, else none). compiled: whether blocks go through torch.compile.
-    Raises TrainingError for a NaN or an exploding loss and for a checkpoint of another run, FileExistsError where `out` already
-    holds a run.
+    Raises TrainingError for a NaN or an exploding loss, OtherRun for a checkpoint of another run, FileExistsError where `out`
+    already holds a run.
     """
     config: TrainConfig = task.config
     accelerator = accelerator or make_accelerator()
@@ -163,7 +173,7 @@ def train(task: Any, crops: Crops, out: Path, *, validate: Validate, save_weight
     if main:
         _forget_after(out / "log.csv", step)
     stop = min(config.steps if minutes is None else ENDLESS, stop_at or ENDLESS)
-    if step >= stop or clock.along(step) >= 1:
+    if step >= stop or clock.ended:
         return {}
     loader = make_loader(crops, From(step * config.batch, stop * config.batch), config.batch, workers, accelerator)
     wrapped, loader = accelerator.prepare(task, loader, device_placement=[True, False])
@@ -296,9 +306,9 @@ def make_loader(crops: Crops, indices: From, batch: int, workers: int | None, ac
     on_gpu = accelerator.device.type == "cuda"
     if workers is None:
         workers = max((os.cpu_count() or 1) // accelerator.num_processes - 2, 1) if on_gpu else 0
+    crops.photos.preload(share=workers > 0)
     if not workers:
         return DataLoader(crops, batch_size=batch, sampler=indices, drop_last=True)
-    crops.photos.preload()
     # Not forked from this process: its threads of PyTorch and CUDA would be missing in the copy, which can then hang.
     method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
     context = multiprocessing.get_context(method)
@@ -362,41 +372,35 @@ MAY_CHANGE = ("steps", "minutes", "order", "processes", "precision", "validation
 
 
 def keep_record(path: Path, record: dict[str, Any], resumed: bool, main: bool, may_change: Sequence[str] = MAY_CHANGE) -> None:
-    """Write what a run is, whole or not at all; TrainingError where a resumed one was something else."""
+    """Write what a run is, whole or not at all; OtherRun where a resumed one was something else."""
     record = json.loads(json.dumps(record))
     if resumed and path.exists():
         before = json.loads(path.read_text())
         other = [f"{name} was {before[name]}, now {value}" for name, value in record.items()
                  if name in before and name not in may_change and before[name] != value]
         if other:
-            raise TrainingError(f"{path.parent}: holds another run ({'; '.join(other)}): name another folder for this one")
+            raise OtherRun(f"{path.parent}: holds another run ({'; '.join(other)}): name another folder for this one")
     elif main:
-        whole = path.with_suffix(".part")
-        whole.write_text(json.dumps(record, indent=1) + "\n")
-        os.replace(whole, path)
+        replace_file(path, json.dumps(record, indent=1) + "\n")
 
 
 def _save(path: Path, step: int, clock: Clock, task: Any, optimizers: dict[str, Any], average: Average) -> None:
     """Write a checkpoint beside the old one, then put it in its place: a kill leaves one of the two whole."""
     state = {
         "step": step, "trained": clock.trained, "other": clock.other, "reserve": clock.reserve,
-        "ended": clock.limit if clock.ended else None, "seed": task.seed, "task": task.state_dict(),
+        "limit": clock.limit, "furthest": clock.furthest, "ended": clock.ended, "seed": task.seed, "task": task.state_dict(),
         "average": average.weights, "updates": average.updates,
         "optimizers": {name: optimizer.state_dict() for name, optimizer in optimizers.items()},
     }
-    temporary = path.with_suffix(".part")
-    with open(temporary, "wb") as file:
+    with whole_file(path, path.with_suffix(".part")) as file:
         torch.save(state, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
 
 
 def _load(path: Path, task: Any, optimizers: dict[str, Any], average: Average, clock: Clock) -> int:
     """Bring everything to where a checkpoint was written; gives the step."""
     state = torch.load(path, map_location="cpu", weights_only=True)
     if state["seed"] != task.seed:
-        raise TrainingError(f"{path}: was made with seed {state['seed']}, this run has seed {task.seed}")
+        raise OtherRun(f"{path}: was made with seed {state['seed']}, this run has seed {task.seed}")
     task.load_state_dict(state["task"])
     for name, optimizer in optimizers.items():
         optimizer.load_state_dict(state["optimizers"][name])
@@ -404,7 +408,9 @@ def _load(path: Path, task: Any, optimizers: dict[str, Any], average: Average, c
         weight.copy_(state["average"][name])
     average.updates = state["updates"]
     clock.trained, clock.other, clock.reserve = state["trained"], state["other"], state["reserve"]
-    clock.earlier, clock.ended = clock.trained, state["ended"] is not None and state["ended"] == clock.limit
+    clock.earlier = clock.trained
+    if state["limit"] == clock.limit:  # with more minutes than before, less of them is done
+        clock.furthest, clock.ended = state["furthest"], state["ended"]
     return int(state["step"])
 
 
@@ -416,7 +422,7 @@ def _write(out: Path, writer: Any, step: int, seconds: float, split: str, values
     with open(path, "a", newline="") as file:
         rows = csv.writer(file)
         if new:
-            rows.writerow(["step", "seconds", "split", "name", "value"])
+            rows.writerow(COLUMNS)
         rows.writerows([step, round(seconds, 1), split, name, f"{value:.6g}"] for name, value in values.items())
     if writer is not None:
         for name, value in values.items():
@@ -427,9 +433,10 @@ def _forget_after(path: Path, step: int) -> None:
     """Drop rows that a killed run logged after its last checkpoint: the resumed run will write them again."""
     if path.exists():
         with open(path, newline="") as file:
-            header, *rows = csv.reader(file)
-        with open(path, "w", newline="") as file:
-            csv.writer(file).writerows([header, *itertools.takewhile(lambda row: int(row[0]) <= step, rows)])
+            rows = [row for row in csv.reader(file) if len(row) == len(COLUMNS)][1:]  # the last one may be cut
+        kept = io.StringIO()
+        csv.writer(kept).writerows([COLUMNS, *itertools.takewhile(lambda row: int(row[0]) <= step, rows)])
+        replace_file(path, kept.getvalue())
 
 
 def _tensorboard(out: Path, step: int) -> Any:

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from itersr import weights
 from itersr.config import Tier, tier
-from itersr.model import ITER
+from itersr.model import ITER, pick_device
 from itersr.training import algorithm1, ship, stage1
 from itersr.training.data import Crops, Photos, ranges, validation_pairs
 from itersr.training.loop import keep_record, make_accelerator, train
@@ -52,6 +52,7 @@ def train_stage(stage: str, config: Tier, data: str | Path | None, out: Path, *,
         raise ValueError("vqgan cannot go on from weights (they hold no discriminator): name another folder")
     accelerator = make_accelerator(device, precision)
     photographs, held_out = photos or Photos.of(data).split()
+    held_out.preload()
     settings = config.train[stage]
     networks = STAGES[stage] if stage == "vqgan" else settings.networks
     count, side = validation or ((4, 96) if config.name == "smoke" else (16, 192))
@@ -104,9 +105,7 @@ def train_all(config: Tier, data: str | Path | None, out: Path, *, minutes: floa
     """
     began, validated = time.monotonic(), dict[str, float]()
     main = os.environ.get("RANK", "0") == "0"  # of several processes one writes what belongs to the whole run
-    said = f"itersr train all --tier {config.name}{'' if data is None else ' --data DIR'}"
-    said += "" if minutes is None else f" --minutes {minutes:g}"
-    said += f" --seed {options['seed']}" if options.get("seed") else ""
+    said = ship.command_for_all(config, data is not None, minutes, options.get("seed", 0))
     out.mkdir(parents=True, exist_ok=True)
     photos = Photos.of(data).split()
     keep_record(out / "all.json", {"tier": config.name, "minutes": minutes, "seed": options.get("seed", 0)},
@@ -116,6 +115,10 @@ def train_all(config: Tier, data: str | Path | None, out: Path, *, minutes: floa
         validated = train_stage(stage, config, data, out, photos=photos, resume=True,
                                 minutes=None if minutes is None else share * minutes, **options) or validated
     left = None if minutes is None else max(60 * minutes - (time.monotonic() - began), 5.0)
+    card = out / "weights" / "MODEL_CARD.md"
+    if main and card.exists() and weights.fingerprint(card.parent) in card.read_text(encoding="utf-8"):
+        log.info("%s: has been trained", out)  # and its card, the last of all, written
+        return validated
     if not main:
         return validated
     kept = f", {len(photos[1])} others held out" if data is not None else " of scikit-image"
@@ -142,6 +145,7 @@ def run(args: argparse.Namespace) -> int:
     """`itersr train {all,vqgan,lq_encoder,token_nets,iter} …`: see `itersr train --help`."""
     config = variant(tier(args.tier), factor=args.factor, form=args.form)
     stage, out = args.what, Path(args.out)
+    pick_device(args.device)  # before anything is written
     for name in ("minutes", "steps", "batch", "crop", "lr"):
         value = getattr(args, name)
         if value is not None and not value > 0:

@@ -26,6 +26,7 @@ from torch import Tensor
 
 from itersr import weights
 from itersr.config import TIERS, Tier
+from itersr.disk import replace_file
 from itersr.model import ITER
 from itersr.training.perceptual import perceptual
 from itersr.training.stages import STAGES, form_of, runs_of
@@ -56,7 +57,10 @@ def export(run: Path, photos: Path | None, *, data: str, hardware: str | None = 
     logs, runs = {}, {}
     for stage in STAGES:
         for name, used in runs_of(run, stage).items():
-            logs[name] = _thin(run / name / "log.csv")
+            rows = run / name / "log.csv"
+            if not rows.exists() or rows.read_text().count("\n") < 2:
+                raise weights.WeightsError(f"{run / name}: this run ended before it logged anything; continue it, or remove it")
+            logs[name] = _thin(rows)
             logs[name].to_csv(to / f"{name}.csv", index=False)
             runs[name] = {"stage": stage, "networks": used["networks"], "command": by or command(stage, config, used),
                           "steps": int(logs[name].step.max()), "hardware": hardware,
@@ -64,19 +68,19 @@ def export(run: Path, photos: Path | None, *, data: str, hardware: str | None = 
             # a run of what an earlier one trained has gone on from its weights
             before = [done["networks"] for other, done in runs.items() if other != name and done["stage"] == stage]
             runs[name]["command"] += " --again" if used["networks"] in before else ""
-    unseen = held_out(photos)
+    unseen = held_out(photos, config.unit)
     model.calibration = round(calibrate(model, unseen), 4)
     config = dataclasses.replace(config, **best(model, unseen, seconds=seconds, **SETTINGS))  # type: ignore[arg-type]
     extra |= {"calibration": model.calibration, "runs": runs}
     weights.write_config(to, config, extra)
-    (to / "MODEL_CARD.md").write_text(
-        card(config, extra, logs, weights.fingerprint(to), data, hardware, commit or this_commit(), notes), encoding="utf-8")
+    replace_file(to / "MODEL_CARD.md",
+                 card(config, extra, logs, weights.fingerprint(to), data, hardware, commit or this_commit(), notes))
 
 
 def ship(run: Path, to: Path, *, photos: Path | None, **said: Any) -> None:
     """`export` a run and copy its weights with all that belongs to them to `to`. said: the card's words, see there."""
     export(run, photos, **said)
-    shutil.copytree(run / "weights", to, dirs_exist_ok=True)
+    shutil.copytree(run / "weights", to, dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.part"))
 
 
 def describe(device: torch.device) -> str:
@@ -119,16 +123,30 @@ def best(model: ITER, photos: Mapping[str, Tensor], *, seconds: float | None = N
 
 def command(stage: str, config: Tier, used: dict[str, Any]) -> str:
     """The call that trained a stage, with those settings that are not the tier's own."""
-    plain = TIERS[config.name]
-    usual = plain.train[stage]
+    usual = TIERS[config.name].train[stage]
     other = f" --crop {used['crop']}" if used["crop"] != usual.crop else ""
     other += f" --lr {used['lr']:g}" if used.get("lr", usual.lr) != usual.lr else ""
     networks = used["networks"]
     other += f" --networks {','.join(networks)}" if set(networks) != set(STAGES[stage]) else ""
-    other += f" --factor {config.vqgan.factor}" if config.vqgan.factor != plain.vqgan.factor else ""
-    other += f" --form {form_of(config)}" if form_of(config) != form_of(plain) else ""
+    other += _variant(config)
     return (f"itersr train {stage} --tier {config.name} --steps {used['steps']} --batch {used['batch']}{other} "
             f"--precision {used['precision']} --seed {used['seed']}")
+
+
+def command_for_all(config: Tier, data: bool, minutes: float | None, seed: int) -> str:
+    """The call of `train all` that gives these networks, with those settings that are not the tier's own."""
+    said = f"itersr train all --tier {config.name}{' --data DIR' if data else ''}"
+    said += "" if minutes is None else f" --minutes {minutes:g}"
+    for name in ("batch", "crop", "lr") if minutes is not None else ("steps", "batch", "crop", "lr"):
+        own, usual = ([getattr(of.train[stage], name) for stage in config.plan] for of in (config, TIERS[config.name]))
+        said += f" --{name} {own[0]}" if own != usual else ""
+    return said + _variant(config) + (f" --seed {seed}" if seed else "")
+
+
+def _variant(config: Tier) -> str:
+    plain = TIERS[config.name]
+    other = f" --factor {config.vqgan.factor}" if config.vqgan.factor != plain.vqgan.factor else ""
+    return other + (f" --form {form_of(config)}" if form_of(config) != form_of(plain) else "")
 
 
 def _thin(path: Path) -> Any:

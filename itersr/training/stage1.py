@@ -144,7 +144,7 @@ def validate(vqgan: VQGAN, pairs: dict[str, Tensor], look: nn.Module) -> tuple[d
     scalars: dict[str, float] = {
         "psnr": psnr(output, pairs["hq"]).mean().item(),
         str(look.name): torch.cat(distances).mean().item(),
-        "codes used": (p > 0).float().mean().item(),
+        "codes used": int((p > 0).sum()),
         "perplexity": torch.special.entr(p).sum().exp().item(),
     }
     return scalars, {"hq": pairs["hq"][:4], "reconstruction": output[:4]}

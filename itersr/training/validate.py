@@ -70,12 +70,16 @@ def calibrated(model: ITER, shift: float | None) -> Iterator[None]:
         model.calibration = before
 
 
-def held_out(data: Path | None) -> dict[str, Tensor]:
-    """Photos to calibrate on, never those of a test: a training folder's held-out ones, else scikit-image's training split."""
+def held_out(data: Path | None, side: int = 1) -> dict[str, Tensor]:
+    """Photos to calibrate on, never those of a test: scikit-image's training split (None), or those that training held out.
+
+    Of these the ones that can be read and have `side` pixels along both sides.
+    """
     if data is None:
         return bundled("train")
     _, rest = Photos.of(data).split()
-    return {Path(name).stem: rest[i] for i, name in enumerate(rest.names)}
+    rest.preload()
+    return {Path(rest.names[i]).stem: rest[i] for i in rest.large_enough(side)}
 
 
 @torch.no_grad()

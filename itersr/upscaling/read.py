@@ -9,7 +9,6 @@ import os
 import sys
 import threading
 import warnings
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -147,7 +146,7 @@ def _decode(data: bytes, image: Any) -> Photo:
         if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:  # MPO: a phone's JPEG with another picture behind it
             notes.append(f"{image.n_frames} frames or pages: only the first is used")
             image.seek(0)
-    with _silence():
+    with _silence:
         image.load()  # a truncated file fails here, whichever decoder makes the pixels
         photo = _deep_photo(data, image, stored_turn, notes) or pictures.from_pil(image, notes)
     return replace(photo, meta=replace(photo.meta, exif=exif, notes=tuple(notes)))
@@ -207,20 +206,36 @@ def _exif(image: Any, notes: list[str]) -> bytes | None:
         return None
 
 
-@contextlib.contextmanager
-def _silence() -> Iterator[None]:
-    """libtiff and libpng print what they find wrong straight to the process's stderr; the ImageError says it once."""
-    if sys.stderr is not None:
-        sys.stderr.flush()
-    try:
-        kept = os.dup(2)
-    except OSError:  # there is no stderr
-        yield
-        return
-    try:
-        with open(os.devnull, "w") as nowhere:
-            os.dup2(nowhere.fileno(), 2)
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
+class _Silence:
+    """libtiff and libpng print what they find wrong straight to the process's stderr; the ImageError says it once.
+
+    Photos are read by several threads: the first one in takes stderr away, and the last one out brings it back.
+    """
+
+    def __init__(self) -> None:
+        self.lock, self.inside, self.kept = threading.Lock(), 0, -1
+
+    def __enter__(self) -> None:
+        with self.lock:
+            self.inside += 1
+            if self.inside == 1:
+                if sys.stderr is not None:
+                    sys.stderr.flush()
+                try:
+                    self.kept = os.dup(2)
+                except OSError:  # there is no stderr
+                    self.kept = -1
+                    return
+                with open(os.devnull, "w") as nowhere:
+                    os.dup2(nowhere.fileno(), 2)
+
+    def __exit__(self, *error: object) -> None:
+        with self.lock:
+            self.inside -= 1
+            if not self.inside and self.kept >= 0:
+                os.dup2(self.kept, 2)
+                os.close(self.kept)
+                self.kept = -1
+
+
+_silence = _Silence()
