@@ -57,7 +57,7 @@ from itersr.lab.course import learning_curve, load_or_train, recipe
 from itersr.pictures import bundled
 from itersr.training import stage1
 from itersr.training.data import Photos
-from itersr.training.losses import hinge_discriminator, hinge_generator
+from itersr.losses import hinge_discriminator, hinge_generator
 from itersr.vqgan import VQGAN, Codebook, PatchDiscriminator
 
 # %% [markdown]

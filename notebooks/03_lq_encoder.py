@@ -59,7 +59,7 @@ from itersr.sampling import categorical
 from itersr.swin import SwinBlock, WindowAttention, attend, relative_index, shift_mask, unwindows, windows
 from itersr.training.algorithm1 import auc
 from itersr.training.data import Crops, Photos, ranges, validation_pairs
-from itersr.training.losses import perceptual
+from itersr.training.perceptual import perceptual
 from itersr.training.stage1 import psnr
 
 # %% [markdown]

@@ -56,7 +56,8 @@ from itersr.model import ITER
 from itersr.pictures import bundled
 from itersr.schedule import gamma, tokens_to_keep, tokens_to_mask
 from itersr.token_nets import Refiner
-from itersr.training.algorithm1 import Algorithm1, per_image
+from itersr.losses import per_image
+from itersr.training.algorithm1 import Algorithm1
 from itersr.training.data import Crops, Photos, ranges, validation_pairs
 from itersr.training.stages import form_of
 

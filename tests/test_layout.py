@@ -22,9 +22,9 @@ FLOORS = (
     {"training", "upscaling", "published"},
     # The method, and nothing else, from here on.
     {"model"},
-    {"sampling", "losses", "weights"},
+    {"sampling", "weights"},
     {"vqgan", "lq_encoder", "token_nets", "degradation", "tiling", "pictures"},
-    {"schedule", "masking", "swin", "disk", "config"},
+    {"schedule", "masking", "losses", "swin", "disk", "config"},
 )
 # Readers look for `from_published` beside `from_pretrained`; it imports the module that builds such a model when it is called.
 EXCEPTION = ("model", "published")

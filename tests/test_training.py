@@ -24,14 +24,14 @@ from itersr.cli import main
 from itersr.config import Tier, TrainConfig, tier
 from itersr.lab import experiments, reproduce
 from itersr.lab.course import learning_curve, model_to_measure, recipe
+from itersr.losses import hinge_discriminator, per_image
 from itersr.model import ITER
 from itersr.sampling import Sampler, categorical
 from itersr.training import algorithm1
 from itersr.training import ship as ship_module
-from itersr.training.algorithm1 import Algorithm1, auc, per_image
+from itersr.training.algorithm1 import Algorithm1, auc
 from itersr.training.data import Crops, From, Photos, generator_for, random_crop
 from itersr.training.loop import Average, TrainingError, learning_rate
-from itersr.training.losses import hinge_discriminator
 from itersr.training.perceptual import GradientLoss, perceptual
 from itersr.training.run import load_networks, runs_of, train_stage, variant
 from itersr.training.ship import SETTINGS, best, command, ship

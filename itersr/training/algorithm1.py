@@ -14,7 +14,6 @@ from torch.nn import functional as F
 
 from itersr import losses
 from itersr.config import TrainConfig
-from itersr.losses import per_image as per_image
 from itersr.masking import random_mask
 from itersr.model import ITER
 from itersr.sampling import categorical
