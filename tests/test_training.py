@@ -99,7 +99,7 @@ def test_smoke_learns_on_held_out_photos(smoke_run: tuple[Path, dict[str, dict[s
     photos = pictures.bundled("test").values()
     pairs = algorithm_pairs()
     mean_colour = psnr(pairs["hq"].mean((2, 3), keepdim=True).expand_as(pairs["hq"]), pairs["hq"]).mean().item()
-    margin = 6 if perceptual().name == "lpips" else 4  # the substitute for LPIPS teaches more slowly: 4.5 dB were measured
+    margin = 5 if perceptual().name == "lpips" else 4  # the substitute for LPIPS teaches more slowly: 4.5 dB were measured
     assert len(photos) and results["vqgan"]["psnr"] >= mean_colour + margin, (results["vqgan"], mean_colour)
     assert results["vqgan"]["codes used"] >= 0.5 * tier("smoke").vqgan.codes
     constant = results["lq_encoder"]["best constant"]

@@ -170,11 +170,11 @@ def train(task: Any, crops: Crops, out: Path, *, validate: Validate, save_weight
     optimizers = make_optimizers(task, device)
     average = Average(task.trained, config.ema)
     step = _load(checkpoint, task, optimizers, average, clock) if resume and checkpoint.exists() else 0
-    if main:
-        _forget_after(out / "log.csv", step)
     stop = min(config.steps if minutes is None else ENDLESS, stop_at or ENDLESS)
     if step >= stop or clock.ended:
         return {}
+    if main:
+        _forget_after(out / "log.csv", step)
     loader = make_loader(crops, From(step * config.batch, stop * config.batch), config.batch, workers, accelerator)
     wrapped, loader = accelerator.prepare(task, loader, device_placement=[True, False])
     if compiled:
