@@ -15,7 +15,7 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
 from itersr.config import Tier, from_dict, to_dict
-from itersr.disk import replace_file, writing
+from itersr.disk import replace_file
 
 NETWORKS = ("vqgan", "lq_encoder", "refiner", "evaluator")
 SHIPPED = Path(__file__).parent / "shipped"
@@ -78,8 +78,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 def save(folder: Path, networks: dict[str, nn.Module], tier: Tier, extra: dict[str, Any] | None = None, *,
          dtype: torch.dtype = torch.float16) -> None:
     """Write networks (keys of `NETWORKS`), in half precision unless told, and `config.json` with the tier and `extra`."""
-    with writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     for name, module in networks.items():
         state = {key: value.detach().to("cpu", dtype).contiguous() for key, value in module.state_dict().items()}
         replace_file(folder / f"{name}.safetensors", to_bytes(state))  # a killed run goes on from what lies here
