@@ -409,14 +409,15 @@ def trace(split: str, name: str):
 
 
 look = "lpips" if "lpips" in set(curve.name) else "gradients"
-steps = curve.step.max()
+when = {label: curve[(curve.name == name) & (curve.value != 0)].step.min()  # as the log tells: the first step with this term
+        for label, name in (("k-means", "codebook"), ("GAN joins", "adversarial"))}
 fig, axes = plt.subplots(2, 2, figsize=(8, 4.8), layout="constrained", sharex=True)
 for axis, split, name, title in ((axes[0, 0], "train", "l1", "L1, training"), (axes[0, 1], "validation", "psnr", "PSNR in dB, held out"),
                                  (axes[1, 0], "train", "codebook", "codebook term, training"), (axes[1, 1], "validation", look, f"{look}, held out (lower is better)")):
     axis.plot(*trace(split, name), marker="." if split == "validation" else None)
-    axis.axvline(settings.autoencoder * steps, color="k", linestyle=":", label="k-means")
-    if settings.gan_start < 1:
-        axis.axvline(settings.gan_start * steps, color="tab:red", linestyle=":", label="GAN joins")
+    for (label, step), color in zip(when.items(), ("k", "tab:red"), strict=True):
+        if step == step:  # there was such a term at all (NaN is not equal to itself)
+            axis.axvline(step, color=color, linestyle=":", label=label)
     axis.set_title(title)
 axes[0, 0].legend()
 for axis in axes[1]:
