@@ -20,19 +20,28 @@ def load_or_train(stage: str, config: Tier, data: str | Path | None, out: Path, 
     """The model with every network up to `stage`: from the tier's shipped weights, else from OUT/weights, else trained now.
 
     What a notebook calls: `smoke` trains live in seconds, the other tiers load what ships, and a tier that is named after a
-    folder (see `Run.start`) loads what lies there.
+    folder (see `Run.start`) loads what lies there. Shipped weights do not stand in for photos of the reader's own (`data`), nor
+    for networks of other sizes.
     """
     if config.name not in TIERS:
         model = ITER.from_pretrained(ROOT / config.name, options.get("device", "auto"))
         model.tier = config  # named after the folder
         return model
-    if config.name in weights.shipped() and config.name != "smoke":
+    if data is None and config.name != "smoke" and _ships(config):
         return ITER.from_pretrained(config.name, options.get("device", "auto"))
     wanted = ("vqgan",) if stage == "vqgan" else config.train[stage].networks
     if not all((out / "weights" / f"{name}.safetensors").exists() for name in wanted):
         train_stage(stage, config, data, out, **{"resume": True, "progress": False, **options})
     model = load_networks(out / "weights", config, wanted)
     return model.to(pick_device(options.get("device", "auto"))).eval().requires_grad_(False)
+
+
+def _ships(config: Tier) -> bool:
+    """Whether weights of just these networks ship."""
+    if config.name not in weights.shipped():
+        return False
+    ours, _ = weights.read_config(weights.SHIPPED / config.name)
+    return all(getattr(ours, name) == getattr(config, name) for name in weights.NETWORKS)
 
 
 def model_to_measure(config: Tier, data: str | Path | None, out: Path, **options: Any) -> ITER:
