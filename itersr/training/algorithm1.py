@@ -52,7 +52,7 @@ class Algorithm1(nn.Module):
 
     def random_mask(self, batch: dict[str, Tensor], s_h: Tensor) -> Tensor:
         """m_t (RandomMask): in each image ⌈γ(r)·N⌉ places of (B, h, w) are False, with r ~ U(0, 1]."""
-        r = uniform(self.seed, batch["index"].cpu(), "r").tolist()  # counted where nothing waits for a GPU
+        r = uniform(self.seed, batch["index"].cpu(), "per image", (3,))[:, 0].tolist()  # counted where nothing waits for a GPU
         masked = [tokens_to_mask(1 - x, s_h[0].numel(), self.config.gamma) for x in r]
         return random_mask(torch.tensor(masked, device=s_h.device), self.noise(batch, "mask", s_h.shape[1:]))
 
@@ -87,8 +87,8 @@ class Algorithm1(nn.Module):
         # φ_e judges S_l; the good tokens at a random α, or in half of the images none, are the condition that φ_r meets
         seen = evidence if net.tier.evaluator.posterior else None
         judged_l = net.evaluator(s_l, s_l, seen).float()
-        alpha, coin, known = self.noise(batch, "per image", (3, 1, 1)).unbind(1)  # coin: whether known tokens are true
-        m_l = (judged_l.detach().softmax(1)[:, 1] >= alpha) & (known > 0.5)
+        _, alpha, coin = self.noise(batch, "per image", (3, 1, 1)).unbind(1)  # coin: whether known tokens are true
+        m_l = (judged_l.detach().softmax(1)[:, 1] >= alpha) & (self.noise(batch, "start", (1, 1)) > 0.5)
 
         # φ_r restores S_h from S_t, in which ⌈γ(r)·N⌉ tokens are masked
         m_t = self.random_mask(batch, s_h)
