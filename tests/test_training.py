@@ -30,7 +30,7 @@ from itersr.training.algorithm1 import Algorithm1, auc, per_image
 from itersr.training.data import Crops, From, Photos, generator_for, random_crop
 from itersr.training.loop import Average, TrainingError, learning_rate
 from itersr.training.losses import hinge_discriminator
-from itersr.training.perceptual import GradientLoss, perceptual
+from itersr.training.perceptual import GradientLoss
 from itersr.training.run import learning_curve, load_networks, model_to_measure, recipe, runs_of, train_stage, variant
 from itersr.training.ship import SETTINGS, best, command, ship
 from itersr.training.stage1 import Stage1, psnr
