@@ -4,6 +4,7 @@
 #   make test        ruff, mypy, and every test (the notebooks too)
 #   make lab         open JupyterLab on the notebooks
 #   make bench       the benchmarks
+#   make gpu [MINUTES=10] [TIER=small] [DATA=folder]   what a rented GPU should do: its tests, times, training; into runs/gpu
 #   make figures     rebuild the committed notebooks, figures/ and figures/results/ [ONLY=07]
 #   make exercises   write the learner's copies of the notebooks into learner/
 #   make lint | setup | clean
@@ -11,9 +12,10 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce test quick lab bench figures exercises lint clean
+.PHONY: help setup reproduce test quick lab bench gpu figures exercises lint clean
 
 TIER ?= smoke
+MINUTES ?= 10
 ONLY ?=
 DEVICE ?= auto
 DATA ?=
@@ -23,6 +25,9 @@ PY := .venv/bin/python
 # The notebooks' kernel comes from .venv, whatever the user has registered; the progress bars stay out of stored outputs.
 export JUPYTER_PREFER_ENV_PATH := 1
 export PYTHONNOUSERSITE := 1
+# OpenMP's threads sleep when they have nothing to do: see itersr/__init__.py. Here for kernels that load torch first.
+export OMP_WAIT_POLICY ?= PASSIVE
+export KMP_BLOCKTIME ?= 0
 # Perceptual metrics need weights that torch.hub would download; a folder of them beside the clone is used where there is one.
 ifndef TORCH_HOME
 ifneq ($(wildcard ../shared/data/torch_home),)
@@ -89,9 +94,15 @@ bench: setup
 	$(PY) -m tests.benchmarks.bench_patches
 	$(PY) -m tests.benchmarks.bench_published
 
+# No setup: a rented machine has PyTorch, and often no package index. DEVICE=cpu TIER=smoke rehearses it.
+gpu: TIER := $(if $(filter command line environment,$(origin TIER)),$(TIER),small)
+gpu: DEVICE := $(if $(filter cpu,$(DEVICE)),cpu,cuda)
+gpu:
+	$(if $(wildcard $(PY)),$(PY),python3) -m tests.gpu --tier $(TIER) --minutes $(MINUTES) --device $(DEVICE) $(if $(DATA),--data "$(DATA)")
+
 figures: setup
 	$(PY) -m tests.notebook_tools build $(ONLY)
-	$(PY) -m itersr.ledger
+	$(PY) -m itersr.lab.ledger
 
 exercises: setup
 	$(PY) -m tests.notebook_tools exercises

@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from typing import Any
 
 __version__ = "0.1.0"
 __all__ = ["ITER", "__version__"]
+
+# OpenMP's threads spin for a while when they have nothing to do, and take the cores from each other where there are more
+# threads than free cores: several processes, notebooks, a shared machine. They shall sleep; results are the same. The second
+# name is that of Intel's runtime. Both are read when torch is loaded, and only then.
+PASSIVE = {"OMP_WAIT_POLICY": "PASSIVE", "KMP_BLOCKTIME": "0"}
+if "torch" not in sys.modules:
+    for _name, _value in PASSIVE.items():
+        os.environ.setdefault(_name, _value)
 
 
 def __getattr__(name: str) -> Any:

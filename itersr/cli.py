@@ -8,13 +8,14 @@ failure.
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import io
 import json
 import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from itersr import __version__
 
@@ -27,9 +28,33 @@ COLOR_FIXES = ("none", "wavelet", "adain")
 SCHEDULES = ("linear", "cosine", "square", "sqrt", "cubic")
 
 
+class _Once(argparse.Action):
+    """Store a value; an option that is given twice is refused, as one of its values would be dropped."""
+
+    seen: argparse.Namespace | None = None
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any,
+                 option_string: str | None = None) -> None:
+        if self.seen is namespace:
+            raise argparse.ArgumentError(self, "is given twice")
+        self.seen = namespace
+        setattr(namespace, self.dest, values)
+
+
+class _Parser(argparse.ArgumentParser):
+    """An error is one line, and an option with one value is given once."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.register("action", None, _Once)
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"itersr: {message} (see {self.prog} --help)\n")
+
+
 def parser() -> argparse.ArgumentParser:
     """All subcommands with their options."""
-    top = argparse.ArgumentParser(
+    top = _Parser(
         prog="itersr",
         description="ITER: iterative token evaluation and refinement for real-world super-resolution.",
     )
@@ -88,6 +113,12 @@ def _one_line(error: BaseException) -> str:
     return text if not isinstance(error, (KeyError, TypeError, AttributeError)) else f"{type(error).__name__}: {text}"
 
 
+def _need(*modules: str) -> None:
+    """RuntimeError, before any work begins, where something is missing that only the extra `notebooks` installs."""
+    if missing := [name for name in modules if importlib.util.find_spec(name) is None]:
+        raise RuntimeError(f"{', '.join(missing)} not installed: pip install 'itersr[notebooks]'")
+
+
 def _is_usage(error: BaseException) -> bool:
     """Whether the call or its input is at fault, rather than the machine: exit code 2."""
     from itersr.disk import FileError, WriteError
@@ -109,7 +140,9 @@ def _add_upscale(commands: Any, common: argparse.ArgumentParser) -> None:
     p.add_argument("-s", "--scale", type=float, help="size of the result; other than the model's by resizing its result")
     p.add_argument("--suffix", default="out", help="photo.png becomes photo_SUFFIX.png (default: %(default)s; '' for none)")
     p.add_argument("--ext", default="auto", help="auto (that of the input), png, jpg, webp, tif, bmp (default: auto)")
-    p.add_argument("--force", action="store_true", help="overwrite existing outputs")
+    there = p.add_mutually_exclusive_group()
+    there.add_argument("--force", action="store_true", help="overwrite existing outputs")
+    there.add_argument("--skip-existing", action="store_true", help="leave out what has a result: go on with a stopped batch")
     p.add_argument("--quality", type=int, default=95, help="of JPEG and WebP outputs (default: %(default)s)")
     p.add_argument("--color-fix", choices=COLOR_FIXES, default="wavelet", help="hold colours to the input's (default: wavelet)")
     p.add_argument("--save-trace", action="store_true", help="also write masks and pictures of every step")
@@ -153,6 +186,7 @@ def _upscale(args: argparse.Namespace) -> int:
         suffix=args.suffix,
         ext=args.ext,
         force=args.force,
+        skip_existing=args.skip_existing,
         scale=args.scale,
         seed=args.seed,
         tile=args.tile,
@@ -163,11 +197,11 @@ def _upscale(args: argparse.Namespace) -> int:
         quality=args.quality,
         settings=settings,
     )
-    show = len(args.inputs) > 1 or Path(args.inputs[0]).is_dir()
-    failures = files.upscale_files(
-        lambda: _model(args), args.inputs, args.output, options, progress=show and sys.stderr.isatty()
-    )
-    return _code(failures)
+    return _code(files.upscale_files(lambda: _model(args), args.inputs, args.output, options, progress=_bars(args)))
+
+
+def _bars(args: argparse.Namespace) -> bool:
+    return sys.stderr.isatty() and not args.quiet
 
 
 def _model(args: argparse.Namespace) -> Any:
@@ -177,7 +211,7 @@ def _model(args: argparse.Namespace) -> Any:
         from itersr import published
 
         return published.load(args.published, device=args.device)
-    return ITER.from_pretrained(args.weights or args.tier, device=args.device)
+    return ITER.from_pretrained(args.tier if args.weights is None else Path(args.weights), device=args.device)
 
 
 def _code(failures: Sequence[Any]) -> int:
@@ -213,9 +247,10 @@ def _add_train(commands: Any, common: argparse.ArgumentParser) -> None:
     p.add_argument("--factor", type=int, metavar="F", help="f, instead of the tier's; the same in every stage")
     p.add_argument("--form", choices=("paper", "posterior", "image"),
                    help="what φ_r reads beside tokens: no more, E_l's posterior, the LQ image too (default: the tier's)")
-    p.add_argument("--seed", type=int, default=0)
-    p.add_argument("--device", default="auto")
+    p.add_argument("--seed", type=int, default=0, help="of first weights and of what is drawn (default: %(default)s)")
+    p.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 … (default: auto)")
     p.add_argument("--precision", choices=("auto", "no", "bf16"), default="auto", help="mixed precision (auto: bf16 on a GPU)")
+    p.add_argument("--compile", action="store_true", help="torch.compile the Swin blocks: minutes at first, for long runs")
     p.add_argument("--workers", type=int, metavar="N", help="processes that make crops (default: cores less one with a GPU)")
     p.set_defaults(handler=_train)
 
@@ -231,19 +266,21 @@ def _train(args: argparse.Namespace) -> int:
 def _add_evaluate(commands: Any, common: argparse.ArgumentParser) -> None:
     p = commands.add_parser(
         "evaluate", parents=[common], help="measure folders of results",
-        description="Measure folders of results, any method's, the same way: a table with 95 %% intervals over the images.",
+        description="Measure folders of results, any method's, the same way: a table with 95 % intervals over the images.",
     )  # fmt: skip
-    p.add_argument("--outputs", nargs="+", required=True, metavar="NAME=DIR", help="a method's name and its results")
-    p.add_argument("--reference", metavar="DIR", help="the originals, for metrics that compare (matched by file name)")
+    p.add_argument("--outputs", nargs="+", action="extend", required=True, metavar="NAME=DIR",
+                   help="a method's name and its results; several here, or one after each --outputs")
+    p.add_argument("--reference", metavar="DIR", help="the originals, for metrics that compare: same subfolder and file name")
     p.add_argument("--metrics", help="comma-separated (default: niqe, and with --reference psnr, ssim, lpips; those at hand)")
     p.add_argument("--json", metavar="FILE", help="also write every value and the conventions there")
     p.add_argument("--download", action="store_true", help="fetch missing weights of metrics")
-    p.add_argument("--device", default="cpu")
+    p.add_argument("--device", default="cpu", help="auto, cpu, cuda, cuda:1 … (default: cpu)")
     p.set_defaults(handler=_evaluate)
 
 
 def _evaluate(args: argparse.Namespace) -> int:
-    from itersr import evaluation, metrics
+    _need("pyiqa")
+    from itersr.lab import evaluation, metrics
     from itersr.model import pick_device
 
     device = pick_device(args.device)
@@ -298,7 +335,7 @@ def _add_degrade(commands: Any, common: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     p.add_argument("inputs", nargs="+", metavar="IN", help="image files and folders")
     p.add_argument("-o", "--output", required=True, metavar="OUT", help="a folder")
-    p.add_argument("--seed", type=int, default=0, help="(default: %(default)s)")
+    p.add_argument("--seed", type=int, default=0, help="with its name, what a picture's draw is made of (default: %(default)s)")
     p.add_argument("-s", "--scale", type=int, default=4, help="how much smaller (default: %(default)s)")
     p.add_argument("--force", action="store_true", help="overwrite existing pairs")
     p.set_defaults(handler=_degrade)
@@ -309,8 +346,7 @@ def _degrade(args: argparse.Namespace) -> int:
 
     if args.scale < 1:
         raise ValueError(f"--scale {args.scale}: must be 1 or more")
-    progress = sys.stderr.isatty()
-    return _code(files.degrade_files(args.inputs, args.output, args.seed, args.scale, args.force, progress=progress))
+    return _code(files.degrade_files(args.inputs, args.output, args.seed, args.scale, args.force, progress=_bars(args)))
 
 
 def _add_convert(commands: Any, common: argparse.ArgumentParser) -> None:
@@ -331,18 +367,22 @@ def _convert(args: argparse.Namespace) -> int:
 
 
 def _add_reproduce(commands: Any, common: argparse.ArgumentParser) -> None:
-    p = commands.add_parser("reproduce", parents=[common], help="run the notebooks as experiments")
+    p = commands.add_parser(
+        "reproduce", parents=[common], help="run the notebooks as experiments",
+        description="Run the notebooks as experiments: executed copies, figures and results go into one folder.",
+    )  # fmt: skip
     p.add_argument("--tier", default="smoke", metavar="T",
                    help=f"{', '.join(TIERS)}, or a folder of weights, for notebooks 06-09 (default: %(default)s)")
     p.add_argument("--only", metavar="NN", help="notebooks by number, for example 07 or 02,07 (default: all)")
-    p.add_argument("--device", default="auto")
+    p.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 … (default: auto)")
     p.add_argument("--data", metavar="DIR", help="a folder of photos (default: photos inside scikit-image)")
     p.add_argument("--out", metavar="DIR", help="the run folder (default: a new one below runs)")
     p.set_defaults(handler=_reproduce)
 
 
 def _reproduce(args: argparse.Namespace) -> int:
-    from itersr.reproduce import run
+    _need("papermill", "jupytext", "ipywidgets", "matplotlib", "pyiqa")
+    from itersr.lab.reproduce import run
 
     return run(tier=args.tier, only=args.only, device=args.device, data=args.data, out=args.out)
 

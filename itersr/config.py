@@ -249,12 +249,12 @@ def to_dict(config: Tier) -> dict[str, Any]:
 
 
 def from_dict(values: dict[str, Any]) -> Tier:
-    """The tier that `to_dict` wrote, trained as the tier of that name is; unknown or missing fields raise a TypeError that
-    names them, an unknown tier a ValueError."""
+    """The tier that `to_dict` wrote, trained as the tier of that name is, or as `paper` where there is none; unknown or missing
+    fields raise a TypeError that names them."""
     def swin(part: dict[str, Any]) -> dict[str, Any]:
         return {**part, "swin": SwinConfig(**part["swin"])}
 
-    usual, vqgan = tier(values["name"]), swin(values["vqgan"])
+    usual, vqgan = TIERS.get(values["name"], TIERS["paper"]), swin(values["vqgan"])
     return Tier(**{
         **values,
         "vqgan": VQGANConfig(**{**vqgan, "multipliers": tuple(vqgan["multipliers"])}),

@@ -7,7 +7,7 @@ import errno
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO
 
@@ -18,6 +18,7 @@ _REASONS = {
     errno.EACCES: _LOCKED,
     errno.EPERM: _LOCKED,
     errno.EROFS: _LOCKED,
+    errno.ENAMETOOLONG: ("its name is too long", "choose a shorter one"),
 }
 
 
@@ -25,6 +26,12 @@ def shown(path: str | os.PathLike[str]) -> str:
     """A path as one line of text that every terminal takes: names may hold line breaks and bytes that are no text."""
     name = os.fspath(path)
     return name if name.isprintable() else repr(name)
+
+
+def listed(paths: Iterable[str | os.PathLike[str]], most: int = 10) -> str:
+    """Paths in one line: the first ones, and how many more there are."""
+    names = [shown(path) for path in paths]
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 class FileError(Exception):
@@ -40,15 +47,16 @@ class WriteError(FileError):
 
 
 @contextlib.contextmanager
-def whole_file(target: Path) -> Iterator[IO[bytes]]:
+def whole_file(target: Path, part: Path | None = None) -> Iterator[IO[bytes]]:
     """A file that takes its name only when the block ends well; nothing is left of it otherwise, Ctrl-C included.
 
-    It is written beside its place under a hidden name, flushed to the disk and then renamed. WriteError where it cannot be.
+    It is written beside its place under a hidden name (or as `part`), flushed to the disk and then renamed. WriteError where it
+    cannot be.
     """
-    part = _beside(target)
-    with _told(target):
+    mode, part = ("wb", part) if part else ("xb", _beside(target))
+    with writing(target):
         try:
-            with open(part, "xb") as handle:
+            with open(part, mode) as handle:
                 yield handle
                 handle.flush()
                 os.fsync(handle.fileno())
@@ -58,20 +66,16 @@ def whole_file(target: Path) -> Iterator[IO[bytes]]:
 
 
 def replace_file(target: Path, content: bytes | str) -> None:
-    """Write a file of a training run: a kill leaves the old one or the new one. What it leaves of a third is used again."""
-    part = target.with_name(target.name + ".part")
-    with open(part, "wb") as handle:
+    """Write a file of a training run: a kill leaves the old one or the new one, and of the new one at most one `.part`."""
+    with whole_file(target, target.with_name(target.name + ".part")) as handle:
         handle.write(content.encode() if isinstance(content, str) else content)
-        handle.flush()
-        os.fsync(handle.fileno())
-    os.replace(part, target)
 
 
 @contextlib.contextmanager
 def whole_folder(target: Path) -> Iterator[Path]:
     """The same for a folder with all that the block puts into it. No folder that holds anything is replaced."""
     part = _beside(target)
-    with _told(target):
+    with writing(target):
         try:
             part.mkdir(parents=True)
             yield part
@@ -85,9 +89,12 @@ def _beside(target: Path) -> Path:
 
 
 @contextlib.contextmanager
-def _told(target: Path) -> Iterator[None]:
+def writing(target: Path) -> Iterator[None]:
+    """What keeps the block from writing becomes a WriteError that names `target`."""
     try:
         yield
+    except WriteError as error:  # of a file inside a hidden folder
+        raise WriteError(target, error.what, error.cure) from error
     except OSError as error:
         reason, cure = _REASONS.get(error.errno or 0, (error.strerror or str(error), "write elsewhere (-o)"))
         raise WriteError(target, f"cannot be written ({reason})", cure) from error

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from operator import index
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from itersr import pictures, published, tiling, weights
+from itersr import pictures, tiling, weights
 from itersr.config import Tier
 from itersr.lq_encoder import LQEncoder, Stem
 from itersr.sampling import (
@@ -70,14 +71,16 @@ class Trace:
         return self.restored.start
 
     def at(self, index: int) -> Tensor:
-        """The picture after step `index` (0: S_l decoded, −1: the result), for images that took part in all steps.
+        """The pictures after step `index` (0: S_l decoded, −1: the result); an image that joins in later is still S_l there.
 
-        ValueError where the steps were not kept (`keep_steps=False`).
+        ValueError where the steps were not kept (`keep_steps=False`), IndexError where there are fewer.
         """
         if not self.restored.steps and not torch.equal(self.restored.tokens, self.restored.condition):
             raise ValueError("this restoration forgot its steps: restore with keep_steps=True")
-        maps = [self.restored.condition, *(s.tokens for s in self.restored.steps)]
-        return self.decode(maps[index])
+        tokens = self.restored.condition.clone()
+        for done in self.restored.steps[: range(len(self.restored.steps) + 1)[index]]:
+            tokens[done.active.to(tokens.device)] = done.tokens
+        return self.decode(tokens)
 
 
 class ITER(nn.Module):
@@ -118,9 +121,9 @@ class ITER(nn.Module):
 
         Float32. Nothing but tensors is unpickled; WeightsError names what is wrong with a file. See `itersr.published`.
         """
-        model = published.read(vqgan_path, iter_path, build=cls)
-        model.fingerprint = weights.fingerprint(Path(), [Path(vqgan_path), Path(iter_path)])
-        return model.ready(device)
+        from itersr import published  # which builds on this module
+
+        return published.read(vqgan_path, iter_path).ready(device)
 
     def ready(self, device: str | torch.device = "auto") -> ITER:
         """This model for inference: on its device, without gradients, channels last (the layout of the faster convolutions).
@@ -200,11 +203,13 @@ class ITER(nn.Module):
         tile = max(unit, tile // unit * unit) if tile else 0
         return 0 if max(size) <= tile else tile
 
-    def in_tiles(self, image: Tensor, tile: int) -> tuple[Tensor, ProposeFn, EvaluatorFn]:
+    def in_tiles(self, image: Tensor, tile: int,
+                 tick: Callable[[], None] = lambda: None) -> tuple[Tensor, ProposeFn, EvaluatorFn]:
         """S_l of a padded LQ image (1, 3, H, W), and φ_r and φ_e for all of it, each computed in tiles of `tile` LQ pixels.
 
         What is kept for the whole picture is E_l's features, if φ_r or φ_e read its posterior: they are fewer numbers than the
         posterior, which one 1×1 convolution makes of them anew for every tile. And φ_r's look, if it has one.
+        tick is called before each tile of E_l, φ_r and φ_e.
         """
         h, w = (side // self.cell for side in image.shape[-2:])
         local, reach, window = tiling.is_local(self.tier), tiling.reach(self.tier), self.tier.lq_encoder.swin.window
@@ -217,7 +222,11 @@ class ITER(nn.Module):
         def lq_part(rows: slice, columns: slice) -> Tensor:
             return image[..., tiling.scaled(rows, self.cell), tiling.scaled(columns, self.cell)]
 
-        features: Tensor | None = join(lambda *part: self.lq_encoder.features(lq_part(*part)), *cut("lq_encoder"))
+        def encode(rows: slice, columns: slice) -> Tensor:
+            tick()
+            return self.lq_encoder.features(lq_part(rows, columns))
+
+        features: Tensor | None = join(encode, *cut("lq_encoder"))
         look: Tensor | None = None
         if (stem := self.refiner.stem) is not None:
             look = join(lambda rows, columns: stem.look(lq_part(rows, columns)), *cut("stem"))
@@ -235,8 +244,9 @@ class ITER(nn.Module):
             features = None
 
         def propose(tokens: Tensor, keep: Tensor, condition: Tensor, condition_keep: Tensor, noise: Tensor,
-                    temperature: float) -> tuple[Tensor, Tensor]:
+                    temperature: float, given: Tensor) -> tuple[Tensor, Tensor]:
             def refine(rows: slice, columns: slice) -> Tensor:
+                tick()
                 part = (..., rows, columns)
                 refiner, _ = self.functions(evidence(rows, columns), None if look is None else look[part])
                 return refiner(tokens[part], keep[part], condition[part], condition_keep[part])
@@ -249,11 +259,12 @@ class ITER(nn.Module):
                     logits = refine(row.read, column.read)[..., row.inner, column.inner]
                 else:
                     logits = blended[core]
-                proposal[core], confidence[core] = categorical(logits, noise[core], temperature)
+                proposal[core], confidence[core] = categorical(logits, noise[core], temperature, given[core])
             return proposal, confidence
 
         def judge(tokens: Tensor, condition: Tensor) -> Tensor:
             def score(rows: slice, columns: slice) -> Tensor:
+                tick()
                 part = (..., rows, columns)
                 return self.functions(evidence(*part[1:]))[1](tokens[part], condition[part])
 
@@ -261,12 +272,16 @@ class ITER(nn.Module):
 
         return s_l, propose, judge
 
-    def decode(self, tokens: Tensor, tile: int = 0) -> Tensor:
-        """The picture (B, 3, f·h, f·w) in [0, 1] of tokens (B, h, w), in tiles of `tile` LQ pixels (0: in one piece)."""
+    def decode(self, tokens: Tensor, tile: int = 0, tick: Callable[[], None] = lambda: None) -> Tensor:
+        """The picture (B, 3, f·h, f·w) in [0, 1] of tokens (B, h, w), in tiles of `tile` LQ pixels (0: in one piece).
+
+        tick is called before each tile.
+        """
         local, f = tiling.is_local(self.tier), self.tier.vqgan.factor
 
         def one(image: Tensor) -> Tensor:
             def part(rows: slice, columns: slice) -> Tensor:
+                tick()
                 return self.vqgan.decode(image[..., rows, columns]).float().clamp(0, 1)
 
             h, w = image.shape[-2:]
@@ -288,7 +303,8 @@ class ITER(nn.Module):
     @torch.no_grad()
     def restore(self, lq: Tensor, sampler: Sampler | None = None, *, seed: int | Sequence[int] = 0,
                 preset: str = "paper", tile: int | None = None, keep_steps: bool = True,
-                evaluator: EvaluatorFn | None = None, propose: ProposeFn | None = None, **settings: Any) -> Trace:
+                evaluator: EvaluatorFn | None = None, propose: ProposeFn | None = None,
+                progress: Callable[[int, int], None] | None = None, **settings: Any) -> Trace:
         """Algorithm 2 on LQ images (B, 3, H, W) in [0, 1]; gives a `Trace`.
 
         preset: "paper" (Alg. 2) or "released" (what the authors' code does instead, see `sampling.PRESETS`).
@@ -298,29 +314,46 @@ class ITER(nn.Module):
         picture as in one piece (0); None chooses by size, see `tile_for`. At smoke, tiny and small the result is that of one
         piece but for the rounding of float32; `paper` is cross-faded.
         keep_steps=False: forget what came before the result. evaluator, propose: others in place of φ_e and φ_r
-        (an oracle, say), for a batch of one. Raises ValueError for a wrong setting or shape.
+        (an oracle, say), for a batch of one.
+        progress: told how many tiles are done, of how many by what is known of T_s; for a batch of one.
+        Raises ValueError for a wrong setting or shape, TypeError for an unknown setting, and for settings beside a `sampler`.
         """
+        if sampler is not None and (settings or preset != "paper"):
+            raise TypeError(f"sampler is given: put {', '.join(settings) or 'preset'} into it, or leave it out")
         if lq.ndim != 4 or lq.shape[1] != 3 or lq.numel() == 0:
             raise ValueError(f"lq has shape {tuple(lq.shape)}, needed is (B, 3, H, W)")
         sampler = sampler or self.sampler(preset, **settings)
-        seeds = [seed + i for i in range(len(lq))] if isinstance(seed, int) else list(seed)
+        own_seeds = seed if isinstance(seed, Iterable) else range(index(seed), index(seed) + len(lq))
+        seeds = [index(own) for own in own_seeds]  # NumPy's integers too
         h, w = lq.shape[-2:]
         padded = self.pad(lq.to(self.device))
         side = self.tile_for((padded.shape[-2], padded.shape[-1]), tile)
+        each = math.prod(len(tiling.tiles(length, side)) for length in padded.shape[-2:]) if side else 1  # tiles of a network
+        done, total = 0, each * (2 * sampler.steps + 2)  # E_l, φ_e on S_l, φ_r and φ_e in all steps (φ_e not in the last), D_H
+
+        def tick() -> None:
+            nonlocal done
+            if progress is not None:
+                progress(done, max(total, done + 1))
+            done += 1
+
+        def on_step(t: int) -> None:
+            nonlocal total
+            total = done + each * 2 * t
 
         def one(image: Tensor, own: int) -> Restored:  # each alone: see one_by_one
             if side:
-                s_l, proposed, judge = self.in_tiles(image[None], side)
+                s_l, proposed, judge = self.in_tiles(image[None], side, tick)
             else:
                 posterior = self.log_posterior(image[None])
                 refine, judge = self.functions(posterior, self.look(image[None]))
                 s_l, proposed = posterior.argmax(1), proposer(refine)
             return restore(s_l, sampler, propose=propose or proposed, evaluator=evaluator or judge,
-                           generators=[torch.Generator().manual_seed(own)], keep_steps=keep_steps)
+                           generators=[torch.Generator().manual_seed(own)], keep_steps=keep_steps, on_step=on_step)
 
         def decode(tokens: Tensor) -> Tensor:
             s = self.tier.scale
-            return self.decode(tokens, side)[..., : s * h, : s * w]
+            return self.decode(tokens, side, tick)[..., : s * h, : s * w]
 
         merged = _merge([one(image, own) for image, own in zip(padded, seeds, strict=True)])
         return Trace(decode(merged.tokens), merged, sampler, decode)

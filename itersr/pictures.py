@@ -50,9 +50,26 @@ class Photo:
         """(height, width) in pixels."""
         return self.tensor.shape[-2], self.tensor.shape[-1]
 
+    def visible(self) -> Tensor:
+        """`tensor`, but what alpha hides wholly has the colours of what is seen around it.
+
+        Its own are arbitrary, often black, and would bleed into the rim of the object when the picture is resized.
+        """
+        return self.tensor if self.alpha is None else _spread(self.tensor, self.alpha > 0)
+
     def upscaled(self, tensor: Tensor) -> Photo:
         """This photo with the pixels of `tensor` (3, sH, sW): alpha resized bicubically with it, the rest kept."""
         return replace(self, tensor=tensor, alpha=None if self.alpha is None else resize(self.alpha, tensor.shape[-2:]))
+
+
+def _spread(x: Tensor, known: Tensor) -> Tensor:
+    """(3, H, W) where places that are not `known` (1, H, W) get colours from a coarser picture of the known ones."""
+    if known.all() or not known.any():
+        return x
+    share = F.avg_pool2d(known.float(), 2, ceil_mode=True)
+    mean = F.avg_pool2d(x * known, 2, ceil_mode=True) / share.clamp(min=0.1)  # a share is 0, or at least a quarter
+    coarse = _spread(mean, share > 0)
+    return torch.where(known, x, F.interpolate(coarse[None], size=x.shape[-2:], mode="bilinear", align_corners=False)[0])
 
 
 def bundled(split: str = "test") -> dict[str, Tensor]:
@@ -81,15 +98,16 @@ def to_tensor(x: Any) -> Tensor:
     """A picture of another library as (B, 3, H, W) float32 in [0, 1].
 
     Takes a PIL image of any mode, turned upright, a NumPy array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), a tensor
-    (1 or 3, H, W) or (B, 1 or 3, H, W), each of uint8, uint16 or float in [0, 1], or a `Photo`. Alpha does not enter; `like`
-    carries it over. A float32 tensor (B, 3, H, W) comes back as it is, not copied.
+    (1 or 3, H, W) or (B, 1 or 3, H, W), each of uint8, uint16 or float in [0, 1], or a `Photo`. Alpha does not enter, but
+    what it hides wholly gets other colours (`Photo.visible`); `like` carries it over. A float32 tensor (B, 3, H, W) comes
+    back as it is, not copied.
 
     Raises:
         TypeError: none of these kinds.
         ValueError: another dtype, shape or range, NaN or infinity, or no pixels; the message names what was met and needed.
     """
     if not isinstance(x, Tensor):
-        return _photo(x).tensor[None]
+        return _photo(x).visible()[None]
     if x.ndim not in (3, 4) or x.shape[-3] not in (1, 3):
         raise ValueError(f"tensor has the shape {tuple(x.shape)}, needed (3, H, W) or (B, 3, H, W)")
     _check(x.detach(), "tensor")

@@ -16,21 +16,16 @@ from __future__ import annotations
 import dataclasses
 import re
 import warnings
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from itersr import weights
 from itersr.config import Tier, tier
+from itersr.model import ITER
 from itersr.weights import WeightsError
 
-if TYPE_CHECKING:
-    from itersr.model import ITER
-
-Model = TypeVar("Model", bound=nn.Module)
 VQGAN_FILE = "ITER_swinvqgan.pth"
 ITER_FILES = {4: "ITER_x4.pth", 2: "ITER_x2.pth"}  # by scale
 
@@ -207,30 +202,29 @@ def published_tier(halvings: int) -> Tier:
     return paper if halvings == paper.halvings else dataclasses.replace(paper, name="paper-x2", scale=2)
 
 
-def read(vqgan_path: str | Path, iter_path: str | Path, build: Callable[[Tier], Model]) -> Model:
-    """`build(tier)`, filled with two released files, in float32 on the CPU; the tier's scale is read off the second file."""
+def read(vqgan_path: str | Path, iter_path: str | Path) -> ITER:
+    """The model of two released files, in float32 on the CPU; its scale is read off the second one."""
     stage1, rest = read_vqgan(vqgan_path), read_pickle(iter_path)
     halvings = halvings_of(rest)
     if halvings not in (1, 2):
         first = next(iter(rest), "none")
         raise WeightsError(f"{iter_path}: not an ITER file of scale 4 or 2: it has {halvings} stages of lq_encoder.model, "
                            f"needed are 1 or 2 (its first tensor: {first})")
-    model = build(published_tier(halvings))
+    model = ITER(published_tier(halvings))
     for network, (prefix, rows) in table(halvings).items():
         state, source = (stage1, vqgan_path) if network == "vqgan" else (rest, iter_path)
         fill(model.get_submodule(network), state, prefix, rows, source)
     for name in rest:
         if not name.endswith(RECOMPUTED):
             raise WeightsError(f"{iter_path}: tensor {name} is unexpected")
+    model.fingerprint = weights.fingerprint(Path(), [Path(vqgan_path), Path(iter_path)])
     return model
 
 
 def load(folder: str | Path, scale: int | None = None, device: str | torch.device = "auto") -> ITER:
     """The published model from a folder that holds the released files; ×4 where both scales are there and none is asked for."""
-    from itersr.model import ITER
-
     vqgan_path, iter_path = locate(folder, scale)
-    return ITER.from_published(vqgan_path, iter_path, device)
+    return read(vqgan_path, iter_path).ready(device)
 
 
 def locate(folder: str | Path, scale: int | None = None) -> tuple[Path, Path]:
@@ -265,9 +259,7 @@ def convert(vqgan_path: str | Path, iter_path: str | Path, out_dir: str | Path, 
     The values stay in float32, about 510 MB, so that the folder computes exactly what the released files do; with
     torch.float16 it is half the size and no longer equal. WeightsError for what is wrong with the files or the folder.
     """
-    from itersr.model import ITER
-
-    model = ITER.from_published(vqgan_path, iter_path, "cpu")
+    model = read(vqgan_path, iter_path)
     card = CARD.format(
         scale=model.tier.scale, dtype=str(dtype).removeprefix("torch."),
         vqgan_file=Path(vqgan_path).name, vqgan_hash=weights.sha256(Path(vqgan_path)),

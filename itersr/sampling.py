@@ -24,8 +24,9 @@ from itersr.schedule import start_step, tokens_to_keep
 
 RefinerFn = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 EvaluatorFn = Callable[[Tensor, Tensor], Tensor]
-# (tokens, keep, condition, condition_keep, noise, temperature) -> sampled tokens and their log-probabilities
-ProposeFn = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, float], tuple[Tensor, Tensor]]
+# (tokens, keep, condition, condition_keep, noise, temperature, given) -> sampled tokens and their log-probabilities;
+# given: see `categorical`
+ProposeFn = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, float, Tensor], tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,7 @@ class Sampler:
     adaptive: bool = True  # start at T_s from the good tokens of S_l; False: at T, from nothing
     remask: bool = False  # True: kept tokens compete for their place again, Alg. 2 to the letter
     resample: bool = False  # True: kept tokens get new values at every step, as in the released sampler
+    printed_start: bool = False  # True: T_s by line 6 as it is printed, see `schedule.start_step`
     skip_last: bool = False  # True: one step fewer than T_s, as in the released sampler
 
     def __post_init__(self) -> None:
@@ -98,11 +100,13 @@ class Restored:
     steps: tuple[Step, ...]  # empty when they were not to be kept
 
 
-def categorical(logits: Tensor, noise: Tensor, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
+def categorical(logits: Tensor, noise: Tensor, temperature: float = 1.0,
+                given: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """One token per place from logits (B, codes, h, w): the cumulative distribution inverted at `noise` (B, h, w) in [0, 1).
 
     One uniform number is all the randomness a place needs, so a place draws the same number in a whole picture and in a
     tile of it. Returns ids (B, h, w) and their log-probabilities at temperature 1; temperature 0 takes the argmax.
+    given: ids (B, h, w) that stand whatever was drawn, so that their own probability is told; −1 where none does.
     """
     log_p = logits.float().permute(0, 2, 3, 1).log_softmax(-1)  # codes last, as they lie in memory: six times as fast
     if temperature == 0:
@@ -111,14 +115,16 @@ def categorical(logits: Tensor, noise: Tensor, temperature: float = 1.0) -> tupl
         cumulative = (log_p / temperature).softmax(-1).cumsum(-1)
         u = noise[..., None].to(cumulative) * cumulative[..., -1:]  # the sum can miss 1 by a rounding
         tokens = (cumulative <= u).sum(-1).clamp(max=logits.shape[1] - 1)
+    if given is not None:
+        tokens = torch.where(given < 0, tokens, given)
     return tokens, log_p.gather(-1, tokens[..., None]).squeeze(-1)
 
 
 def proposer(refiner: RefinerFn) -> ProposeFn:
     """φ_r as something that proposes tokens: its logits, sampled. (A tiled φ_r samples tile by tile instead.)"""
     def propose(tokens: Tensor, keep: Tensor, condition: Tensor, condition_keep: Tensor, noise: Tensor,
-                temperature: float) -> tuple[Tensor, Tensor]:
-        return categorical(refiner(tokens, keep, condition, condition_keep), noise, temperature)
+                temperature: float, given: Tensor) -> tuple[Tensor, Tensor]:
+        return categorical(refiner(tokens, keep, condition, condition_keep), noise, temperature, given)
 
     return propose
 
@@ -128,6 +134,16 @@ def uniforms(generators: Sequence[torch.Generator], shape: tuple[int, int], devi
     return torch.stack([torch.rand(shape, generator=g) for g in generators]).to(device)
 
 
+def good_tokens(log_good: Tensor, alpha: float) -> Tensor:
+    """m_s (Eq. 6): True where φ_e finds a token of S_l good with probability α or more; nowhere for α = 1.
+
+    log_good: φ_e's log-probabilities, (B, h, w).
+    """
+    if alpha >= 1:
+        return torch.zeros_like(log_good, dtype=torch.bool)
+    return log_good >= (math.log(alpha) if alpha > 0 else -math.inf)
+
+
 def step(tokens: Tensor, keep: Tensor, condition: Tensor, condition_keep: Tensor, t: int, sampler: Sampler, *,
          propose: ProposeFn, evaluator: EvaluatorFn, noise: tuple[Tensor, Tensor]) -> Step:
     """One step of Alg. 2: from S_t and m_t to S_{t−1} and m_{t−1}.
@@ -135,9 +151,8 @@ def step(tokens: Tensor, keep: Tensor, condition: Tensor, condition_keep: Tensor
     tokens, keep: S_t and m_t; condition, condition_keep: S_l and m_s; all (B, h, w).
     noise: two maps (B, h, w) of uniform numbers, for φ_r's samples and for the mask.
     """
-    proposal, confidence = propose(tokens, keep, condition, condition_keep, noise[0], sampler.temperature)
-    if not sampler.resample:
-        proposal = torch.where(keep, tokens, proposal)  # a kept token is known: it keeps its value
+    given = tokens.masked_fill(~keep | sampler.resample, -1)  # a kept token is known: it keeps its value
+    proposal, confidence = propose(tokens, keep, condition, condition_keep, noise[0], sampler.temperature, given)
 
     n = tokens[0].numel()
     k = tokens_to_keep(t - 1, sampler.steps, n, sampler.schedule)
@@ -154,25 +169,28 @@ def step(tokens: Tensor, keep: Tensor, condition: Tensor, condition_keep: Tensor
 
 
 def restore(condition: Tensor, sampler: Sampler, *, propose: ProposeFn, evaluator: EvaluatorFn,
-            generators: Sequence[torch.Generator], keep_steps: bool = True) -> Restored:
-    """Algorithm 2: refine S_l = `condition` (B, h, w), with one random generator for each image.
+            generators: Sequence[torch.Generator], keep_steps: bool = True,
+            on_step: Callable[[int], None] = lambda t: None) -> Restored:
+    """Algorithm 2 with Eq. 6 and 7: refine S_l = `condition` (B, h, w), with one random generator for each image.
 
     S_l is judged, which gives T_s for each image (lines 1–6); then t runs from the largest T_s down to 1 and every image
     joins in at its own T_s. An image whose tokens are all good is answered by S_l itself. keep_steps=False forgets the maps of
-    every step once the next is made (`Restored.steps` is then empty).
+    every step once the next is made (`Restored.steps` is then empty). on_step is told every t before its step.
     """
     if len(generators) != len(condition):
         raise ValueError(f"{len(generators)} generators for {len(condition)} images: each image needs its own")
     shape = (condition.shape[1], condition.shape[2])
     good = torch.zeros_like(condition, dtype=torch.bool)
     if sampler.adaptive and sampler.alpha < 1:
-        good = evaluator(condition, condition) >= (math.log(sampler.alpha) if sampler.alpha > 0 else -math.inf)  # m_s
+        good = good_tokens(evaluator(condition, condition), sampler.alpha)
     n = good[0].numel()
-    start = torch.tensor([start_step(int(m.sum()), n, sampler.steps, sampler.schedule) for m in good])
+    start = torch.tensor([start_step(int(m.sum()), n, sampler.steps, sampler.schedule, printed=sampler.printed_start)
+                          for m in good])
 
-    tokens, keep = condition.clone(), good.clone()
+    tokens, keep = condition.clone(), good.clone()  # Eq. 7: m_t = m_s, and S_t is S_l there and masked elsewhere
     steps: list[Step] = []
     for t in range(int(start.max()), 1 if sampler.skip_last else 0, -1):
+        on_step(t)
         active = torch.nonzero(start >= t).flatten()
         own = [generators[i] for i in active.tolist()]
         noise = (uniforms(own, shape, condition.device), uniforms(own, shape, condition.device))

@@ -49,11 +49,27 @@ def tokens_to_keep(t: int, T: int, n: int, kind: GammaKind = "cosine") -> int:
     return ceil((1 - gamma(t / T, kind)) * n)
 
 
-def start_step(good: int, n: int, T: int, kind: GammaKind = "cosine") -> int:
+def share_revealed(t: int, T: int, kind: GammaKind = "cosine") -> float:
+    """Eq. 3's way back: the probability (γ(t/T) − γ((t−1)/T)) / γ(t/T) that a token which is masked at t is not at t − 1.
+
+    Bayes' rule for a chain in which a token, once masked, stays so: if it is masked at t, it was already masked at t − 1 with
+    probability γ((t−1)/T)/γ(t/T), and else it was s_0. A token that is not masked at t is s_0 at all earlier times.
+    ValueError unless 1 ≤ t ≤ T.
+    """
+    if not 1 <= t <= T:
+        raise ValueError(f"step t = {t} must lie in 1…T with T = {T}")
+    now, before = gamma(t / T, kind), gamma((t - 1) / T, kind)
+    return (now - before) / now
+
+
+def start_step(good: int, n: int, T: int, kind: GammaKind = "cosine", *, printed: bool = False) -> int:
     """T_s (Alg. 2, line 6): the smallest t whose S_t keeps no more tokens than the `good` ones of S_l.
 
     All good gives 0 (the answer is S_l), none good gives T. ValueError unless 0 ≤ good ≤ n.
+    printed: the line as the paper prints it, with < in place of ≤: S_t has to keep fewer tokens than are good. Where the counts
+    are equal this starts one step earlier, at T at the earliest, and that step keeps no new token. All good gives 1 or more.
     """
     if not 0 <= good <= n:
         raise ValueError(f"{good} good tokens of {n}")
-    return next(t for t in range(T + 1) if tokens_to_keep(t, T, n, kind) <= good)
+    fits = (t for t in range(T + 1) if tokens_to_keep(t, T, n, kind) < good + (not printed))
+    return next(fits, T)

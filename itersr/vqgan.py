@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from itersr.config import Norm, VQGANConfig
+from itersr.losses import quantization
 from itersr.swin import SwinLayers, add, normalization
 
 
@@ -133,7 +134,10 @@ class Codebook(nn.Module):
         nn.init.uniform_(self.embedding.weight, -1 / codes, 1 / codes)
 
     def nearest(self, latent: Tensor) -> Tensor:
-        """Ids (B, h, w) of the nearest codes of (B, D, h, w), in float32: half precision moves ids across cell borders."""
+        """Eq. 1: ids (B, h, w) of the nearest codes of latents (B, D, h, w).
+
+        In float32: half precision moves ids across cell borders.
+        """
         with torch.autocast(latent.device.type, enabled=False):
             flat = latent.float().permute(0, 2, 3, 1)  # (B, h, w, D)
             codes = self.embedding.weight.float()
@@ -169,7 +173,7 @@ class VQGAN(nn.Module):
         tokens = self.codebook.nearest(latent)
         codes = self.codebook.lookup(tokens).float()
         z = latent.float()
-        return Quantized(z + (codes - z).detach(), tokens, F.mse_loss(codes, z.detach()), F.mse_loss(z, codes.detach()))
+        return Quantized(z + (codes - z).detach(), tokens, *quantization(z, codes))
 
     def encode(self, image: Tensor) -> Tensor:
         """S_h: the tokens (B, H/f, W/f) of images (B, 3, H, W) in [0, 1]; sides must be multiples of f (ValueError)."""

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from safetensors.torch import save as as_bytes
+from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
 from itersr.config import Tier, from_dict, to_dict
@@ -32,16 +32,20 @@ def shipped() -> tuple[str, ...]:
 
 
 def locate(name: str | Path | None) -> Path:
-    """The folder of a tier's shipped weights, of the best that ships (None), or a folder given as such."""
+    """The folder of a tier's shipped weights, of the best that ships (None), or a folder given as such.
+
+    Where a folder has the name of a tier, a `Path` is that folder and a string the tier.
+    """
     here = ", ".join(shipped()) or "none"
     if name is None:
         if not shipped():
             raise WeightsError("no weights ship with this copy of itersr: train some (`itersr train`) and name their folder")
         name = shipped()[0]
-    if str(name) in shipped():
-        return SHIPPED / str(name)
     folder = Path(name)
-    if not (folder / "config.json").is_file():
+    own = (folder / "config.json").is_file()
+    if str(name) in shipped() and not (own and isinstance(name, Path)):
+        return SHIPPED / str(name)
+    if not own:
         raise WeightsError(f"{name}: neither a tier with shipped weights ({here}) nor a folder with a config.json")
     return folder
 
@@ -77,7 +81,7 @@ def save(folder: Path, networks: dict[str, nn.Module], tier: Tier, extra: dict[s
     folder.mkdir(parents=True, exist_ok=True)
     for name, module in networks.items():
         state = {key: value.detach().to("cpu", dtype).contiguous() for key, value in module.state_dict().items()}
-        replace_file(folder / f"{name}.safetensors", as_bytes(state))  # a killed run goes on from what lies here
+        replace_file(folder / f"{name}.safetensors", to_bytes(state))  # a killed run goes on from what lies here
     write_config(folder, tier, extra or {})
 
 

@@ -40,7 +40,7 @@ data = None
 out = None
 
 # %%
-from itersr.reproduce import Run
+from itersr.lab.reproduce import Run
 
 run = Run.start("00", tier=tier, seed=seed, device=device, data=data, out=out)
 
@@ -59,7 +59,9 @@ from matplotlib.colors import ListedColormap
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 from PIL import Image
 
-from itersr import ITER, config, metrics, weights, widgets
+from itersr import ITER, config, weights
+from itersr.lab import metrics, widgets
+from itersr.lab.course import SHOWN, load_or_train
 from itersr.pictures import bundled, match_colors, resize, to_tensor
 from itersr.upscaling.read import read
 from itersr.upscaling.write import write
@@ -88,22 +90,20 @@ print("tiers with shipped weights:", ", ".join(weights.shipped()) or "none")
 # %% [markdown]
 # ## 2 · A model
 #
-# The best weights that ship with the package, if any do. Otherwise a very small model is trained now, on three photos, for a few
-# dozen steps: enough to show that the machine runs, not enough for good pictures. It stays in a folder of its own: notebooks 02 to 05 train
-# their parts properly.
+# The weights that this course shows, if they ship with your copy; `ITER.from_pretrained()` takes the best that ship, which may be larger.
+# Otherwise a very small model is trained now, on three photos, for a few dozen steps: enough to show that the machine runs, not enough for
+# good pictures. It stays in a folder of its own: notebooks 02 to 05 train their parts properly.
 
 # %%
 def a_model():
-    """The best model that is to be had in a minute, and where it comes from."""
-    if weights.shipped():
-        return ITER.from_pretrained(device=run.device), "shipped"
-    from itersr.training.run import load_or_train
-
+    """A model that is to be had in a minute, and where it comes from."""
+    if SHOWN in weights.shipped():
+        return ITER.from_pretrained(SHOWN, run.device), "shipped"
     small = config.tier("smoke")
     changes = {  # fewer, larger steps than the tier has, and colours before texture
-        "vqgan": {"steps": 70, "autoencoder_steps": 28, "gan_start": 10**9, "lr": 3e-3, "perceptual_weight": 0.2, "validate_every": 70},
-        "lq_encoder": {"steps": 80, "lr": 2e-3, "validate_every": 80},
-        "token_nets": {"steps": 100, "lr": 2e-3, "validate_every": 100},
+        "vqgan": {"steps": 70, "autoencoder": 0.4, "gan_start": 1.0, "lr": 3e-3, "perceptual_weight": 0.2, "validations": 1},
+        "lq_encoder": {"steps": 80, "lr": 2e-3, "validations": 1},
+        "token_nets": {"steps": 100, "lr": 2e-3, "validations": 1},
     }
     train = {stage: dataclasses.replace(small.train[stage], **change) for stage, change in changes.items()}
     small = dataclasses.replace(small, train={**small.train, **train})

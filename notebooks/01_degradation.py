@@ -39,7 +39,7 @@ data = None
 out = None
 
 # %%
-from itersr.reproduce import Run
+from itersr.lab.reproduce import Run
 
 run = Run.start("01", tier=tier, seed=seed, device=device, data=data, out=out)
 
@@ -399,7 +399,7 @@ def psnr(x, y):
 
 
 # %%
-from itersr.reproduce import ROOT
+from itersr.lab.reproduce import ROOT
 
 kodak = ROOT.parent / "shared" / "data" / "test" / "kodak24"  # nothing of it is shown
 folder = run.data or (kodak if kodak.is_dir() else None)
@@ -470,13 +470,13 @@ path = run.save_figure(fig, "distribution")
 # picture alone: blur 1.5, detour 0.6, noise 8, JPEG 60, taken twice.
 
 # %%
-from itersr.widgets import degradation_view
+from itersr.lab.widgets import degradation_view
 
 figure = degradation_view(hq[0], sigma=1.5, factor=0.6, noise=8, quality=60, order="second", seed=0)
 display(figure)
 
 # %%
-from itersr.widgets import degradation_panel
+from itersr.lab.widgets import degradation_panel
 
 degradation_panel({"coffee": hq[0]})
 

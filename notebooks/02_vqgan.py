@@ -39,7 +39,7 @@ data = None
 out = None
 
 # %%
-from itersr.reproduce import Run
+from itersr.lab.reproduce import Run
 
 run = Run.start("02", tier=tier, seed=seed, device=device, data=data, out=out)
 
@@ -53,11 +53,11 @@ from IPython.display import Markdown, display
 from torch.nn import functional as F
 
 from itersr import config
+from itersr.lab.course import learning_curve, load_or_train, recipe
 from itersr.pictures import bundled
 from itersr.training import stage1
 from itersr.training.data import Photos
-from itersr.training.losses import hinge_discriminator, hinge_generator
-from itersr.training.run import learning_curve, load_or_train, recipe
+from itersr.losses import hinge_discriminator, hinge_generator
 from itersr.vqgan import VQGAN, Codebook, PatchDiscriminator
 
 # %% [markdown]
@@ -382,15 +382,15 @@ print(f"image 96×96 -> logits {tuple(judged.shape[-2:])}; one logit sees {len(y
 # %% [markdown]
 # ## 9 · Train: autoencoder, k-means, VQGAN, GAN
 #
-# | steps | what |
+# | share of the run | what |
 # |---|---|
-# | 0 … `autoencoder_steps` | E_H and D_H without a codebook: L1 + LPIPS |
+# | 0 … `autoencoder` | E_H and D_H without a codebook: L1 + LPIPS |
 # | then once | codes ← k-means of latents |
 # | … `gan_start` | Eq. 1: + codebook + β · commitment; dead codes restart in the first half |
-# | … `steps` | + `gan_weight` · L_G; the discriminator trains in turn |
+# | … 1 | + `gan_weight` · L_G; the discriminator trains in turn |
 #
-# The GAN comes late: an adversary that is faced with mush from step 0 wins at once and teaches nothing. Where LPIPS' weights cannot be had, an L1 of image gradients stands in
-# (the curve says which). `load_or_train` loads this tier's weights if they ship or this run has them, and trains otherwise.
+# One plan in shares serves runs of any length, in steps or in minutes. The GAN comes late: an adversary that is faced with mush from step 0 wins at once
+# and teaches nothing. Where LPIPS' weights cannot be had, an L1 of image gradients stands in (the curve says which). `load_or_train` loads this tier's weights if they ship or this run has them, and trains otherwise.
 
 # %%
 settings = run.tier.train["vqgan"]
@@ -409,13 +409,15 @@ def trace(split: str, name: str):
 
 
 look = "lpips" if "lpips" in set(curve.name) else "gradients"
+when = {label: curve[(curve.name == name) & (curve.value != 0)].step.min()  # as the log tells: the first step with this term
+        for label, name in (("k-means", "codebook"), ("GAN joins", "adversarial"))}
 fig, axes = plt.subplots(2, 2, figsize=(8, 4.8), layout="constrained", sharex=True)
 for axis, split, name, title in ((axes[0, 0], "train", "l1", "L1, training"), (axes[0, 1], "validation", "psnr", "PSNR in dB, held out"),
                                  (axes[1, 0], "train", "codebook", "codebook term, training"), (axes[1, 1], "validation", look, f"{look}, held out (lower is better)")):
     axis.plot(*trace(split, name), marker="." if split == "validation" else None)
-    axis.axvline(settings.autoencoder_steps, color="k", linestyle=":", label="k-means")
-    if settings.gan_start < settings.steps:
-        axis.axvline(settings.gan_start, color="tab:red", linestyle=":", label="GAN joins")
+    for (label, step), color in zip(when.items(), ("k", "tab:red"), strict=True):
+        if step == step:  # there was such a term at all (NaN is not equal to itself)
+            axis.axvline(step, color=color, linestyle=":", label=label)
     axis.set_title(title)
 axes[0, 0].legend()
 for axis in axes[1]:

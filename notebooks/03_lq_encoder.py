@@ -38,7 +38,7 @@ data = None
 out = None
 
 # %%
-from itersr.reproduce import Run
+from itersr.lab.reproduce import Run
 
 run = Run.start("03", tier=tier, seed=seed, device=device, data=data, out=out)
 
@@ -52,14 +52,14 @@ from IPython.display import Markdown, display
 from torch.nn import functional as F
 
 from itersr import config
-from itersr.pictures import bundled
+from itersr.lab.course import learning_curve, load_or_train, recipe
 from itersr.lq_encoder import LQEncoder
+from itersr.pictures import bundled
 from itersr.sampling import categorical
 from itersr.swin import SwinBlock, WindowAttention, attend, relative_index, shift_mask, unwindows, windows
 from itersr.training.algorithm1 import auc
 from itersr.training.data import Crops, Photos, ranges, validation_pairs
-from itersr.training.losses import perceptual
-from itersr.training.run import learning_curve, load_or_train, recipe
+from itersr.training.perceptual import perceptual
 from itersr.training.stage1 import psnr
 
 # %% [markdown]

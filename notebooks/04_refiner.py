@@ -36,7 +36,7 @@ data = None
 out = None
 
 # %%
-from itersr.reproduce import Run
+from itersr.lab.reproduce import Run
 
 run = Run.start("04", tier=tier, seed=seed, device=device, data=data, out=out)
 
@@ -50,14 +50,16 @@ from IPython.display import Markdown, display
 from torch.nn import functional as F
 from torch.utils.data import default_collate
 
-from itersr.pictures import bundled
+from itersr.lab.course import learning_curve, load_or_train, recipe
 from itersr.masking import random_mask
 from itersr.model import ITER
+from itersr.pictures import bundled
 from itersr.schedule import gamma, tokens_to_keep, tokens_to_mask
 from itersr.token_nets import Refiner
-from itersr.training.algorithm1 import Algorithm1, per_image
+from itersr.losses import per_image
+from itersr.training.algorithm1 import Algorithm1
 from itersr.training.data import Crops, Photos, ranges, validation_pairs
-from itersr.training.run import form_of, learning_curve, load_or_train, recipe
+from itersr.training.stages import form_of
 
 
 # %% [markdown]

@@ -36,7 +36,7 @@ data = None
 out = None
 
 # %%
-from itersr.reproduce import Run
+from itersr.lab.reproduce import Run
 
 run = Run.start("05", tier=tier, seed=seed, device=device, data=data, out=out)
 
@@ -52,16 +52,16 @@ from IPython.display import Markdown, display
 from torch.nn import functional as F
 from torch.utils.data import default_collate
 
-from itersr.pictures import bundled
+from itersr.lab.course import learning_curve, load_or_train, recipe
+from itersr.lab.reproduce import ROOT
 from itersr.masking import keep_best, random_mask
 from itersr.model import ITER
-from itersr.reproduce import ROOT
+from itersr.pictures import bundled
 from itersr.sampling import categorical
 from itersr.schedule import start_step, tokens_to_keep, tokens_to_mask
 from itersr.token_nets import Evaluator
 from itersr.training.algorithm1 import Algorithm1, auc
 from itersr.training.data import Crops, Photos, ranges, validation_pairs
-from itersr.training.run import learning_curve, load_or_train, recipe
 
 # %% [markdown]
 # ## 1. A network that marks its own exam

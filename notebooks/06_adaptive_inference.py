@@ -39,7 +39,7 @@ data = None
 out = None
 
 # %%
-from itersr.reproduce import Run
+from itersr.lab.reproduce import Run
 
 run = Run.start("06", tier=tier, seed=seed, device=device, data=data, out=out)
 
@@ -53,10 +53,11 @@ import torch
 from IPython.display import Markdown, display
 from matplotlib.colors import ListedColormap
 
-from itersr import masking, metrics, sampling, widgets
+from itersr import masking, sampling
+from itersr.lab import metrics, widgets
+from itersr.lab.course import model_to_measure
 from itersr.sampling import RELEASED, Sampler, proposer
 from itersr.schedule import gamma, start_step, tokens_to_keep
-from itersr.training.run import model_to_measure
 
 # %% [markdown]
 # ## 1 · The whole algorithm in ten lines
@@ -560,7 +561,7 @@ assert compared["module's default"]["changed"] == 0
 #
 # ## 6 · The panel
 #
-# `itersr.widgets.restoration_view` draws one restoration after any of its steps: a pure function of the photo, α, T, policy, seed and step.
+# `itersr.lab.widgets.restoration_view` draws one restoration after any of its steps: a pure function of the photo, α, T, policy, seed and step.
 # First as a still picture:
 
 # %%

@@ -33,7 +33,7 @@ data = None
 out = None
 
 # %%
-from itersr.reproduce import Run
+from itersr.lab.reproduce import Run
 
 run = Run.start("07", tier=tier, seed=seed, device=device, data=data, out=out)
 
@@ -46,8 +46,9 @@ import pandas as pd
 import torch
 from IPython.display import Markdown, display
 
-from itersr import experiments, ledger, masking
-from itersr.experiments import Method, apply, joins, moran, nearness
+from itersr import masking
+from itersr.lab import experiments, ledger
+from itersr.lab.experiments import Method, apply, joins, moran, nearness
 from itersr.sampling import Sampler, proposer, restore
 from itersr.schedule import tokens_to_keep
 
@@ -259,7 +260,7 @@ assert abs(toy_near["random"] - 1) < 0.25, toy_near
 # The weights that ship with the package; a tier that does not ship is taken from this run's earlier notebooks, or trained now.
 
 # %%
-from itersr.training.run import model_to_measure
+from itersr.lab.course import model_to_measure
 
 model = model_to_measure(run.tier, run.data, run.checkpoints, seed=run.seed, device=str(run.device))
 size = experiments.sizes(run.tier, run.seed)

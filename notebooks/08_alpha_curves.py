@@ -33,7 +33,7 @@ data = None
 out = None
 
 # %%
-from itersr.reproduce import Run
+from itersr.lab.reproduce import Run
 
 run = Run.start("08", tier=tier, seed=seed, device=device, data=data, out=out)
 
@@ -46,8 +46,8 @@ import pandas as pd
 import torch
 from IPython.display import Markdown, display
 
-from itersr import experiments, ledger
-from itersr.experiments import Method, apply
+from itersr.lab import experiments, ledger
+from itersr.lab.experiments import Method, apply
 from itersr.sampling import RELEASED, Sampler
 from itersr.schedule import start_step, tokens_to_keep
 
@@ -108,7 +108,7 @@ for name in ("smoke", "tiny", "small", "paper"):
     print(f"{name:5} crops of {s.side}², {len(s.seeds)} seed(s), {len(s.alphas)} α, T of", *s.steps)
 
 # %%
-from itersr.training.run import model_to_measure
+from itersr.lab.course import model_to_measure
 
 model = model_to_measure(run.tier, run.data, run.checkpoints, seed=run.seed, device=str(run.device))
 size = experiments.sizes(run.tier, run.seed)

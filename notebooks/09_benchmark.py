@@ -32,7 +32,7 @@ data = None
 out = None
 
 # %%
-from itersr.reproduce import Run
+from itersr.lab.reproduce import Run
 
 run = Run.start("09", tier=tier, seed=seed, device=device, data=data, out=out)
 
@@ -46,9 +46,9 @@ import pandas as pd
 import torch
 from IPython.display import Markdown, display
 
-from itersr import experiments, ledger, metrics
-from itersr.experiments import Method, apply
-from itersr.reproduce import ROOT
+from itersr.lab import experiments, ledger, metrics
+from itersr.lab.experiments import Method, apply
+from itersr.lab.reproduce import ROOT
 
 # %% [markdown]
 # ## What is measured, exactly
@@ -150,7 +150,7 @@ assert covered[0] < 0.6 and covered[-1] > 0.92, covered
 # ## The networks
 
 # %%
-from itersr.training.run import model_to_measure
+from itersr.lab.course import model_to_measure
 
 model = model_to_measure(run.tier, run.data, run.checkpoints, seed=run.seed, device=str(run.device))
 size = experiments.sizes(run.tier, run.seed)

@@ -1,8 +1,8 @@
 """Build, check and hand out the notebooks: `python -m tests.notebook_tools build|pair|check|exercises [NN ...]`.
 
 The .py (jupytext percent) is the source. `build` executes it into the paired .ipynb, with figures/ and figures/results/
-beside it, and leaves a stamp of what it was made from; `check` says whether that still holds, and whether the notebook
-is fit to be shown. tests/test_notebooks.py runs `check` on every notebook.
+beside it, and leaves a stamp of what it was made from; `pair` carries over what no output depends on; `check` says whether
+the stamp still holds, and whether the notebook is fit to be shown. tests/test_notebooks.py runs `check` on every notebook.
 """
 
 from __future__ import annotations
@@ -11,10 +11,11 @@ import argparse
 import ast
 import copy
 import hashlib
+import importlib
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +24,13 @@ import nbformat
 from nbformat import NotebookNode
 
 import itersr
-from itersr.reproduce import ROOT, kernel_environment
+from itersr.lab.course import SHOWN
+from itersr.lab.reproduce import ROOT, kernel_environment
 from itersr.weights import shipped
 
 PARAMETERS = {"tier", "seed", "device", "data", "out"}
-SHOWN_WITH_SHIPPED_WEIGHTS = {"02", "03", "04", "05", "07", "08", "09"}  # 00 and 06 use them at any size, 01 has no network
+SHOWN_WITH_SHIPPED_WEIGHTS = {"02", "03", "04", "05", "07", "08", "09"}  # 00 and 06 use them at any tier
+WITHOUT_NETWORKS = {"01"}
 TAGS = {"parameters", "nbval-check-output", "exercise", "solution", "check"}
 SIZE_LIMIT = 1_500_000  # bytes
 # The .py's header holds nothing that a rebuild changes, and not what makes the pair: notebooks/jupytext.toml says that once for
@@ -112,10 +115,10 @@ def parameters(notebook: NotebookNode) -> dict[str, Any]:
     return values
 
 
-def weights(root: Path = ROOT) -> dict[str, str]:
-    """Hash of each shipped tier's weights, and of its configuration: φ_e's shift and the temperature stand there."""
+def weights(tiers: Iterable[str], root: Path = ROOT) -> dict[str, str]:
+    """Hash of the weights of those tiers that ship, and of their configuration: φ_e's shift and the temperature stand there."""
     hashes = {}
-    for folder in sorted((root / "itersr" / "shipped").glob("*")):
+    for folder in (root / "itersr" / "shipped" / tier for tier in sorted(tiers)):
         files = sorted([*folder.glob("*.safetensors"), *folder.glob("config.json")])
         if files:
             hashes[folder.name] = hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
@@ -130,21 +133,67 @@ def locked(name: str, root: Path = ROOT) -> str:
 
 def shown_tier(source: Path) -> str | None:
     """The tier whose outputs a notebook is committed with, where it is not that of its parameters: networks that trained for
-    seconds are for running, what is shown comes from the best weights that ship."""
-    best = shipped()[:1]
-    return best[0] if best and source.stem[:2] in SHOWN_WITH_SHIPPED_WEIGHTS else None
+    seconds are for running, what is shown comes from weights that ship."""
+    return SHOWN if SHOWN in shipped() and source.stem[:2] in SHOWN_WITH_SHIPPED_WEIGHTS else None
 
 
 def stamp(notebook: NotebookNode, source: Path, root: Path = ROOT) -> dict[str, Any]:
     """What the outputs depend on."""
     values = parameters(notebook)
+    tiers = set() if source.stem[:2] in WITHOUT_NETWORKS else {SHOWN, values.get("tier", SHOWN)}
     return {
         "code": code_hash(notebook),
         "parameters": values,
         "tier": shown_tier(source) or values.get("tier"),
         "versions": {"itersr": itersr.__version__, "torch": locked("torch", root)},
-        "weights": weights(root),
+        "weights": weights(tiers, root),
     }
+
+
+def without_imports(cell: NotebookNode) -> tuple[str, set[tuple[str, str, str]]]:
+    """What a code cell does beside importing; and what it imports: the name it gives it, the thing's own name, and whose it is.
+
+    The module between the two is left out: the outputs cannot depend on where in a package a thing lies.
+    """
+    tree, found = ast.parse(cell.source), set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {(alias.asname or alias.name, alias.name, alias.name.partition(".")[0]) for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found |= {(alias.asname or alias.name, alias.name, str(node.module).partition(".")[0]) for alias in node.names}
+    return ast.dump(_WithoutImports().visit(tree)), found
+
+
+class _WithoutImports(ast.NodeTransformer):
+    def visit_Import(self, node: ast.Import) -> None:
+        return None
+
+    def visit_ImportFrom(self, node: ast.ImportFrom) -> None:
+        return None
+
+
+def same_but_for_imports(a: NotebookNode, b: NotebookNode) -> bool:
+    """Whether the code cells of two notebooks differ at most in the modules that they import the same things from."""
+    return list(map(without_imports, code_cells(a))) == list(map(without_imports, code_cells(b)))
+
+
+def not_importable(notebook: NotebookNode) -> list[str]:
+    """What the code cells import and nobody has: "itersr.masking.of_old"."""
+    missing = []
+    for node in ast.walk(ast.parse("\n".join(cell.source for cell in code_cells(notebook)))):
+        if isinstance(node, ast.Import):
+            missing += [alias.name for alias in node.names if not _found(alias.name)]
+        elif isinstance(node, ast.ImportFrom):
+            missing += [f"{node.module}.{alias.name}" for alias in node.names if not _found(str(node.module), alias.name)]
+    return missing
+
+
+def _found(module: str, name: str | None = None) -> bool:
+    try:
+        held = importlib.import_module(module)
+    except ImportError:
+        return False
+    return name is None or hasattr(held, name) or _found(f"{module}.{name}")
 
 
 # Building ------------------------------------------------------------------------------------------------------------
@@ -169,13 +218,23 @@ def build(source: Path, root: Path = ROOT, timeout: int = 3600) -> Path:
 
 
 def pair(source: Path) -> Path:
-    """Carry changed prose and tags from the .py to the .ipynb without executing. ValueError if code changed as well."""
+    """Carry prose, tags, and where in a package things are imported from, from the .py to the .ipynb without executing.
+
+    ValueError if other code changed: then the outputs are old.
+    """
     paired = source.with_suffix(".ipynb")
     before = nbformat.read(paired, as_version=4)
     notebook = with_py(source)
+    notebook.metadata = nbformat.from_dict({**copy.deepcopy(before.metadata), **copy.deepcopy(HEADER)})
     if code_hash(notebook) != code_hash(before):
-        raise ValueError(f"{source.name}: code cells changed, so its outputs are old: build it instead")
-    notebook.metadata = nbformat.from_dict({**before.metadata, **copy.deepcopy(HEADER)})
+        if not same_but_for_imports(notebook, before):
+            raise ValueError(f"{source.name}: code cells changed, so its outputs are old: build it instead")
+        if missing := not_importable(notebook):
+            raise ValueError(f"{source.name}: imports what is not there: {', '.join(missing)}")
+        for cell, old in zip(code_cells(notebook), code_cells(before), strict=True):
+            cell.id, cell.outputs, cell.execution_count = old.id, old.outputs, old.execution_count
+        if before.metadata.itersr.code == code_hash(before):  # what was stale stays so
+            notebook.metadata.itersr.code = code_hash(notebook)
     return write(notebook, source)
 
 

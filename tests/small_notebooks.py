@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from itersr.reproduce import ROOT
+from itersr.lab.reproduce import ROOT
 
 PARAMETERS = '''# %% tags=["parameters"]
 tier = "smoke"
@@ -15,7 +15,7 @@ data = None
 out = None
 '''
 
-START = '''from itersr.reproduce import Run
+START = '''from itersr.lab.reproduce import Run
 
 run = Run.start("{number}", tier=tier, seed=seed, device=device, data=data, out=out)
 '''

@@ -489,7 +489,7 @@ def test_cuda_gives_the_cpus_pictures(batch: Tensor) -> None:
 @pytest.mark.parametrize("order", ["first", "second"])
 def test_the_view_shows_what_the_settings_say(order: str) -> None:
     pytest.importorskip("matplotlib")
-    from itersr.widgets import degradation_view
+    from itersr.lab.widgets import degradation_view
 
     settings = {"sigma": 1.0, "factor": 0.5, "noise": 4.0, "quality": 60, "order": order, "seed": 0}
 
@@ -509,7 +509,7 @@ def test_the_view_shows_what_the_settings_say(order: str) -> None:
 
 def test_the_panel_moves() -> None:
     widgets = pytest.importorskip("ipywidgets")
-    from itersr.widgets import degradation_panel
+    from itersr.lab.widgets import degradation_panel
 
     panel = degradation_panel({"photo": photo(64)[0]})
     controls, shown = panel.children

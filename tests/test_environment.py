@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
+import sys
 import tomllib
 from importlib import metadata
 from pathlib import Path
@@ -94,3 +96,29 @@ def too_large(path: Path) -> bool:
     if path.suffix == ".safetensors":
         return path.stat().st_size > 24_000_000
     return path.stat().st_size > (1_500_000 if path.suffix in (".ipynb", ".npz") else 500_000)
+
+
+def test_a_clone_holds_the_same_bytes_everywhere() -> None:
+    listed = subprocess.run(["git", "ls-files", "--eol"], cwd=ROOT, capture_output=True, text=True)
+    if listed.returncode != 0:
+        pytest.skip("not a git checkout")
+    for line in listed.stdout.splitlines():
+        facts, _, path = line.partition("\t")
+        stored, here, attributes = facts.split(maxsplit=2)
+        if stored == "i/lf":
+            assert here == "w/lf" and attributes.strip() == "attr/text eol=lf", f"{path}: name its kind in .gitattributes"
+        else:
+            assert stored in ("i/none", "i/-text"), f"{path}: a text with the line ends of another system"
+
+
+def test_idle_threads_sleep() -> None:
+    code = "import os; {}import itersr; print(os.environ.get('OMP_WAIT_POLICY'), os.environ.get('KMP_BLOCKTIME'))"
+    clean = {name: value for name, value in os.environ.items() if name not in itersr.PASSIVE}
+
+    def told(env: dict[str, str], first: str = "") -> str:
+        done = subprocess.run([sys.executable, "-c", code.format(first)], cwd=ROOT, env=env, capture_output=True, text=True)
+        return done.stdout.strip()
+
+    assert told(clean) == "PASSIVE 0"
+    assert told(clean | {"OMP_WAIT_POLICY": "ACTIVE"}) == "ACTIVE 0", "what is set stays"
+    assert told(clean, "import torch; ") == "None None", "too late: torch is loaded"

@@ -16,11 +16,12 @@ import torch
 from scipy import sparse
 from scipy.spatial.distance import cdist
 
-from itersr import ITER, experiments, ledger
+from itersr import ITER
 from itersr.config import tier
-from itersr.experiments import Method, joins, moran, nearness
+from itersr.lab import experiments, ledger
+from itersr.lab.experiments import Method, joins, moran, nearness
+from itersr.lab.reproduce import ROOT
 from itersr.pictures import Photo
-from itersr.reproduce import ROOT
 from itersr.sampling import Sampler
 from itersr.schedule import tokens_to_keep
 from itersr.upscaling.write import write
@@ -431,13 +432,13 @@ def test_a_model_card_takes_its_test_photos_from_notebook_09() -> None:
 def test_the_committed_ledger_and_readme_are_what_the_results_say() -> None:
     folder = ROOT / "figures" / "results"
     rows = ledger.claims(ledger.read_results(folder))
-    assert json.loads((folder / "claims.json").read_text(encoding="utf-8")) == rows, "python -m itersr.ledger renews it"
+    assert json.loads((folder / "claims.json").read_text(encoding="utf-8")) == rows, "python -m itersr.lab.ledger renews it"
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert ledger.in_readme(readme, rows) == readme, "python -m itersr.ledger renews it"
+    assert ledger.in_readme(readme, rows) == readme, "python -m itersr.lab.ledger renews it"
     benchmark = ledger.read_results(folder)["09"]
     if benchmark["results"].get("sets"):
         card = ledger.card_path(benchmark).read_text(encoding="utf-8")
-        assert ledger.in_card(card, benchmark) == card, "python -m itersr.ledger renews it"
+        assert ledger.in_card(card, benchmark) == card, "python -m itersr.lab.ledger renews it"
     for row in rows:  # the ordering behind every verdict, from the stored numbers
         claim = next(c for c in ledger.CLAIMS if c.number == row["number"])
         if row["verdict"] == "holds":

@@ -33,6 +33,7 @@ def smooth(height: int, width: int) -> np.ndarray:
     return np.stack([y * 255 / height, x * 255 / width, (x + y) * 255 / (height + width)], -1).astype(np.uint8)
 
 
+SEEN = np.array([0, 0, 0, 1], np.uint8)  # no pixel of RGBA is wholly transparent
 # Pillow's options for a file close to its pixels
 BEST: dict[str, dict] = {"webp": {"lossless": True}, "jpg": {"quality": 98, "subsampling": 0}}
 
@@ -72,6 +73,39 @@ def test_folder_lists_images_of_all_levels_in_order(tmp_path: Path) -> None:
     with pytest.raises(ImageError, match="holds no image"):
         (tmp_path / "empty").mkdir()
         read.image_files(tmp_path / "empty")
+
+
+def test_what_is_left_out_of_a_folder_is_told_in_one_line(tmp_path: Path, caplog: pytest.LogCaptureFixture,
+                                                          monkeypatch: pytest.MonkeyPatch) -> None:
+    place = tmp_path / "in"
+    for name in ("a.jfif", "b.heic", "sub/c.AVIF", "notes.txt", "locked/d.png", ".hidden/e.heic", "good.png"):
+        (place / name).parent.mkdir(parents=True, exist_ok=True)
+        (place / name).write_bytes(b"x")
+    (tmp_path / "elsewhere").mkdir()
+    try:
+        (place / "linked").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+        (place / "nowhere.png").symlink_to(tmp_path / "nothing")
+        (place / "there.png").symlink_to(place / "good.png")
+    except OSError:
+        pytest.skip("no links here")
+    scan = os.scandir
+
+    def guarded(path: str) -> object:  # root may look everywhere
+        if Path(path).name == "locked":
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", guarded)
+    assert [file.name for file in read.image_files(place)] == ["a.jfif", "good.png", "there.png"]
+    (line,) = caplog.messages
+    assert line.startswith(f"{place}: 5 left out (")
+    assert line.endswith(f": b.heic, linked, locked, nowhere.png, {Path('sub', 'c.AVIF')}")
+
+
+def test_jfif_is_jpeg(tmp_path: Path) -> None:
+    Image.fromarray(smooth(16, 24)).save(tmp_path / "x.jfif", "JPEG")
+    write.write(read.read(tmp_path / "x.jfif"), tmp_path / "y.jfif")
+    assert Image.open(tmp_path / "y.jfif").format == "JPEG"
 
 
 # ---------------------------------------------------------------------------------------------------------------- read
@@ -440,7 +474,7 @@ def test_outputs_that_cannot_be_are_refused_with_a_cure(tmp_path: Path) -> None:
         noise(6, 8, 3),
         noise(6, 8),
         noise(6, 8, 1),
-        noise(6, 8, 4),
+        noise(6, 8, 4) | SEEN,
         noise(6, 8, 3, dtype=np.uint16),
         np.random.default_rng(0).random((6, 8, 3)),
         np.random.default_rng(0).random((6, 8), dtype=np.float32),
@@ -471,7 +505,7 @@ def test_arrays_and_tensors_come_back_as_they_were(x: np.ndarray | torch.Tensor)
      ("I;16", "I;16")],
 )  # fmt: skip
 def test_pil_images_come_back_as_their_mode(mode: str, back: str) -> None:
-    source = Image.fromarray(noise(6, 8, 4))
+    source = Image.fromarray(noise(6, 8, 4) | SEEN)
     if mode == "F":
         x = Image.fromarray(np.random.default_rng(0).random((6, 8), dtype=np.float32))
     elif mode == "I;16":
@@ -532,3 +566,19 @@ def test_alpha_is_resized_with_the_picture() -> None:
 def test_several_images_do_not_fit_into_one_array() -> None:
     with pytest.raises(ValueError, match="holds 2 images, needed 1"):
         pictures.like(noise(4, 4, 3), torch.rand(2, 3, 4, 4))
+
+
+def test_hidden_colours_do_not_reach_the_rim() -> None:
+    y, x = np.mgrid[0:33, 0:40]
+    alpha = np.clip(10.5 - np.hypot(x - 18, y - 16), 0, 1)
+    rgba = np.dstack([np.where(alpha[..., None] > 0, [0.9, 0.7, 0.2], 0.0), alpha]).astype(np.float32)
+    seen = pictures.to_tensor(rgba)
+    assert torch.allclose(seen, torch.tensor([0.9, 0.7, 0.2]).view(1, 3, 1, 1).expand(1, 3, 33, 40), atol=1e-6)
+    shown = torch.from_numpy(alpha > 0)
+    mixed = pictures.from_pixels(noise(33, 40, 4) | SEEN)
+    assert torch.equal(mixed.visible(), mixed.tensor), "nothing is hidden wholly"
+    half = Photo(mixed.tensor, shown[None].float())
+    assert torch.equal(half.visible()[:, shown], mixed.tensor[:, shown]), "what is seen stays as it is"
+    assert half.visible().min() >= 0 and half.visible().max() <= 1
+    hidden = Photo(mixed.tensor, torch.zeros(1, 33, 40))
+    assert torch.equal(hidden.visible(), mixed.tensor) and hidden.visible() is hidden.tensor

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from itersr import metrics
+from itersr.lab import metrics
 from itersr.pictures import bundled
 from itersr.upscaling.read import image_files, read
 
@@ -140,7 +140,7 @@ def test_lpips_says_which_network_it_uses(torch_home: Path, pair: tuple[torch.Te
 
 def test_weights_are_found_in_a_fresh_interpreter(torch_home: Path) -> None:
     code = (
-        "import torch; from itersr import metrics; x = torch.rand(1, 3, 96, 96);"
+        "import torch; from itersr.lab import metrics; x = torch.rand(1, 3, 96, 96);"
         "print(float(metrics.score('lpips', x, x)), float(metrics.score('niqe', x)) > 0)"
     )
     root = str(Path(__file__).parents[1])

@@ -17,7 +17,7 @@ import pytest
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_output
 
-from itersr.reproduce import ROOT, run
+from itersr.lab.reproduce import ROOT, run
 from tests import notebook_tools as tools
 from tests import small_notebooks as small
 
@@ -141,6 +141,63 @@ def test_changed_prose_is_carried_over_and_changed_code_is_not(project: Path) ->
     source.write_text(text.replace("tokens_to_keep(t, 8", "tokens_to_keep(t, 9"))
     with pytest.raises(ValueError, match="code cells changed"):
         tools.pair(source)
+
+
+IMPORT = "from itersr.schedule import tokens_to_keep"
+
+
+def test_where_a_name_is_imported_from_is_carried_over_with_the_stamp(project: Path) -> None:
+    source = project / "notebooks/00_small.py"
+    before = nbformat.read(source.with_suffix(".ipynb"), as_version=4)
+    source.write_text(source.read_text().replace(IMPORT, "from itersr.sampling import tokens_to_keep"))
+    assert "stale: code" not in problems(project) and "differ" in problems(project)
+    tools.pair(source)
+    after = nbformat.read(source.with_suffix(".ipynb"), as_version=4)
+    assert problems(project) == "" and before.metadata.itersr.code != after.metadata.itersr.code
+    for old, new in zip(before.cells, after.cells, strict=True):
+        assert old.id == new.id and old.get("outputs") == new.get("outputs")
+        assert old.get("execution_count") == new.get("execution_count")
+
+
+@pytest.mark.parametrize(
+    ("code", "complaint"),
+    [
+        ("from itersr.nowhere import tokens_to_keep", "imports what is not there: itersr.nowhere.tokens_to_keep"),
+        ("from itersr.config import tokens_to_keep", "imports what is not there: itersr.config.tokens_to_keep"),
+        ("from itersr.schedule import tokens_to_mask as tokens_to_keep", "code cells changed"),
+        ("from numpy import tokens_to_keep", "code cells changed"),
+        ("import math\n" + IMPORT, "code cells changed"),
+        (IMPORT + "\nkept = 1", "code cells changed"),
+    ],
+)
+def test_no_other_change_of_code_is_carried_over(code: str, complaint: str, project: Path) -> None:
+    source = project / "notebooks/00_small.py"
+    before = source.with_suffix(".ipynb").read_text()
+    source.write_text(source.read_text().replace(IMPORT, code))
+    with pytest.raises(ValueError, match=complaint):
+        tools.pair(source)
+    assert source.with_suffix(".ipynb").read_text() == before
+
+
+def test_a_stale_notebook_stays_stale_when_imports_are_carried_over(project: Path) -> None:
+    change(project, edited_code)
+    source = project / "notebooks/00_small.py"
+    source.write_text(source.read_text().replace(IMPORT, "from itersr.sampling import tokens_to_keep"))
+    tools.pair(source)
+    assert "stale: code" in problems(project)
+
+
+def test_the_stamp_names_the_weights_that_outputs_depend_on(tmp_path: Path) -> None:
+    def stamped(number: str) -> set[str]:
+        notebook = jupytext.reads(small.good(number), fmt="py:percent")
+        return set(tools.stamp(notebook, Path(f"{number}_x.py"), root)["weights"])
+
+    root = small.project(tmp_path / "p")
+    for name in ("smoke", "tiny", "small"):
+        folder = root / "itersr" / "shipped" / name
+        folder.mkdir(parents=True)
+        (folder / "config.json").write_text(name)
+    assert stamped("01") == set() and stamped("00") == stamped("07") == {"smoke", "tiny"}
 
 
 def edited_code(notebook: NotebookNode) -> None:

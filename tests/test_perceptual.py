@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from itersr import metrics
+from itersr.lab import metrics
 from itersr.pictures import bundled
 from itersr.training.perceptual import LPIPS, perceptual
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 
-from itersr.reproduce import Run, kernel_environment, run
+from itersr.lab.reproduce import Run, kernel_environment, run
 from itersr.schedule import tokens_to_keep
 from tests import small_notebooks as small
 

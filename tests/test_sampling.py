@@ -6,6 +6,7 @@ import dataclasses
 import math
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -192,6 +193,18 @@ def test_remasking_lets_kept_tokens_go() -> None:
     assert any(lost)
 
 
+@pytest.mark.parametrize("policy", ["topk", "topk_annealed", "confidence_sampled"])
+def test_a_kept_token_competes_by_its_own_probability(policy: str) -> None:
+    tokens, condition = maps(1), maps(1, seed=1)
+    keep = torch.arange(N).view(1, H, W) % 2 == 0
+    noise = torch.rand(2, 1, H, W, generator=seeded(0)[0])
+    done = sampling.step(tokens, keep, condition, keep, 5, Sampler(policy=policy, remask=True), propose=proposer(undecided),
+                         evaluator=some_good, noise=(noise[0], noise[1]))
+    log_p = undecided(tokens, keep, condition, keep).log_softmax(1)
+    assert done.score is not None
+    assert torch.equal(done.score, log_p.gather(1, done.tokens[:, None])[:, 0]), "the probability of what stands there"
+
+
 # --------------------------------------------------------------------------------------------------------- released preset
 
 
@@ -323,8 +336,29 @@ def test_a_batch_of_pictures_is_its_singles_to_the_bit(smoke: ITER) -> None:
         single = smoke.restore(lq[i : i + 1], seed=5 + i, **settings_)
         assert torch.equal(single.image[0], batch.image[i])
         assert torch.equal(single.restored.tokens[0], batch.restored.tokens[i])
-    again = smoke.restore(lq, seed=[5, 6, 7], **settings_)
-    assert torch.equal(again.image, batch.image)
+    for seeds in ([5, 6, 7], np.int64(5), np.arange(5, 8)):
+        again = smoke.restore(lq, seed=seeds, steps=np.int64(4), alpha=np.float64(0.5))  # type: ignore[arg-type]
+        assert torch.equal(again.image, batch.image)
+
+
+def test_a_trace_of_a_batch_has_the_picture_of_every_image(smoke: ITER) -> None:
+    lq = torch.rand(3, 3, 16, 16, generator=seeded(0)[0])
+    lq[0] = 0.5
+    trace = smoke.restore(lq, steps=8, alpha=0.5)
+    assert len(set(trace.start.tolist())) > 1, "images that begin at different steps"
+    assert torch.equal(trace.at(-1), trace.image) and torch.equal(trace.at(len(trace.restored.steps)), trace.image)
+    assert torch.equal(trace.at(0), trace.decode(trace.restored.condition))
+    late = int(trace.start.argmin())
+    assert torch.equal(trace.at(1)[late], trace.at(0)[late]), "not yet joined in"
+    with pytest.raises(IndexError):
+        trace.at(len(trace.restored.steps) + 1)
+
+
+def test_settings_beside_a_whole_sampler_are_refused(smoke: ITER) -> None:
+    lq = torch.rand(1, 3, 16, 16, generator=seeded(0)[0])
+    for wrong, named in (({"alpha": 0.9, "nonsense": 5}, "alpha, nonsense"), ({"preset": "released"}, "preset")):
+        with pytest.raises(TypeError, match=named):
+            smoke.restore(lq, Sampler(), **wrong)  # type: ignore[arg-type]
 
 
 def test_presets_of_the_model(smoke: ITER) -> None:

@@ -7,11 +7,12 @@ from fractions import Fraction
 from typing import get_args
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from itersr.config import GammaKind
-from itersr.schedule import gamma, start_step, tokens_to_keep, tokens_to_mask
+from itersr.schedule import gamma, share_revealed, start_step, tokens_to_keep, tokens_to_mask
 
 KINDS: tuple[GammaKind, ...] = get_args(GammaKind)
 RATIONAL = {"linear": 1, "square": 2, "cubic": 3}
@@ -48,6 +49,13 @@ def test_k_and_start_against_brute_force(kind: GammaKind) -> None:
             assert keeps == [exact_keep(t, T, n, kind) for t in range(T + 1)], (T, n)
             starts = [start_step(good, n, T, kind) for good in range(n + 1)]
             assert starts == [algorithm2_start(good, T, n, kind) for good in range(n + 1)], (T, n)
+            printed = [start_step(good, n, T, kind, printed=True) for good in range(n + 1)]
+            for good, t in enumerate(printed):  # `while ⌈(1 − γ((T_s − 1)/T))·N⌉ < Σ m_s: T_s ← T_s − 1`
+                walked = T
+                while exact_keep(walked - 1, T, n, kind) < good:
+                    walked -= 1
+                assert t == walked, (good, T, n)
+            assert printed[n] >= 1 and printed[0] == T
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -98,3 +106,18 @@ def test_wrong_arguments_are_named() -> None:
     for good in (-1, 11):
         with pytest.raises(ValueError, match=f"{good} good tokens of 10"):
             start_step(good, 10, 4)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_way_back_is_that_of_counted_chains(kind: GammaKind) -> None:
+    """Eq. 3 against counting: 200,000 tokens, each masked at a random time on the way forward, then looked at backwards."""
+    T, chains = 8, 200_000
+    level = torch.rand(chains, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    masked = [level < gamma(t / T, kind) for t in range(T + 1)]  # masked at t, and so at every later time
+    for t in range(1, T + 1):
+        revealed = (masked[t] & ~masked[t - 1]).sum() / masked[t].sum()
+        assert float(revealed) == pytest.approx(share_revealed(t, T, kind), abs=0.02)
+    assert share_revealed(1, T, kind) == pytest.approx(1)
+    for t in (0, T + 1):
+        with pytest.raises(ValueError, match=f"step t = {t}"):
+            share_revealed(t, T, kind)

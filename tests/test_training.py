@@ -19,19 +19,21 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from itersr import experiments, pictures, reproduce
+from itersr import pictures
 from itersr.cli import main
 from itersr.config import Tier, TrainConfig, tier
+from itersr.lab import experiments, reproduce
+from itersr.lab.course import learning_curve, model_to_measure, recipe
+from itersr.losses import hinge_discriminator, per_image
 from itersr.model import ITER
 from itersr.sampling import Sampler, categorical
 from itersr.training import algorithm1
 from itersr.training import ship as ship_module
-from itersr.training.algorithm1 import Algorithm1, auc, per_image
+from itersr.training.algorithm1 import Algorithm1, auc
 from itersr.training.data import Crops, From, Photos, generator_for, random_crop
 from itersr.training.loop import Average, TrainingError, learning_rate
-from itersr.training.losses import hinge_discriminator
 from itersr.training.perceptual import GradientLoss
-from itersr.training.run import learning_curve, load_networks, model_to_measure, recipe, runs_of, train_stage, variant
+from itersr.training.run import load_networks, runs_of, train_stage, variant
 from itersr.training.ship import SETTINGS, best, command, ship
 from itersr.training.stage1 import Stage1, psnr
 from itersr.weights import NETWORKS, SHIPPED, WeightsError, shipped
@@ -99,7 +101,7 @@ def test_smoke_learns_on_held_out_photos(smoke_run: tuple[Path, dict[str, dict[s
     photos = pictures.bundled("test").values()
     pairs = algorithm_pairs()
     mean_colour = psnr(pairs["hq"].mean((2, 3), keepdim=True).expand_as(pairs["hq"]), pairs["hq"]).mean().item()
-    margin = 3  # 300 steps end at a place of chance: 4.0 dB to 6.9 dB were measured, by the seed and by rounding
+    margin = 3  # 300 steps leave much to chance: 5.6 dB and 4.0 dB were measured with two seeds
     assert len(photos) and results["vqgan"]["psnr"] >= mean_colour + margin, (results["vqgan"], mean_colour)
     assert results["vqgan"]["codes used"] >= 0.5 * tier("smoke").vqgan.codes
     constant = results["lq_encoder"]["best constant"]

@@ -12,8 +12,9 @@ import pytest
 import torch
 from PIL import Image
 
-from itersr import experiments, pictures
+from itersr import pictures
 from itersr.cli import main
+from itersr.lab import experiments
 from itersr.training.data import Crops, From, Photos, generator_for, random_crop, ranges, uniform, validation_pairs
 from itersr.training.loop import make_accelerator, make_loader
 from itersr.weights import NETWORKS

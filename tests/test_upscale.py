@@ -107,6 +107,20 @@ def test_every_kind_comes_out_four_times_as_large(
         assert image.size == (80, 64) and image.mode == back
 
 
+def test_an_object_before_nothing_gets_no_dark_rim(tmp_path: Path, model: Bicubic, smoke: Any) -> None:
+    y, x = np.mgrid[0:48, 0:48]
+    alpha = np.clip(16.5 - np.hypot(x - 24, y - 24), 0, 1)
+    rgba = np.dstack([np.where(alpha[..., None] > 0, [250] * 3, 0), alpha * 255]).round().astype(np.uint8)
+    Image.fromarray(rgba).save(tmp_path / "disc.png")
+    assert upscale_files(lambda: model, [tmp_path / "disc.png"], tmp_path / "out") == []
+    result = np.asarray(Image.open(tmp_path / "out" / "disc_out.png"))
+    assert (result[result[..., 3] > 0][:, :3] >= 249).all()
+    for big in (smoke.upscale(Image.fromarray(rgba)), smoke.upscale(rgba)):
+        shown = np.asarray(big).astype(float)
+        a = shown[..., 3:] / 255
+        assert (shown[..., :3] * a + 255 * (1 - a)).mean(-1).min() > 235, "laid on white"
+
+
 @pytest.mark.parametrize("size", [(1, 1), (16, 16), (17, 31), (1, 50), (50, 1), (5, 3)])
 def test_any_size_from_one_pixel_on(tmp_path: Path, model: Bicubic, size: tuple[int, int]) -> None:
     path = picture(tmp_path / "x.png", "RGBA", size)
@@ -198,6 +212,50 @@ def test_an_existing_output_is_kept_unless_forced(tmp_path: Path, model: Bicubic
     assert Image.open(tmp_path / "y.png").size == (80, 64)
 
 
+def test_a_stopped_batch_goes_on(tmp_path: Path, model: Bicubic, caplog: pytest.LogCaptureFixture) -> None:
+    for name in ("a.png", "b.png", "sub/c.png"):
+        picture(tmp_path / "in" / name)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "a_out.png").write_bytes(b"done")
+    with caplog.at_level("INFO", "itersr"):
+        assert upscale_files(lambda: model, [tmp_path / "in"], tmp_path / "out", Options(skip_existing=True)) == []
+    assert (tmp_path / "out" / "a_out.png").read_bytes() == b"done" and len(model.calls) == 2
+    assert caplog.messages[-1] == "1 skipped: their results exist"
+    place = tmp_path / "in" / "sub"
+    failures = upscale_files(lambda: model, [place], place, Options(skip_existing=True, suffix=""))
+    assert "its own result" in failures[0].message, "an input is no result of itself"
+
+
+def test_a_folder_that_cannot_be_made_is_told_by_the_name_of_the_result(
+    tmp_path: Path, model: Bicubic, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: Any, **__: Any) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    picture(tmp_path / "in" / "sub" / "x.png")
+    monkeypatch.setattr(Path, "mkdir", refused)
+    (failure,) = upscale_files(lambda: model, [tmp_path / "in"], tmp_path / "out")
+    assert failure.message.startswith(str(tmp_path / "out" / "sub" / "x_out.png: cannot be written")) and not failure.usage
+
+
+def test_a_fault_inside_a_hidden_folder_is_told_by_the_name_to_come(tmp_path: Path) -> None:
+    with pytest.raises(disk.WriteError) as told, disk.whole_folder(tmp_path / "trace") as made:
+        write(Photo(torch.rand(3, 4, 4)), made / "nowhere" / "x.png")
+    assert told.value.path == str(tmp_path / "trace") and files(tmp_path) == []
+
+
+def test_a_large_photo_shows_its_tiles(tmp_path: Path, smoke: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    path = picture(tmp_path / "large.png", size=(80, 64))
+    assert upscale_files(lambda: smoke, [path], tmp_path / "y.png", Options(tile=16, save_trace=True), progress=True) == []
+    err = capsys.readouterr().err
+    assert "large.png:" in err and "tile" in err and "image/s" not in err
+    for settings, known in (({}, -1), ({"policy": "topk"}, -1), ({"tile": 0}, 0)):
+        told: list[tuple[int, int]] = []
+        smoke.restore(torch.rand(1, 3, 64, 80), progress=lambda *now, told=told: told.append(now), **{"tile": 16, **settings})
+        assert [done for done, _ in told] == list(range(len(told))) and all(done < total for done, total in told)
+        assert told[known][0] + 1 == told[known][1] or not settings.get("tile", 16), settings
+
+
 def test_an_input_is_never_overwritten(tmp_path: Path, model: Bicubic) -> None:
     path = picture(tmp_path / "x.png")
     before = path.read_bytes()
@@ -212,6 +270,7 @@ def test_an_input_is_never_overwritten(tmp_path: Path, model: Bicubic) -> None:
         (["a.png", "b.png"], "y.png", Options(), "one file for 2 inputs"),
         (["a.png", "sub/a.png"], "out", Options(), "would both become"),
         (["a.png", "a.jpg"], "out", Options(ext="png"), "would both become"),
+        (["a.jpg", "a.png"], "out", Options(save_trace=True), "would both become"),
         (["a.png"], "out", Options(ext="gif"), "--ext gif: use auto or one of png"),
         (["a.png"], "notes.txt", Options(), "is a file and has no image suffix"),
     ],
@@ -420,7 +479,7 @@ def test_the_model_takes_any_size(smoke: Any, h: int, w: int) -> None:
 
 
 def test_every_kind_of_picture_comes_back_from_the_model_as_it_came(smoke: Any) -> None:
-    rgba = np.random.default_rng(0).integers(0, 256, (8, 12, 4), dtype=np.uint8)
+    rgba = np.random.default_rng(0).integers(1, 256, (8, 12, 4), dtype=np.uint8)
     plain = smoke.upscale(rgba[..., :3], steps=1)
     assert plain.shape == (32, 48, 3)
     for x in (Image.fromarray(rgba), rgba, torch.from_numpy(rgba[..., :3].copy()).permute(2, 0, 1), rgba[..., :3] / 255.0):
@@ -644,6 +703,39 @@ def test_help_needs_no_torch() -> None:
         assert stopped.value.code == 0
 
 
+@pytest.mark.parametrize("command", ["upscale", "train", "evaluate", "degrade", "convert", "reproduce"])
+def test_help_pages_are_whole(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main([command, "--help"])
+    page = capsys.readouterr().out
+    assert "%%" not in page and "%(" not in page and "None" not in page
+    (commands,) = [action for action in cli.parser()._actions if action.dest == "command"]
+    own = commands.choices[command]  # type: ignore[index]
+    assert own.description and all(action.help for action in own._actions)
+
+
+def test_an_option_given_twice_adds_or_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    args = cli.parser().parse_args(["evaluate", "--outputs", "A=a", "B=b", "--outputs", "C=c"])
+    assert args.outputs == ["A=a", "B=b", "C=c"]
+    (commands,) = [action for action in cli.parser()._actions if action.dest == "command"]
+    for name, own in commands.choices.items():  # type: ignore[union-attr]
+        for action in own._actions:
+            if action.option_strings and action.nargs is None:
+                value = str(next(iter(action.choices or ["1"])))
+                with pytest.raises(SystemExit) as stopped:
+                    cli.main([name, action.option_strings[0], value, action.option_strings[-1], value])
+                err = capsys.readouterr().err
+                assert stopped.value.code == 2 and "is given twice" in err and len(err.splitlines()) == 1, err
+
+
+def test_a_device_that_is_not_there_is_told_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = picture(tmp_path / "x.png")
+    for command in (["upscale", path], ["evaluate", "--outputs", f"A={tmp_path}", "--metrics", "niqe"]):
+        for device in ("banana", "cuda:99"):
+            code, out, err = run_cli(capsys, *command, "--device", device)
+            assert code == 2 and device in err and len(err.splitlines()) == 1 and out == ""
+
+
 def test_choices_are_those_of_the_package() -> None:
     from typing import get_args
 
@@ -746,6 +838,42 @@ def test_evaluate_prints_a_table_and_writes_json(tmp_path: Path, capsys: pytest.
         assert code == 2 and said in err and len(err.splitlines()) == 1, err
 
 
+def test_results_are_compared_with_the_original_of_the_same_folder(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("pyiqa", reason="pyiqa is not installed")
+    from itersr.lab.evaluation import pair
+
+    for i, name in enumerate(("a/1.png", "b/1.png", "a/2.png")):
+        for place in ("ref", "out") if i < 2 else ("ref",):
+            (tmp_path / place / name).parent.mkdir(parents=True, exist_ok=True)
+            Image.effect_noise((32, 32), 20 + 20 * i).save(tmp_path / "ref" / name)
+            path = tmp_path / place / name
+            path.write_bytes((tmp_path / "ref" / name).read_bytes())
+    ref, out = tmp_path / "ref", tmp_path / "out"
+    (out / "b/1.png").rename(out / "b/1_out.png")
+    assert pair(out, ref) == {ref / "a/1.png": out / "a/1.png", ref / "a/2.png": None, ref / "b/1.png": out / "b/1_out.png"}
+    command = ["evaluate", "--outputs", f"A={out}", "--reference", ref, "--metrics", "psnr"]
+    code, said, err = run_cli(capsys, *command)
+    assert code == 0 and "80.000" in said.splitlines()[1] and err.count("\n") == 1
+    assert "no result for 1 of the references" in err and str(ref / "a/2.png") in err
+
+    def refused(made: str, what: str) -> None:
+        path = picture(tmp_path / made)
+        code, _, err = run_cli(capsys, *command)
+        path.unlink()
+        assert code == 2 and what in err and str(path) in err and len(err.splitlines()) == 1, err
+
+    refused("out/1.png", "has no reference")
+    refused("out/c/1.png", "has no reference")
+    refused("out/a/1_out.png", "has the same reference as")
+    (out / "b/1_out.png").rename(out / "b/1_out.webp")
+    refused("ref/b/1.jpg", "has the references")
+    (out / "b/1_out.webp").rename(out / "b/1_out.jpg")
+    picture(ref / "b/1.jpg")
+    assert pair(out, ref)[ref / "b/1.jpg"] == out / "b/1_out.jpg", "the suffix decides between two of one name"
+
+
 def test_degrade_makes_pairs_that_do_not_depend_on_their_company(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -788,6 +916,13 @@ def test_output_in_any_encoding(tmp_path: Path, encoding: str) -> None:
     done = itersr(*command, "--json", tmp_path / "x.json", **how)
     assert done.returncode == 0 and (tmp_path / "x.json").exists(), done.stderr
     assert itersr("upscale", "--help", **how).returncode == 0
+
+
+def test_names_with_spaces_and_letters_of_any_language(tmp_path: Path) -> None:
+    path = picture(tmp_path / "mein Ordner" / "zażółć 写真.png", size=(8, 8))
+    done = itersr("upscale", path, "-o", tmp_path / "große Bilder", "--tier", "smoke", "--device", "cpu")
+    assert done.returncode == 0, done.stderr
+    assert files(tmp_path / "große Bilder") == ["zażółć 写真_out.png"]
 
 
 def test_missing_files_and_empty_folders(tmp_path: Path, model: Bicubic) -> None:

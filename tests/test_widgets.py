@@ -17,11 +17,12 @@ import pytest
 import torch
 from PIL import Image
 
-from itersr import pictures, widgets
+from itersr import pictures
 from itersr.config import tier
+from itersr.lab import widgets
+from itersr.lab.reproduce import ROOT
 from itersr.masking import POLICIES
 from itersr.model import ITER
-from itersr.reproduce import ROOT
 from itersr.schedule import tokens_to_keep
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)

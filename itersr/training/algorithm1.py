@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from itersr import losses
 from itersr.config import TrainConfig
 from itersr.masking import random_mask
 from itersr.model import ITER
@@ -19,12 +20,6 @@ from itersr.sampling import categorical
 from itersr.schedule import tokens_to_mask
 from itersr.training.data import Crops, generator_for, uniform
 from itersr.training.stage1 import psnr
-
-
-def per_image(values: Tensor, where: Tensor) -> Tensor:
-    """Mean over the True places of each image, then over images: the same however a batch is cut among processes."""
-    counts = where.flatten(1).sum(1).clamp(min=1)
-    return ((values * where).flatten(1).sum(1) / counts).mean()
 
 
 class Algorithm1(nn.Module):
@@ -55,6 +50,12 @@ class Algorithm1(nn.Module):
         """Uniform numbers, (B, *shape), each image's from its own index: the same in every process and after every resume."""
         return uniform(self.seed, batch["index"].to(batch["hq"].device, non_blocking=True), purpose, shape)
 
+    def random_mask(self, batch: dict[str, Tensor], s_h: Tensor) -> Tensor:
+        """m_t (RandomMask): in each image ⌈γ(r)·N⌉ places of (B, h, w) are False, with r ~ U(0, 1]."""
+        r = uniform(self.seed, batch["index"].cpu(), "r").tolist()  # counted where nothing waits for a GPU
+        masked = [tokens_to_mask(1 - x, s_h[0].numel(), self.config.gamma) for x in r]
+        return random_mask(torch.tensor(masked, device=s_h.device), self.noise(batch, "mask", s_h.shape[1:]))
+
     @torch.no_grad()
     def corrupted(self, s_h: Tensor, batch: dict[str, Tensor], coin: Tensor, inputs: tuple[Tensor | None, ...]) -> Tensor:
         """S_h (B, h, w) where, in a share `corrupt` of the images, half to all tokens are φ_r's own samples.
@@ -63,67 +64,55 @@ class Algorithm1(nn.Module):
         as in the paper, or it would learn to distrust all neighbours.
         """
         share = torch.where(coin < self.config.corrupt, 0.5 + 0.5 * coin / self.config.corrupt, 0.0)  # ½ to 1, or none
-        sampled = self.noise(batch, "corrupt", s_h.shape[1:]) < share[:, None, None]
+        sampled = self.noise(batch, "corrupt", s_h.shape[1:]) < share
         own = self.model.refiner(s_h, torch.zeros_like(sampled), *inputs).float()  # from nothing known
         sharper = own / (0.5 + 0.5 * self.noise(batch, "temperature", (1, 1, 1)))
         return torch.where(sampled, categorical(sharper, self.noise(batch, "drawn", s_h.shape[1:]))[0], s_h)
 
     def forward(self, batch: dict[str, Tensor], along: float, part: str) -> tuple[Tensor, dict[str, Tensor]]:
-        """The sum of the losses of the networks in training, and the scalars to log."""
-        net, losses = self.model, []
-        scalars: dict[str, Tensor] = {}
+        """Algorithm 1 for one batch: the sum of the losses of the networks in training, and the scalars to log."""
+        net, trained = self.model, self.config.networks
         with torch.no_grad(), torch.autocast(batch["hq"].device.type, enabled=False):
             s_h = net.vqgan.encode(batch["hq"])  # (B, h, w), in full precision: bf16 moves 2–3 % of the tokens
         everywhere = torch.ones_like(s_h, dtype=torch.bool)
 
-        # Stage II, Eq. 2
+        # Stage II: E_l
         logits_l = net.lq_encoder(batch["lq"]).float()
-        if "lq_encoder" in self.config.networks:
-            loss = F.cross_entropy(logits_l, s_h)
-            losses.append(loss)
-            scalars |= {"lq_encoder": loss, "lq_encoder accuracy": (logits_l.argmax(1) == s_h).float().mean()}
-        if not {"refiner", "evaluator"} & set(self.config.networks):
-            return losses[0], scalars
+        scalars = {"lq_encoder": losses.lq_encoder(logits_l, s_h), "lq_encoder accuracy": losses.share_right(logits_l, s_h)}
+        if trained == ("lq_encoder",):
+            return scalars["lq_encoder"], scalars
         evidence = logits_l.detach().log_softmax(1)
         s_l = evidence.argmax(1)
 
-        # φ_e on S_l, Eq. 5; its judgement, at a random α, is also the condition m_l that φ_r will meet
-        seen = evidence if self.model.tier.evaluator.posterior else None
+        # φ_e judges S_l; the good tokens at a random α, or in half of the images none, are the condition that φ_r meets
+        seen = evidence if net.tier.evaluator.posterior else None
         judged_l = net.evaluator(s_l, s_l, seen).float()
-        scalars_e = per_image(F.cross_entropy(judged_l, (s_l == s_h).long(), reduction="none"), everywhere)
-        alpha, coin, known = self.noise(batch, "per image", (3,)).unbind(1)  # α; whether known tokens are true
-        m_l = judged_l.detach().softmax(1)[:, 1] >= alpha[:, None, None]
-        m_l = m_l & (known > 0.5)[:, None, None]  # in half of the cases no good token of S_l is known
+        alpha, coin, known = self.noise(batch, "per image", (3, 1, 1)).unbind(1)  # coin: whether known tokens are true
+        m_l = (judged_l.detach().softmax(1)[:, 1] >= alpha) & (known > 0.5)
 
-        # RandomMask: ⌈γ(r)·N⌉ tokens of S_h are masked
-        n = s_h[0].numel()
-        r = uniform(self.seed, batch["index"].cpu(), "r").tolist()  # r ~ U(0, 1], counted where nothing waits for a GPU
-        masked = torch.tensor([tokens_to_mask(1 - x, n, self.config.gamma) for x in r], device=s_h.device)
-        m_t = random_mask(masked, self.noise(batch, "mask", s_h.shape[1:]))
-        inputs = (s_l, m_l, evidence if self.model.tier.refiner.posterior else None, net.refiner.look(batch["lq"]))
+        # φ_r restores S_h from S_t, in which ⌈γ(r)·N⌉ tokens are masked
+        m_t = self.random_mask(batch, s_h)
+        inputs = (s_l, m_l, evidence if net.tier.refiner.posterior else None, net.refiner.look(batch["lq"]))
         s_t = self.corrupted(s_h, batch, coin, inputs) if self.config.corrupt else s_h
-
-        # φ_r, Eq. 4
         logits_r = net.refiner(s_t, m_t, *inputs).float()
-        if "refiner" in self.config.networks:
-            nats = F.cross_entropy(logits_r, s_h, reduction="none")
-            on_masked = per_image(nats, ~m_t)
-            losses.append(on_masked if self.config.masked_loss else per_image(nats, everywhere))
-            hits = (logits_r.argmax(1) == s_h).float()
-            scalars |= {"refiner": losses[-1], "refiner masked": on_masked, "refiner masked accuracy": per_image(hits, ~m_t)}
+        scalars |= {"refiner": losses.refiner(logits_r, s_h, ~m_t if self.config.masked_loss else everywhere),
+                    "refiner masked": losses.refiner(logits_r, s_h, ~m_t),
+                    "refiner masked accuracy": losses.share_right(logits_r, s_h, ~m_t)}
 
-        # φ_e on φ_r's sampled, complete map, Eq. 5
-        if "evaluator" in self.config.networks:
-            drawn, _ = categorical(logits_r.detach(), self.noise(batch, "sample", s_h.shape[1:]))
-            complete = torch.where(m_t, s_t, drawn)
-            judged = net.evaluator(complete, s_l, seen).float()
-            # only maps as inference has them: beside true tokens φ_e would learn which were sampled (notebook 05, section 5)
-            counted = everywhere & (coin < self.config.corrupt)[:, None, None] if self.config.corrupt else everywhere
-            loss = per_image(F.cross_entropy(judged, (complete == s_h).long(), reduction="none"), counted)
-            loss = loss / (self.config.corrupt or 1)  # the mean over the images that count, as many as there are on average
-            losses.append((scalars_e + loss) / 2)
-            scalars |= {"evaluator on S_l": scalars_e, "evaluator on samples": loss}
-        return torch.stack(losses).sum(), scalars
+        # φ_e judges φ_r's sampled, complete map: only maps as inference has them, where some tokens are φ_r's own. Beside true
+        # tokens φ_e would learn which were sampled (notebook 05, section 5).
+        drawn, _ = categorical(logits_r.detach(), self.noise(batch, "sample", s_h.shape[1:]))
+        complete = torch.where(m_t, s_t, drawn)
+        counted = everywhere & (coin < self.config.corrupt) if self.config.corrupt else everywhere
+        judged = net.evaluator(complete, s_l, seen).float()
+        on_samples = losses.evaluator(judged, complete, s_h, counted) / (self.config.corrupt or 1)  # a mean over what counts
+        scalars |= {"evaluator on S_l": losses.evaluator(judged_l, s_l, s_h, everywhere), "evaluator on samples": on_samples}
+        scalars["evaluator"] = (scalars["evaluator on S_l"] + on_samples) / 2
+        return torch.stack([scalars[name] for name in trained]).sum(), self.told(scalars)
+
+    def told(self, scalars: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The scalars of the networks that are in training."""
+        return {name: value for name, value in scalars.items() if name.startswith(self.config.networks)}
 
 
 def auc(score: Tensor, good: Tensor) -> float:

@@ -27,7 +27,7 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from itersr.config import TrainConfig
-from itersr.disk import replace_file
+from itersr.disk import replace_file, whole_file
 from itersr.model import pick_device
 from itersr.swin import SwinBlock
 from itersr.training.data import Crops, From
@@ -392,12 +392,8 @@ def _save(path: Path, step: int, clock: Clock, task: Any, optimizers: dict[str, 
         "average": average.weights, "updates": average.updates,
         "optimizers": {name: optimizer.state_dict() for name, optimizer in optimizers.items()},
     }
-    temporary = path.with_suffix(".part")
-    with open(temporary, "wb") as file:
+    with whole_file(path, path.with_suffix(".part")) as file:
         torch.save(state, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
 
 
 def _load(path: Path, task: Any, optimizers: dict[str, Any], average: Average, clock: Clock) -> int:

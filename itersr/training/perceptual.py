@@ -8,20 +8,33 @@ fitted to the judgements of people. The paper: Zhang et al., 2018, arXiv:1801.03
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.models import squeezenet1_1
 
-from itersr import metrics
-
 log = logging.getLogger(__name__)
 
+FILES = ("checkpoints/squeezenet1_1-b8a52dc0.pth", "pyiqa/LPIPS_v0.1_squeeze-4a5350f2.pth")
+"""The weights of SqueezeNet and of the channels, below the torch hub folder."""
 TAPS = (1, 4, 7, 9, 10, 11, 12)
 """The layers of SqueezeNet 1.1 whose outputs are compared: the last one at each width and size, and then every one."""
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Of ImageNet's RGB in [0, 1]: the network was trained on pictures scaled with them."""
+
+
+def hub_folder() -> Path:
+    """Where torch and pyiqa keep downloaded weights: TORCH_HOME/hub, by default ~/.cache/torch/hub."""
+    return Path(torch.hub.get_dir())
+
+
+def not_here(files: Iterable[str]) -> list[Path]:
+    """Those of these files below the hub folder that are not on the disk, or empty."""
+    paths = [hub_folder() / file for file in files]
+    return [path for path in paths if not (path.is_file() and path.stat().st_size > 0)]
 
 
 class GradientLoss(nn.Module):
@@ -50,10 +63,9 @@ class LPIPS(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        if missing := metrics.missing_files("lpips-squeeze"):
+        if missing := not_here(FILES):
             raise RuntimeError(f"LPIPS weights are not on this machine: {', '.join(str(path) for path in missing)}")
-        files = [metrics.hub_folder() / file for file in metrics.METRICS["lpips-squeeze"].files]
-        network, heads = (torch.load(file, map_location="cpu", weights_only=True) for file in files)
+        network, heads = (torch.load(hub_folder() / file, map_location="cpu", weights_only=True) for file in FILES)
         with torch.device("meta"):  # no first values are drawn: the random numbers of a training stay as they are
             self.features = squeezenet1_1().features
         self.features.load_state_dict(

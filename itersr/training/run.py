@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import hashlib
-import json
 import logging
 import os
 import time
@@ -26,32 +25,15 @@ import torch
 from torch import Tensor
 
 from itersr import weights
-from itersr.config import TIERS, Norm, Tier, tier
+from itersr.config import Tier, tier
 from itersr.model import ITER, pick_device
-from itersr.reproduce import ROOT
-from itersr.training import algorithm1, stage1
+from itersr.training import algorithm1, ship, stage1
 from itersr.training.data import Crops, Photos, ranges, validation_pairs
 from itersr.training.loop import keep_record, make_accelerator, train
 from itersr.training.perceptual import perceptual
+from itersr.training.stages import STAGES, place_of, runs_of, variant
 
 log = logging.getLogger(__name__)
-STAGES = {"vqgan": ("vqgan",), "lq_encoder": ("lq_encoder",), "token_nets": ("refiner", "evaluator"),
-          "iter": ("lq_encoder", "refiner", "evaluator")}
-"""Which networks each stage trains."""
-
-
-def runs_of(out: Path, stage: str, network: str = "") -> dict[str, dict[str, Any]]:
-    """The runs of a stage below OUT (those that trained `network`): name → settings, in the order in which they began."""
-    found = {file.parent.name: json.loads(file.read_text()) for file in out.glob("*/settings.json")}
-    found = {name: used for name, used in found.items() if used.get("stage") == stage and network in ("", *used["networks"])}
-    return dict(sorted(found.items(), key=lambda item: item[1]["order"]))
-
-
-def place_of(out: Path, stage: str, networks: tuple[str, ...], again: bool = False) -> Path:
-    """The folder of a run of `networks`: that of their last run, or (`again`, or there was none) a new one."""
-    name = stage if set(networks) == set(STAGES[stage]) else "_".join((stage, *networks))
-    number = sum(set(used["networks"]) == set(networks) for used in runs_of(out, stage).values()) + again
-    return out / (f"{name}_{number}" if number > 1 else name)
 
 
 def train_stage(stage: str, config: Tier, data: str | Path | None, out: Path, *, seed: int = 0, device: str = "auto",
@@ -121,145 +103,28 @@ def train_all(config: Tier, data: str | Path | None, out: Path, *, minutes: floa
     interrupted, it continues where it was. In the end OUT/weights has φ_e's shift, the best temperature and α, the curves and a
     model card. hardware, describe: what the card says of the machine and the photos. options: those of `train_stage`.
     """
-    from itersr.training import ship
-
     began, validated = time.monotonic(), dict[str, float]()
+    main = os.environ.get("RANK", "0") == "0"  # of several processes one writes what belongs to the whole run
     said = ship.command_for_all(config, data is not None, minutes, options.get("seed", 0))
     out.mkdir(parents=True, exist_ok=True)
     photos = Photos.of(data).split()
     keep_record(out / "all.json", {"tier": config.name, "minutes": minutes, "seed": options.get("seed", 0)},
-                (out / "all.json").exists(), os.environ.get("RANK", "0") == "0", may_change=())
+                (out / "all.json").exists(), main, may_change=())
     for stage, share in config.plan.items():
         log.info("%s: %s", stage, "by steps" if minutes is None else f"{share * minutes:.2g} minutes")
         validated = train_stage(stage, config, data, out, photos=photos, resume=True,
                                 minutes=None if minutes is None else share * minutes, **options) or validated
     left = None if minutes is None else max(60 * minutes - (time.monotonic() - began), 5.0)
-    if torch.distributed.is_initialized() and torch.distributed.get_rank():
-        return validated  # one process writes the card
     card = out / "weights" / "MODEL_CARD.md"
-    if card.exists() and weights.fingerprint(card.parent) in card.read_text(encoding="utf-8"):
+    if main and card.exists() and weights.fingerprint(card.parent) in card.read_text(encoding="utf-8"):
         log.info("%s: has been trained", out)  # and its card, the last of all, written
+        return validated
+    if not main:
         return validated
     kept = f", {len(photos[1])} others held out" if data is not None else " of scikit-image"
     ship.export(out, None if data is None else Path(data), data=describe or f"{len(photos[0])} photos{kept}",
                 hardware=hardware, by=said, device=options.get("device", "auto"), seconds=left)
     return validated
-
-
-FORMS = {"paper": (False, False), "posterior": (True, False), "image": (True, True)}
-"""What φ_r reads beside tokens: `posterior` and `reads_lq` of each form (φ_e has the first of the two)."""
-
-
-def form_of(config: Tier) -> str:
-    """The form of a tier's φ_r, a key of `FORMS`."""
-    return {value: key for key, value in FORMS.items()}[config.refiner.posterior, config.refiner.reads_lq]
-
-
-def variant(config: Tier, *, factor: int | None = None, form: str | None = None) -> Tier:
-    """A tier with one decision of the method changed, to be measured beside the tier itself.
-
-    factor: f, pixels that a token covers along a side. For each doubling the VQGAN gets one level more and twice the codes,
-    since a code then has four times the pixels to tell; E_l gets one halving more.
-    form: what φ_r and φ_e read beside tokens, see `FORMS`; "paper" is the paper's own, which knows E_l's argmax S_l alone.
-    ValueError for a factor that is not the tier's, doubled some times, and for an unknown form.
-    """
-    vqgan = config.vqgan
-    while factor is not None and vqgan.factor < factor:
-        top = vqgan.multipliers[-1] + 1
-        vqgan = dataclasses.replace(vqgan, multipliers=(*vqgan.multipliers, top), codes=2 * vqgan.codes,
-                                    swin=dataclasses.replace(vqgan.swin, width=top * vqgan.width))
-    if factor not in (None, vqgan.factor):
-        raise ValueError(f"factor {factor}: {config.name} can have {config.vqgan.factor}, {2 * config.vqgan.factor}, …")
-    config = dataclasses.replace(config, vqgan=vqgan)
-    if form in (None, form_of(config)):
-        return config
-    if form not in FORMS:
-        raise ValueError(f"form {form!r}: there are {', '.join(FORMS)}")
-    posterior, reads_lq = FORMS[form]
-    norm: Norm = config.refiner.norm
-    if reads_lq != config.refiner.reads_lq:  # E_l, of which φ_r is a copy if it looks at the image, has none
-        norm = "none" if reads_lq else "layer"
-    refiner = dataclasses.replace(config.refiner, posterior=posterior, reads_lq=reads_lq, norm=norm)
-    evaluator = dataclasses.replace(config.evaluator, posterior=posterior, norm=norm)
-    return dataclasses.replace(config, refiner=refiner, evaluator=evaluator)
-
-
-def load_or_train(stage: str, config: Tier, data: str | Path | None, out: Path, **options: Any) -> ITER:
-    """The model with every network up to `stage`: from the tier's shipped weights, else from OUT/weights, else trained now.
-
-    What a notebook calls: `smoke` trains live in seconds, the other tiers load what ships, and a tier that is named after a
-    folder (see `Run.start`) loads what lies there.
-    """
-    if config.name not in TIERS:
-        model = ITER.from_pretrained(ROOT / config.name, options.get("device", "auto"))
-        model.tier = config  # named after the folder
-        return model
-    if config.name in weights.shipped() and config.name != "smoke":
-        return ITER.from_pretrained(config.name, options.get("device", "auto"))
-    wanted = ("vqgan",) if stage == "vqgan" else config.train[stage].networks
-    if not all((out / "weights" / f"{name}.safetensors").exists() for name in wanted):
-        train_stage(stage, config, data, out, **{"resume": True, "progress": False, **options})
-    model = load_networks(out / "weights", config, wanted)
-    return model.to(pick_device(options.get("device", "auto"))).eval().requires_grad_(False)
-
-
-def model_to_measure(config: Tier, data: str | Path | None, out: Path, **options: Any) -> ITER:
-    """What the result notebooks (06–09) look at: a tier's networks, all four; at `smoke`, a quick look at the best that ship.
-
-    Networks that trained for seconds show whether code runs, not what the method does.
-    """
-    if config.name == "smoke" and weights.shipped()[:1] not in ((), ("smoke",)):
-        return ITER.from_pretrained(device=options.get("device", "auto"))
-    for stage in ("vqgan", "lq_encoder", "token_nets"):
-        model = load_or_train(stage, config, data, out, **options)
-    return model
-
-
-def learning_curve(config: Tier, stage: str, out: Path, network: str = "") -> Any:
-    """The log of a stage's last run (of the last that trained `network`) as a tidy pandas frame: step, seconds, split, name,
-    value. This run's, else the shipped one."""
-    import pandas as pd
-
-    own = [log for run in runs_of(out, stage, network) if (log := out / run / "log.csv").exists()]
-    if own:
-        return pd.read_csv(own[-1])
-    shipped = weights.SHIPPED / config.name
-    return pd.read_csv(shipped / f"{[stage, *_recorded(shipped, stage, network)][-1]}.csv")
-
-
-def _recorded(folder: Path, stage: str, network: str = "") -> dict[str, dict[str, Any]]:
-    """The runs of a stage (those that trained `network`) that made the weights in `folder`, as their config.json tells."""
-    _, extra = weights.read_config(folder)
-    return {name: done for name, done in extra.get("runs", {}).items()
-            if done["stage"] == stage and network in ("", *done["networks"])}
-
-
-def recipe(stage: str, network: str = "", *, name: str | None = None, minutes: tuple[float, ...] = (2, 10, 30)
-           ) -> tuple[str, Any]:
-    """How a stage (or one `network` of it) of shipped weights (of the best tier, or of `name`) was trained: one line, and a
-    pandas frame of what the log of the last run showed at these minutes and at the end, so that a reader's own run can be
-    told to be healthy while it still runs.
-
-    Training values are means of five logged steps. WeightsError where these weights do not say how they were made.
-    """
-    import pandas as pd
-
-    folder = weights.locate(name)
-    runs = _recorded(folder, stage, network)
-    if not runs:
-        raise weights.WeightsError(f"{folder.name}: no record of the stage {stage}")
-    last, done = list(runs.items())[-1]
-    log = pd.read_csv(folder / f"{last}.csv")
-    table: dict[str, dict[str, float]] = {}
-    for (split, value), rows in log.groupby(["split", "name"], sort=False):
-        for minute in (*minutes, done["minutes"]):
-            so_far = rows[rows.seconds <= 60 * minute + 30].value
-            if value != "learning rate" and len(so_far):
-                mean = so_far.tail(5 if split == "train" else 1).mean()
-                table.setdefault(f"{split}: {value}", {})[f"{minute:g} min"] = round(mean, 3)
-    line = "; then ".join("`{command}`: {steps} steps in {minutes} minutes".format(**run) for run in runs.values())
-    line += f"; on {done['hardware']}" + (". Of the last run:" if len(runs) > 1 else "")
-    return line, pd.DataFrame(table).T.astype(object).where(lambda cell: cell.notna(), "–")
 
 
 def load_networks(folder: Path, config: Tier, trained: tuple[str, ...]) -> ITER:
@@ -289,7 +154,7 @@ def run(args: argparse.Namespace) -> int:
     train = {name: dataclasses.replace(settings, **changes) if stage in ("all", name) else settings
              for name, settings in config.train.items()}
     options = {"seed": args.seed, "device": args.device, "precision": args.precision, "minutes": args.minutes,
-               "workers": args.workers}
+               "workers": args.workers, "compiled": args.compile}
     if stage == "all":
         if args.networks is not None or args.again:
             raise ValueError("--networks and --again are for single stages, not for `train all`")

@@ -4,7 +4,7 @@
 
 `export` completes RUN/weights, as `itersr train all` does; the command above also copies them to where weights ship. What is
 chosen is chosen on photos that training held out. The numbers on test photos come later, from notebook 09:
-`python -m itersr.ledger` writes them into the card.
+`python -m itersr.lab.ledger` writes them into the card.
 """
 
 from __future__ import annotations
@@ -24,15 +24,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from itersr import experiments, weights
+from itersr import weights
 from itersr.config import TIERS, Tier
 from itersr.disk import replace_file
-from itersr.ledger import CARD_BEGIN, CARD_END
 from itersr.model import ITER
 from itersr.training.perceptual import perceptual
-from itersr.training.run import STAGES, form_of, runs_of
+from itersr.training.stages import STAGES, form_of, runs_of
+from itersr.training.validate import calibrate, held_out, make_pairs
 
 log = logging.getLogger(__name__)
+CARD_BEGIN, CARD_END = "<!-- test photos -->", "<!-- /test photos -->"  # the ledger writes between them
 CURVE_ROWS = 60  # training rows kept of every curve
 SETTINGS = {"temperature": (0.7, 0.85, 1.0), "alpha": (0.5, 0.7, 0.9)}
 """What is tried on held-out photos; α is 0.5 in the paper and 0.7 in the authors' code."""
@@ -67,9 +68,9 @@ def export(run: Path, photos: Path | None, *, data: str, hardware: str | None = 
             # a run of what an earlier one trained has gone on from its weights
             before = [done["networks"] for other, done in runs.items() if other != name and done["stage"] == stage]
             runs[name]["command"] += " --again" if used["networks"] in before else ""
-    held_out = experiments.held_out(photos, config.unit)
-    model.calibration = round(experiments.calibrate(model, held_out), 4)
-    config = dataclasses.replace(config, **best(model, held_out, seconds=seconds, **SETTINGS))  # type: ignore[arg-type]
+    unseen = held_out(photos, config.unit)
+    model.calibration = round(calibrate(model, unseen), 4)
+    config = dataclasses.replace(config, **best(model, unseen, seconds=seconds, **SETTINGS))  # type: ignore[arg-type]
     extra |= {"calibration": model.calibration, "runs": runs}
     weights.write_config(to, config, extra)
     replace_file(to / "MODEL_CARD.md",
@@ -107,7 +108,7 @@ def best(model: ITER, photos: Mapping[str, Tensor], *, seconds: float | None = N
     choices = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
     ruler, began = perceptual().to(model.device), time.monotonic()
     total = torch.zeros(len(choices))
-    for done, pair in enumerate(experiments.make_pairs(photos, model.tier, 160)):
+    for done, pair in enumerate(make_pairs(photos, model.tier, 160)):
         if done and seconds is not None and (time.monotonic() - began) * (done + 1) / done > seconds:
             log.info("settings were chosen on %d of %d held-out photos: there was no time for more", done, len(photos))
             break

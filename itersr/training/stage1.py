@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from itersr.config import Tier
+from itersr.losses import hinge_discriminator, hinge_generator
 from itersr.training.data import Crops, generator_for
-from itersr.training.losses import hinge_discriminator, hinge_generator
 from itersr.training.perceptual import perceptual
 from itersr.vqgan import VQGAN, PatchDiscriminator
 

@@ -15,6 +15,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ import torch
 from PIL import Image
 
 from itersr import pictures
-from itersr.disk import FileError, shown, whole_file, whole_folder
+from itersr.disk import FileError, shown, whole_file, whole_folder, writing
 from itersr.pictures import Photo
 from itersr.upscaling.read import MAX_PIXELS, ImageError, image_files, read
 from itersr.upscaling.write import SUFFIXES, check_output, write
@@ -41,6 +42,7 @@ class Options:
     suffix: str = "out"  # photo.png -> photo_out.png; "" keeps the name
     ext: str = "auto"  # "auto": the input's own where it can be written and holds what the picture has, else png
     force: bool = False  # overwrite existing outputs
+    skip_existing: bool = False  # leave inputs out whose output exists: a batch that was stopped goes on
     scale: float | None = None  # of the result; None: the model's. Another one is reached by bicubic resizing
     seed: int = 0
     tile: int | None = None  # LQ pixels; 0: in one piece; None: the model's choice, by size
@@ -80,7 +82,7 @@ def plan(inputs: Sequence[str | os.PathLike[str]], output: str | os.PathLike[str
     an earlier run has put into an input folder, results and traces, is no input.
 
     Raises:
-        UsageError: no input, one output file for several inputs, two inputs with one output, an unknown `ext`.
+        UsageError: no input, one output file for several inputs, two inputs with one output or trace, an unknown `ext`.
         ImageError: an input folder without images.
     """
     if not inputs:
@@ -113,10 +115,11 @@ def plan(inputs: Sequence[str | os.PathLike[str]], output: str | os.PathLike[str
     for (root, source), target in places.items():
         if root is not None and made & {_whole(source), *_whole(source).parents}:
             continue
-        first = jobs.setdefault(_whole(target), Job(source, target)).source
-        if first != source:
-            raise UsageError(f"{first} and {source} would both become {target}; rename one or use another folder")
-    return list(jobs.values())
+        for made_here in (target, trace_folder(target)) if options.save_trace else (target,):
+            first = jobs.setdefault(_whole(made_here), Job(source, target)).source
+            if first != source:
+                raise UsageError(f"{first} and {source} would both become {made_here}; rename one or use another folder")
+    return list(dict.fromkeys(jobs.values()))
 
 
 def _whole(path: Path) -> Path:
@@ -124,8 +127,10 @@ def _whole(path: Path) -> Path:
 
 
 def _refuse(source: Path, target: Path, force: bool) -> None:
-    """ImageError where a result may not be put at `target`."""
-    if not target.exists():
+    """ImageError where a result may not be put at `target`, WriteError where that cannot be found out."""
+    with writing(target):
+        there = target.exists()
+    if not there:
         return
     if target.is_dir():
         raise ImageError(target, "is a folder", "name a file, or another folder")
@@ -144,7 +149,7 @@ def upscale_files(load: Callable[[], Any], inputs: Sequence[str | os.PathLike[st
             once, when the first good picture is at hand: bad input is told in milliseconds.
         inputs: image files and folders. output: a file or a folder, see `plan`.
         options: naming, memory and the settings of Alg. 2.
-        progress: show a bar over the files on stderr.
+        progress: show bars on stderr, over the files and over the tiles of each.
 
     Each failure is logged as one line (error level), each success too (info level). KeyboardInterrupt passes through and leaves
     finished files only. Raises what `plan` and `load` raise.
@@ -152,6 +157,8 @@ def upscale_files(load: Callable[[], Any], inputs: Sequence[str | os.PathLike[st
     options = options or Options()
     if options.precision not in ("auto", "fp32", "bf16"):
         raise UsageError(f"precision {options.precision!r}: there are auto, fp32 and bf16")
+    from tqdm import tqdm
+
     model: Any = None
     failures: list[Failure] = []
     for job, photo in _photos(plan(inputs, output, options), options, failures, progress):
@@ -159,7 +166,8 @@ def upscale_files(load: Callable[[], Any], inputs: Sequence[str | os.PathLike[st
             model = load().bfloat16() if options.precision == "bf16" else load()
         with _told(job, failures):
             started = time.perf_counter()
-            _upscale_one(model, photo, job.target, options)
+            with tqdm(unit="tile", desc=job.source.name, leave=False, disable=not progress) as bar:
+                _upscale_one(model, photo, job.target, options, bar if progress else None)
             for note in photo.meta.notes:
                 log.warning("%s: %s", job.source, note)
             log.info("%s -> %s (%.1f s)", job.source, job.target, time.perf_counter() - started)
@@ -170,16 +178,23 @@ def _photos(jobs: Sequence[Job], options: Options, failures: list[Failure], prog
     """The jobs whose picture can be read and whose result has a place, each with its picture; the others are told."""
     from tqdm import tqdm
 
-    with tqdm(jobs, unit="image", desc="itersr", disable=not progress) as bar:
+    skipped = 0
+    with tqdm(jobs, unit="image", desc="itersr", disable=not progress or len(jobs) < 2) as bar:
         for job in bar:
             with _told(job, failures):
-                _refuse(job.source, job.target, options.force)
-                if options.save_trace and trace_folder(job.target).exists() and not options.force:
+                _refuse(job.source, job.target, options.force or options.skip_existing)
+                if options.skip_existing and job.target.exists():
+                    skipped += 1
+                    continue
+                if options.save_trace and trace_folder(job.target).exists() and not (options.force or options.skip_existing):
                     raise ImageError(trace_folder(job.target), "exists already", "use --force to overwrite it")
                 photo = read(job.source, options.max_pixels)
-                job.target.parent.mkdir(parents=True, exist_ok=True)
+                with writing(job.target):
+                    job.target.parent.mkdir(parents=True, exist_ok=True)
                 check_output(job.target)
                 yield job, photo
+    if skipped:
+        log.info("%d skipped: their results exist", skipped)
 
 
 @contextlib.contextmanager
@@ -197,17 +212,18 @@ def _told(job: Job, failures: list[Failure]) -> Iterator[None]:
         failures.append(Failure(job.source, message, usage=isinstance(error, ImageError)))
 
 
-def _upscale_one(model: Any, photo: Photo, target: Path, options: Options) -> None:
+def _upscale_one(model: Any, photo: Photo, target: Path, options: Options, bar: Any = None) -> None:
     h, w = (max(1, round(side * (options.scale or model.tier.scale))) for side in photo.size)
     check_output(target, (h, w))
     settings: dict[str, Any] = {"seed": options.seed, **options.settings}
-    trace: Any = None
+    lq, trace = pictures.to_tensor(photo), None
+    told = {} if bar is None else {"progress": partial(_show, bar)}
     if options.save_trace:
-        trace = _in_memory(lambda tile: model.restore(photo.tensor[None], **settings, **tile), photo, target, options)
-        result = pictures.match_colors(trace.image.cpu().clone(), photo.tensor[None], options.color_fix)
+        trace = _in_memory(lambda tile: model.restore(lq, **settings, **told, **tile), photo, target, options)
+        result = pictures.match_colors(trace.image.cpu().clone(), lq, options.color_fix)
     else:
-        call = lambda tile: model.upscale(photo.tensor[None], color_fix=options.color_fix, **settings, **tile)  # noqa: E731
-        result = _in_memory(call, photo, target, options)
+        fixed = {"color_fix": options.color_fix}
+        result = _in_memory(lambda tile: model.upscale(lq, **fixed, **settings, **told, **tile), photo, target, options)
     result = result.detach().float().cpu()
     if not torch.isfinite(result).all():
         raise RuntimeError("the model's result holds NaN or infinity; try --precision fp32")
@@ -216,6 +232,11 @@ def _upscale_one(model: Any, photo: Photo, target: Path, options: Options) -> No
     if trace is not None:
         save_trace(trace, trace_folder(target), model.tier.vqgan.factor, settings)
     write(photo.upscaled(result[0]), target, options.quality)
+
+
+def _show(bar: Any, done: int, total: int) -> None:
+    bar.total = total
+    bar.update(done - bar.n)
 
 
 def _in_memory(call: Callable[[dict[str, int]], Any], photo: Photo, target: Path, options: Options) -> Any:
@@ -264,7 +285,7 @@ def save_trace(trace: Any, folder: Path, factor: int, settings: Mapping[str, Any
         "tokens": list(trace.restored.tokens.shape[-2:]),
         "start_step": int(trace.start[0]),
         "steps": [{"t": step.t, "kept": float(step.keep.float().mean())} for step in steps],
-        "settings": {key: value for key, value in settings.items() if isinstance(value, (str, int, float, bool))},
+        "settings": {key: value.item() if isinstance(value, np.generic) else value for key, value in settings.items()},
     }
     with whole_folder(folder) as made:
         for i, (name, mask) in enumerate(zip(names, masks, strict=True)):
@@ -305,12 +326,13 @@ def degrade_files(inputs: Sequence[str | os.PathLike[str]], output: str | os.Pat
             h, w = (side // scale * scale for side in photo.size)
             if min(h, w) == 0:
                 raise ImageError(job.source, f"is {photo.size[1]}×{photo.size[0]}", f"use at least {scale}×{scale}")
-            hq = photo.tensor[:, :h, :w].contiguous()
+            hq = photo.visible()[:, :h, :w].contiguous()
             digest = hashlib.sha256(os.fsencode(f"{seed}/{name.as_posix()}")).digest()
             draws = degradation.draw(1, generator=torch.Generator().manual_seed(int.from_bytes(digest[:7], "little")))
             lq = degradation.apply(hq[None], draws, scale=scale)[0]
             for folder, tensor in (("hq", hq), ("lq", lq)):
-                (out / folder / name).parent.mkdir(parents=True, exist_ok=True)
+                with writing(out / folder / name):
+                    (out / folder / name).parent.mkdir(parents=True, exist_ok=True)
                 write(Photo(tensor), out / folder / name)
             line = {"image": name.as_posix(), "seed": seed, "scale": scale, "size": [h, w], "draw": draws[0].to_dict()}
             lines.append(json.dumps(line))

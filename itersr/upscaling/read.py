@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
 import os
 import sys
 import threading
@@ -16,14 +17,18 @@ import numpy as np
 from PIL import Image
 
 from itersr import pictures
-from itersr.disk import FileError
+from itersr.disk import FileError, listed, shown
 from itersr.pictures import Photo
+
+log = logging.getLogger(__name__)
 
 MAX_PIXELS = 100_000_000
 """Largest picture that `read` decodes unless told otherwise: a few kilobytes of PNG can claim gigabytes of pixels."""
 
 FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "PPM")
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".ppm", ".pgm"})
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".jfif", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".ppm", ".pgm"})
+OTHERS = frozenset(".heic .heif .hif .avif .jxl .jp2 .psd .xcf .exr .hdr .dng .cr2 .cr3 .nef .arw .orf .rw2 .raf".split())
+"""Suffixes of pictures that are not read here: `image_files` tells that it leaves such files out."""
 
 # EXIF fields that stay true of an enlarged picture: who, when, with what, where. Orientation is applied, sizes would be wrong.
 _EXIF_KEPT = (270, 271, 272, 282, 283, 296, 305, 306, 315, 33432)
@@ -38,6 +43,8 @@ class ImageError(FileError):
 def image_files(path: str | os.PathLike[str]) -> list[Path]:
     """Every image file below a folder, subfolders included, sorted by path; hidden files and folders are left out.
 
+    One warning names pictures in other formats, linked folders, and what cannot be opened: these are left out too.
+
     Raises:
         ImageError: not a folder, or no image file in it.
     """
@@ -45,13 +52,20 @@ def image_files(path: str | os.PathLike[str]) -> list[Path]:
     if not os.path.isdir(root):
         what = "is not a folder" if os.path.exists(root) else "does not exist"
         raise ImageError(root, what, "name a folder with images")
-    found = [
-        file
-        for file in root.rglob("*")
-        if file.suffix.lower() in SUFFIXES
-        and not any(part.startswith(".") for part in file.relative_to(root).parts)
-        and os.path.isfile(file)  # unlike Path.is_file, it never raises
-    ]
+    found: list[Path] = []
+    left_out: list[Path] = []
+    locked: list[OSError] = []
+    for place, folders, names in os.walk(root, onerror=locked.append):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        left_out += [Path(place, name) for name in folders if os.path.islink(Path(place, name))]
+        for file in (Path(place, name) for name in names if not name.startswith(".")):
+            if file.suffix.lower() in SUFFIXES | OTHERS:
+                known = file.suffix.lower() in SUFFIXES and os.path.isfile(file)  # unlike Path.is_file, it never raises
+                (found if known else left_out).append(file)
+    left_out += [Path(error.filename) for error in locked]
+    if left_out:
+        what = listed(sorted(file.relative_to(root) for file in left_out))
+        log.warning("%s: %d left out (another format, a link or unreadable): %s", shown(root), len(left_out), what)
     if not found:
         raise ImageError(root, "holds no image file", "put " + ", ".join(sorted(SUFFIXES)) + " files into it")
     return sorted(found, key=lambda file: file.relative_to(root).as_posix())

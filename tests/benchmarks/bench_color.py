@@ -12,8 +12,9 @@ from pathlib import Path
 
 import torch
 
-from itersr import metrics, pictures
+from itersr import pictures
 from itersr.degradation import MILD, PUBLISHED, degrade
+from itersr.lab import metrics
 from itersr.model import ITER
 from itersr.upscaling.read import image_files, read
 

@@ -47,7 +47,7 @@ def task_of(stage: str, config: Tier) -> Any:
 
 
 def measure(stage: str, config: Tier, photos: Photos, accelerator: Any, batch: int, workers: int | None, compiled: bool,
-            seconds: float) -> dict[str, Any]:
+            seconds: float, profile: bool = False) -> dict[str, Any]:
     """The numbers of a row but for its share of the machine's rate."""
     settings, device = config.train[stage], accelerator.device
     degradation = None if stage == "vqgan" else ranges(config.degradation)
@@ -81,9 +81,16 @@ def measure(stage: str, config: Tier, photos: Photos, accelerator: Any, batch: i
         waited += time.perf_counter() - asked
         step()
         steps += 1
-    watch.read()
     machine.wait(device)
+    watch.read()
     total = time.perf_counter() - ready
+    if profile:
+        with torch.profiler.profile() as seen:
+            for _ in range(3):
+                step()
+            machine.wait(device)
+        by = f"self_{device.type}_time_total"
+        print(seen.key_averages().table(sort_by=by, row_limit=25, max_name_column_width=60))
     return {"stage": stage, "batch": batch, "crop": settings.crop, "compiled": compiled, "steps": steps, "step": total / steps,
             "images": steps * batch / total, "operations": operations, "waiting": waited / total,
             "workers start": first - began, "warm-up": ready - first,
@@ -102,6 +109,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--workers", type=int, help="processes that make crops (default: as in training)")
     parser.add_argument("--seconds", type=float, default=5, help="of each stage (default: %(default)s)")
     parser.add_argument("--data", metavar="DIR", help="a folder of photos (default: photos inside scikit-image)")
+    parser.add_argument("--profile", action="store_true", help="also the operations that took longest, of three steps")
     parser.add_argument("--json", type=Path, help="also write the rows there")
     args = parser.parse_args(arguments)
     accelerator, config, photos = make_accelerator(args.device, args.precision), tier(args.tier), Photos.of(args.data)
@@ -114,7 +122,7 @@ def main(arguments: list[str] | None = None) -> None:
     rows = []
     for stage, compiled in itertools.product(args.stages, kinds):
         row = measure(stage, config, photos, accelerator, args.batch or config.train[stage].batch, args.workers, compiled,
-                      args.seconds)
+                      args.seconds, args.profile)
         row["share"] = row["operations"] / row["step"] / rate
         rows.append(row)
         print(f"{stage:12}{row['batch']:6}{row['crop']:6}{row['steps']:7}{row['step']:9.4f}{row['images']:9.1f}"

@@ -13,11 +13,9 @@ import json
 import math
 import os
 import time
-import zlib
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -25,13 +23,22 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from itersr import metrics
 from itersr.config import Tier
-from itersr.degradation import MILD, PUBLISHED, degrade
+from itersr.lab import metrics
+from itersr.lab.reproduce import ROOT
 from itersr.model import ITER
 from itersr.pictures import bundled
-from itersr.reproduce import ROOT
 from itersr.sampling import EvaluatorFn, RefinerFn, Restored, Sampler, categorical, proposer
+from itersr.training.validate import (  # noqa: F401  a notebook finds all that it measures with in this module
+    Pair,
+    calibrate,
+    calibrated,
+    fit_shift,
+    held_out,
+    judge,
+    make_pairs,
+    tokens_of,
+)
 from itersr.upscaling.read import image_files, read
 from itersr.weights import sha256
 
@@ -39,20 +46,6 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 # --------------------------------------------------------------------------------------------------- photos and sizes
-
-
-@dataclass(frozen=True)
-class Pair:
-    """A sharp photo and its degraded version: hq (1, 3, H, W) and lq (1, 3, H/s, W/s), both in [0, 1]."""
-
-    name: str
-    hq: Tensor
-    lq: Tensor
-
-    @cached_property
-    def digest(self) -> str:
-        """A hash of the pixels: rows on disk belong to them, whatever the photo is called."""
-        return hashlib.sha256(self.hq.numpy().tobytes() + self.lq.numpy().tobytes()).hexdigest()[:12]
 
 
 @dataclass(frozen=True)
@@ -88,25 +81,6 @@ def unseen_photos(limit: int | None = None, bench: Path | None = None) -> dict[s
     if bench is not None and (bench / "test" / "kodak24").is_dir():
         photos |= {f"kodak{path.stem}": read(path).tensor for path in image_files(bench / "test" / "kodak24")}
     return dict(list(photos.items())[:limit])
-
-
-def make_pairs(photos: Mapping[str, Tensor], tier: Tier, side: int, seed: int = 0) -> list[Pair]:
-    """Centre crops of the photos (3, H, W), degraded as the tier was trained, each from its own name and the seed.
-
-    side: of a crop in HQ pixels, less where the photo is smaller; always whole windows of tokens, so that nothing is padded.
-    """
-    unit = tier.unit
-    pairs = []
-    for name, photo in photos.items():
-        h, w = (min(side, n) // unit * unit for n in photo.shape[-2:])
-        if not h or not w:
-            raise ValueError(f"photo {name} is {tuple(photo.shape[-2:])}, needed at least {unit} pixels on each side")
-        y, x = (photo.shape[-2] - h) // 2, (photo.shape[-1] - w) // 2
-        hq = photo[None, :, y : y + h, x : x + w].contiguous()
-        generator = torch.Generator().manual_seed(zlib.crc32(f"{seed}/{name}".encode()))
-        ranges = MILD if tier.degradation == "mild" else PUBLISHED
-        pairs.append(Pair(name, hq, degrade(hq, generator=generator, scale=tier.scale, ranges=ranges)))
-    return pairs
 
 
 def bicubic(lq: Tensor, scale: int) -> Tensor:
@@ -179,72 +153,6 @@ def mask_statistics(restored: Restored, s_h: Tensor | None = None) -> list[dict[
     return rows
 
 
-# -------------------------------------------------------------------------------------------- the share of good tokens
-
-
-@contextmanager
-def calibrated(model: ITER, shift: float | None) -> Iterator[None]:
-    """Within it φ_e's logit is shifted by `shift` (None: as the model ships)."""
-    before = model.calibration
-    model.calibration = before if shift is None else shift
-    try:
-        yield
-    finally:
-        model.calibration = before
-
-
-def held_out(data: Path | None, side: int = 1) -> dict[str, Tensor]:
-    """Photos to calibrate on, never those of a test: a training folder's held-out ones that can be read and have `side` pixels
-    along both sides, else scikit-image's training split."""
-    if data is None:
-        return bundled("train")
-    from itersr.training.data import Photos
-
-    _, rest = Photos.of(data).split()
-    rest.preload()
-    return {Path(rest.names[i]).stem: rest[i] for i in rest.large_enough(side)}
-
-
-@torch.no_grad()
-def judge(model: ITER, pairs: Sequence[Pair]) -> tuple[Tensor, Tensor]:
-    """φ_e's logit of "good", without any shift, for every token of every S_l (float64), and whether it is good (bool); flat."""
-    logits, good = [], []
-    with calibrated(model, 0.0):
-        for pair in pairs:
-            evidence = model.log_posterior(model.pad(pair.lq.to(model.device)))
-            s_l = evidence.argmax(1)
-            log_p = model.functions(evidence)[1](s_l, s_l).double()
-            logits.append((log_p - torch.log(-torch.expm1(log_p))).flatten().cpu())
-            good.append((s_l == tokens_of(model, pair)).flatten().cpu())
-    return torch.cat(logits), torch.cat(good)
-
-
-def fit_shift(logits: Tensor, good: Tensor) -> float:
-    """The shift b with mean σ(logit + b) = the share of good tokens: the most likely one, and the prior put right.
-
-    ValueError where all tokens are good, or none: no shift would do.
-    """
-    share = float(good.double().mean())
-    if not 0 < share < 1:
-        raise ValueError(f"the share of good tokens is {share:g}, needed strictly between 0 and 1 to fit a shift")
-    low, high = -50.0, 50.0
-    for _ in range(60):
-        middle = (low + high) / 2
-        if float((logits + middle).sigmoid().mean()) < share:
-            low = middle
-        else:
-            high = middle
-    return (low + high) / 2
-
-
-def calibrate(model: ITER, photos: Mapping[str, Tensor], *, side: int = 256, seed: int = 0) -> float:
-    """The shift of φ_e's logit that makes α a probability, fitted on S_l of `photos` (see `held_out`: never test photos).
-
-    It is what `ITER.calibration` holds; this function does not set it.
-    """
-    return fit_shift(*judge(model, make_pairs(photos, model.tier, side, seed)))
-
-
 # ------------------------------------------------------------------------------------------------------------- methods
 
 Kind = Literal["iter", "mixed", "oracle", "bicubic", "bound", "S_l", "sample"]
@@ -282,12 +190,6 @@ class Method:
         if not self.draws:
             return {"kind": self.kind}
         return {"kind": self.kind, "shift": self.shift, "trust": self.trust, **dataclasses.asdict(self.sampler)}
-
-
-@torch.no_grad()
-def tokens_of(model: ITER, pair: Pair) -> Tensor:
-    """S_h, (1, h, w)."""
-    return model.vqgan.encode(pair.hq.to(model.device))
 
 
 def oracle(s_h: Tensor, doubt: float = 1e-3) -> EvaluatorFn:
@@ -365,14 +267,14 @@ def measure(model: ITER, method: Method, pair: Pair, seed: int, names: Sequence[
 # --------------------------------------------------------------------------------------------------------------- sweep
 
 # The modules that a row's numbers come from: rows made by other code are not used again.
-_CODE = ("config", "degradation", "experiments", "lq_encoder", "masking", "metrics", "model", "sampling", "schedule", "swin",
-         "token_nets", "vqgan")
+_CODE = ("config", "degradation", "lab/experiments", "lab/metrics", "lq_encoder", "masking", "model", "sampling", "schedule",
+         "swin", "token_nets", "training/validate", "vqgan")
 
 
 @lru_cache(maxsize=1)
 def code_hash() -> str:
-    here = Path(__file__).parent
-    return hashlib.sha256(b"".join((here / f"{name}.py").read_bytes() for name in _CODE)).hexdigest()[:12]
+    package = Path(__file__).parents[1]
+    return hashlib.sha256(b"".join((package / f"{name}.py").read_bytes() for name in _CODE)).hexdigest()[:12]
 
 
 def fingerprint(model: ITER) -> str:
@@ -544,7 +446,7 @@ def real_set(model: ITER, bench: Path, sampler: Sampler, *, shift: float | None 
     import pandas as pd
     from tqdm import tqdm
 
-    from itersr.evaluation import pair
+    from itersr.lab.evaluation import pair
 
     paths = image_files(bench / "test" / "realsrset")
     names = [name for name in metrics.TABLE_1 if metrics.available(name)]
@@ -553,7 +455,8 @@ def real_set(model: ITER, bench: Path, sampler: Sampler, *, shift: float | None 
                "settings": dataclasses.asdict(sampler)}
     jobs: list[tuple[str, Path, Path, dict[str, Any]]] = [("bicubic", path, path, {}) for path in paths]
     for folder in sorted((bench / "published").glob("*/")):
-        jobs += [(folder.name, source, output, {}) for output, source in pair(image_files(folder), paths).items()]
+        pairs = pair(folder, bench / "test" / "realsrset")
+        jobs += [(folder.name, source, output, {}) for source, output in pairs.items() if output is not None]
     jobs += [("ITER", path, path, weights) for path in paths if max(read(path).size) <= (largest or math.inf)]
 
     finished, rows = Store(store), []

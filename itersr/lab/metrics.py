@@ -23,6 +23,8 @@ import torch
 from torch import Tensor
 
 from itersr.pictures import to_tensor
+from itersr.training import perceptual
+from itersr.training.perceptual import hub_folder, not_here
 
 
 class MetricUnavailable(RuntimeError):
@@ -48,8 +50,7 @@ _Y = (("test_y_channel", True), ("color_space", "ycbcr"))
 _NIQE_FILE, _NRQM_FILE = "pyiqa/niqe_modelparameters.mat", "pyiqa/NRQM_model.mat"
 
 
-def _lpips(net: str, features: str, heads: str, smallest: int) -> Metric:
-    files = (f"checkpoints/{features}", f"pyiqa/{heads}")
+def _lpips(net: str, smallest: int, files: tuple[str, str]) -> Metric:
     options = (("net", net), ("version", "0.1"))
     return Metric(f"lpips-{net}", f"LPIPS v0.1, net {net}, RGB", True, True, smallest, files, "lpips", options)
 
@@ -65,9 +66,9 @@ METRICS = {
             "ssim", _Y,
         ),
         Metric("gmsd", "GMSD, Y of YIQ, no border crop", True, True, 4, (), "gmsd"),
-        _lpips("alex", "alexnet-owt-7be5be79.pth", "LPIPS_v0.1_alex-df73285e.pth", 31),
-        _lpips("squeeze", "squeezenet1_1-b8a52dc0.pth", "LPIPS_v0.1_squeeze-4a5350f2.pth", 17),
-        _lpips("vgg", "vgg16-397923af.pth", "LPIPS_v0.1_vgg-a78928a0.pth", 16),
+        _lpips("alex", 31, ("checkpoints/alexnet-owt-7be5be79.pth", "pyiqa/LPIPS_v0.1_alex-df73285e.pth")),
+        _lpips("squeeze", 17, perceptual.FILES),
+        _lpips("vgg", 16, ("checkpoints/vgg16-397923af.pth", "pyiqa/LPIPS_v0.1_vgg-a78928a0.pth")),
         Metric("niqe", "NIQE, Y of YIQ, no border crop", False, True, 96, (_NIQE_FILE,), "niqe"),
         Metric("nrqm", "NRQM (Ma et al.), Y of YIQ, no border crop", False, False, 96, (_NRQM_FILE,), "nrqm"),
         Metric(
@@ -106,15 +107,9 @@ def describe(name: str) -> str:
     return find(name).says
 
 
-def hub_folder() -> Path:
-    """Where torch and pyiqa keep downloaded weights: TORCH_HOME/hub, by default ~/.cache/torch/hub."""
-    return Path(torch.hub.get_dir())
-
-
 def missing_files(name: str) -> list[Path]:
     """The weights of a metric that are not on the disk; empty when it can be computed (or needs none)."""
-    paths = [hub_folder() / file for file in find(name).files]
-    return [path for path in paths if not (path.is_file() and path.stat().st_size > 0)]
+    return not_here(find(name).files)
 
 
 def available(name: str) -> bool:
@@ -184,7 +179,7 @@ def fetch(name: str, timeout: float = 20.0) -> None:
 
 def _how_to_get(metric: Metric) -> str:
     if importlib.util.find_spec("pyiqa") is None:
-        return f"{metric.name} needs pyiqa, which is not installed: pip install pyiqa"
+        return f"{metric.name} needs pyiqa, which is not installed: pip install 'itersr[notebooks]'"
     gone = ", ".join(str(path) for path in missing_files(metric.name))
     return f"{metric.name} needs weights not found here: {gone}; itersr evaluate --download gets them, or set TORCH_HOME"
 

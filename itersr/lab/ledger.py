@@ -3,7 +3,7 @@
 Notebooks 07–09 record `evidence`: named means with their 95 % intervals. A claim names the evidence that it needs and
 where each interval has to lie; nothing of a verdict is typed.
 
-    python -m itersr.ledger        figures/results/07–09.json → figures/results/claims.json, the README's first table, and
+    python -m itersr.lab.ledger    figures/results/07–09.json → figures/results/claims.json, the README's first table, and
                                    the numbers on test photos in the model card of the weights that were measured
 """
 
@@ -16,11 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from itersr.reproduce import ROOT
+from itersr.lab.reproduce import ROOT
+from itersr.training.ship import CARD_BEGIN, CARD_END
 
 NOTEBOOKS = ("07", "08", "09")
 BEGIN, END = "<!-- claims -->", "<!-- /claims -->"
-CARD_BEGIN, CARD_END = "<!-- test photos -->", "<!-- /test photos -->"
 HOLDS, FAILS, UNKNOWN = "holds", "does not hold", "not measured"
 FEWEST = 6  # photos: with fewer, all of them agree by chance more often than one time in twenty (2 · 2⁻⁵ > .05)
 
@@ -228,6 +228,8 @@ def write(root: Path = ROOT) -> list[dict[str, Any]]:
 
 
 if __name__ == "__main__":
+    if not (ROOT / "figures").is_dir():
+        sys.exit("ledger: the results are no part of the installed package: run this in a clone of the repository")
     for row in write():
         print(f"{row['number']:>2}  {row['verdict']:<13}  {row['claim']}")
     sys.exit(0)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from itersr import metrics
+from itersr.lab import metrics
 from itersr.masking import POLICIES
 from itersr.pictures import bundled, resize, to_tensor
 

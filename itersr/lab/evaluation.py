@@ -10,26 +10,37 @@ from typing import Any
 
 import torch
 
-from itersr import metrics
+from itersr.disk import listed, shown
+from itersr.lab import metrics
 from itersr.upscaling.read import ImageError, image_files, read
 
 log = logging.getLogger(__name__)
 
 
-def pair(outputs: Sequence[Path], references: Sequence[Path]) -> dict[Path, Path]:
-    """The reference of each output: the same file name without suffix, or the longest one that it begins with, as in
-    `Lincoln_BSRGAN.png` for `Lincoln.png`.
+def pair(folder: str | os.PathLike[str], reference: str | os.PathLike[str]) -> dict[Path, Path | None]:
+    """Each image below `reference` and its output, None where there is none: that of the same name in the same subfolder of
+    `folder`, or one that begins with it and with no longer one, as `a/Lincoln_BSRGAN.png` for `a/Lincoln.png`.
+
+    A suffix may differ, but of `x.png` and `x.jpg` the output `x_out.png` has the first.
 
     Raises:
-        ImageError: an output without a reference.
+        ImageError: an output without a reference, or with two that fit; two outputs of one reference.
     """
-    by_stem = {path.stem: path for path in references}
-    pairs = {}
-    for output in outputs:
-        fitting = [stem for stem in by_stem if output.stem == stem or output.stem.startswith(f"{stem}_")]
-        if not fitting:
-            raise ImageError(output, "has no reference", "give both the same name; a _suffix on the output is fine")
-        pairs[output] = by_stem[max(fitting, key=len)]
+    pairs: dict[Path, Path | None] = dict.fromkeys(image_files(reference))
+    for output in image_files(folder):
+        place = Path(reference, output.relative_to(folder).parent)
+        fitting = [file for file in pairs if file.parent == place and f"{output.stem}_".startswith(f"{file.stem}_")]
+        longest = [file for file in fitting if len(file.stem) == max(len(other.stem) for other in fitting)]
+        same = [file for file in longest if file.suffix.lower() == output.suffix.lower()]
+        found = same if len(same) == 1 else longest
+        if not found:
+            cure = f"give both the same name in the same folder below {reference}; a _suffix on the output is fine"
+            raise ImageError(output, "has no reference", cure)
+        if len(found) > 1:
+            raise ImageError(output, f"has the references {shown(found[0])} and {shown(found[1])}", "leave one")
+        twin, pairs[found[0]] = pairs[found[0]], output
+        if twin is not None:
+            raise ImageError(output, f"has the same reference as {shown(twin)}: {shown(found[0])}", "leave one")
     return pairs
 
 
@@ -48,15 +59,21 @@ def measure(
     """
     from tqdm import tqdm
 
-    outputs = image_files(folder)
-    pairs = pair(outputs, image_files(reference)) if reference is not None else {}
+    jobs: list[tuple[Path, Path | None]]
+    if reference is None:
+        jobs = [(path, None) for path in image_files(folder)]
+    else:
+        pairs = pair(folder, reference)
+        jobs = sorted((output, original) for original, output in pairs.items() if output is not None)
+        if missing := [original for original, output in pairs.items() if output is None]:
+            log.warning("%s: no result for %d of the references: %s", shown(folder), len(missing), listed(missing))
     rows: list[dict[str, Any]] = []
-    for path in tqdm(outputs, unit="image", desc=str(folder), disable=not progress):
+    for path, original in tqdm(jobs, unit="image", desc=str(folder), disable=not progress):
         image = read(path)
-        other = read(pairs[path]) if path in pairs else None
+        other = None if original is None else read(original)
         if other is not None and other.size != image.size:
             (h, w), (rh, rw) = image.size, other.size
-            raise ImageError(path, f"is {w}×{h}, its reference {pairs[path]} is {rw}×{rh}", "compare pictures of one size")
+            raise ImageError(path, f"is {w}×{h}, its reference {original} is {rw}×{rh}", "compare pictures of one size")
         for name in names:
             full = metrics.find(name).needs_reference
             try:
@@ -78,7 +95,7 @@ def summarise(rows: Sequence[Mapping[str, Any]], seed: int = 0) -> dict[str, dic
         if len(values) == 1:
             result[name] = {"mean": values[0], "low": None, "high": None, "n": 1}
             continue
-        interval = metrics.mean_interval(values, torch.Generator().manual_seed(seed))
+        interval = metrics.mean_interval(values, torch.Generator().manual_seed(int(seed)))
         result[name] = {"mean": interval.mean, "low": interval.low, "high": interval.high, "n": interval.n}
     return result
 

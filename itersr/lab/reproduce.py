@@ -29,6 +29,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from itersr import PASSIVE
+
 if TYPE_CHECKING:
     import torch
     from matplotlib.figure import Figure
@@ -36,7 +38,7 @@ if TYPE_CHECKING:
 
     from itersr.config import Tier
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 TAKE_A_FOLDER = ("06", "07", "08", "09")  # notebooks that train nothing
 SMOKE_TIMEOUT = 1800  # seconds for one cell; papermill itself would wait for ever
 DPI = 100  # with figures of 8 × 5 inches a notebook stays well inside its 1.5 MB
@@ -173,6 +175,8 @@ def run(
     from itersr.config import TIERS
 
     source = ROOT / "notebooks" if notebooks is None else Path(notebooks)
+    if notebooks is None and not source.is_dir():
+        raise FileNotFoundError("the notebooks are no part of the installed package: run this in a clone of the repository")
     if is_folder := tier not in TIERS and Path(tier).is_dir():
         tier = str(_short(Path(tier).resolve(), ROOT))  # the notebooks have a working folder of their own
         only = only or TAKE_A_FOLDER
@@ -237,7 +241,7 @@ def kernel_environment(**extra: str) -> Iterator[None]:
     keep = "ITERSR_BENCH"  # names the test photos, and no notebook has a parameter for it
     for name in [name for name in os.environ if name.startswith("ITERSR_") and name != keep or name == "MPLBACKEND"]:
         del os.environ[name]
-    os.environ.update(extra, TQDM_DISABLE="1", JUPYTER_PREFER_ENV_PATH="1")
+    os.environ.update({**PASSIVE, **os.environ, **extra}, TQDM_DISABLE="1", JUPYTER_PREFER_ENV_PATH="1")
     try:
         yield
     finally:
@@ -262,7 +266,7 @@ def _outcome(notebook: NotebookNode, result: Path) -> str:
 
 def _choose(source: Path, only: str | Iterable[str] | None) -> list[Path]:
     if not source.is_dir():
-        raise FileNotFoundError(f"{source} is not a folder: run this from a clone of the repository, where the notebooks are")
+        raise FileNotFoundError(f"{source} is not a folder")
     found = {path.stem[:2]: path for path in sorted(source.glob("[0-9][0-9]_*.py"))}
     found |= {path.stem[:2]: path for path in sorted(source.glob("[0-9][0-9]_*.ipynb"))}  # the paired ipynb comes first
     if only is None:

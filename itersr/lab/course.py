@@ -1,0 +1,103 @@
+"""The networks that a notebook looks at, and how they were trained: shipped weights, this run's, or trained now."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from itersr import weights
+from itersr.config import TIERS, Tier
+from itersr.lab.reproduce import ROOT
+from itersr.model import ITER, pick_device
+from itersr.training.run import load_networks, train_stage
+from itersr.training.stages import runs_of
+
+SHOWN = "tiny"
+"""The tier that the course shows, also where better weights ship: readers can train it themselves, on a CPU."""
+
+
+def load_or_train(stage: str, config: Tier, data: str | Path | None, out: Path, **options: Any) -> ITER:
+    """The model with every network up to `stage`: from the tier's shipped weights, else from OUT/weights, else trained now.
+
+    What a notebook calls: `smoke` trains live in seconds, the other tiers load what ships, and a tier that is named after a
+    folder (see `Run.start`) loads what lies there. Shipped weights do not stand in for photos of the reader's own (`data`), nor
+    for networks of other sizes.
+    """
+    if config.name not in TIERS:
+        model = ITER.from_pretrained(ROOT / config.name, options.get("device", "auto"))
+        model.tier = config  # named after the folder
+        return model
+    if data is None and config.name != "smoke" and _ships(config):
+        return ITER.from_pretrained(config.name, options.get("device", "auto"))
+    wanted = ("vqgan",) if stage == "vqgan" else config.train[stage].networks
+    if not all((out / "weights" / f"{name}.safetensors").exists() for name in wanted):
+        train_stage(stage, config, data, out, **{"resume": True, "progress": False, **options})
+    model = load_networks(out / "weights", config, wanted)
+    return model.to(pick_device(options.get("device", "auto"))).eval().requires_grad_(False)
+
+
+def _ships(config: Tier) -> bool:
+    """Whether weights of just these networks ship."""
+    if config.name not in weights.shipped():
+        return False
+    ours, _ = weights.read_config(weights.SHIPPED / config.name)
+    return all(getattr(ours, name) == getattr(config, name) for name in weights.NETWORKS)
+
+
+def model_to_measure(config: Tier, data: str | Path | None, out: Path, **options: Any) -> ITER:
+    """What the result notebooks (06–09) look at: a tier's networks, all four; at `smoke`, a quick look at those of `SHOWN`.
+
+    Networks that trained for seconds show whether code runs, not what the method does.
+    """
+    if config.name == "smoke" and SHOWN in weights.shipped():
+        return ITER.from_pretrained(SHOWN, options.get("device", "auto"))
+    for stage in ("vqgan", "lq_encoder", "token_nets"):
+        model = load_or_train(stage, config, data, out, **options)
+    return model
+
+
+def learning_curve(config: Tier, stage: str, out: Path, network: str = "") -> Any:
+    """The log of a stage's last run (of the last that trained `network`) as a tidy pandas frame: step, seconds, split, name,
+    value. This run's, else the shipped one."""
+    import pandas as pd
+
+    own = [log for run in runs_of(out, stage, network) if (log := out / run / "log.csv").exists()]
+    if own:
+        return pd.read_csv(own[-1])
+    shipped = weights.SHIPPED / config.name
+    return pd.read_csv(shipped / f"{[stage, *_recorded(shipped, stage, network)][-1]}.csv")
+
+
+def _recorded(folder: Path, stage: str, network: str = "") -> dict[str, dict[str, Any]]:
+    """The runs of a stage (those that trained `network`) that made the weights in `folder`, as their config.json tells."""
+    _, extra = weights.read_config(folder)
+    return {name: done for name, done in extra.get("runs", {}).items()
+            if done["stage"] == stage and network in ("", *done["networks"])}
+
+
+def recipe(stage: str, network: str = "", *, name: str = SHOWN, minutes: tuple[float, ...] = (2, 10, 30)
+           ) -> tuple[str, Any]:
+    """How a stage (or one `network` of it) of shipped weights was trained: one line, and a
+    pandas frame of what the log of the last run showed at these minutes and at the end, so that a reader's own run can be
+    told to be healthy while it still runs.
+
+    Training values are means of five logged steps. WeightsError where these weights do not say how they were made.
+    """
+    import pandas as pd
+
+    folder = weights.locate(name)
+    runs = _recorded(folder, stage, network)
+    if not runs:
+        raise weights.WeightsError(f"{folder.name}: no record of the stage {stage}")
+    last, done = list(runs.items())[-1]
+    log = pd.read_csv(folder / f"{last}.csv")
+    table: dict[str, dict[str, float]] = {}
+    for (split, value), rows in log.groupby(["split", "name"], sort=False):
+        for minute in (*minutes, done["minutes"]):
+            so_far = rows[rows.seconds <= 60 * minute + 30].value
+            if value != "learning rate" and len(so_far):
+                mean = so_far.tail(5 if split == "train" else 1).mean()
+                table.setdefault(f"{split}: {value}", {})[f"{minute:g} min"] = round(mean, 3)
+    line = "; then ".join("`{command}`: {steps} steps in {minutes} minutes".format(**run) for run in runs.values())
+    line += f"; on {done['hardware']}" + (". Of the last run:" if len(runs) > 1 else "")
+    return line, pd.DataFrame(table).T.astype(object).where(lambda cell: cell.notna(), "–")

@@ -1,0 +1,122 @@
+"""Held-out photos as pairs of HQ and LQ, and how far φ_e is to be trusted on them: the shift of its logit."""
+
+from __future__ import annotations
+
+import hashlib
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from itersr.config import Tier
+from itersr.degradation import MILD, PUBLISHED, degrade
+from itersr.model import ITER
+from itersr.pictures import bundled
+from itersr.training.data import Photos
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A sharp photo and its degraded version: hq (1, 3, H, W) and lq (1, 3, H/s, W/s), both in [0, 1]."""
+
+    name: str
+    hq: Tensor
+    lq: Tensor
+
+    @cached_property
+    def digest(self) -> str:
+        """A hash of the pixels: rows on disk belong to them, whatever the photo is called."""
+        return hashlib.sha256(self.hq.numpy().tobytes() + self.lq.numpy().tobytes()).hexdigest()[:12]
+
+
+def make_pairs(photos: Mapping[str, Tensor], tier: Tier, side: int, seed: int = 0) -> list[Pair]:
+    """Centre crops of the photos (3, H, W), degraded as the tier was trained, each from its own name and the seed.
+
+    side: of a crop in HQ pixels, less where the photo is smaller; always whole windows of tokens, so that nothing is padded.
+    """
+    unit = tier.unit
+    pairs = []
+    for name, photo in photos.items():
+        h, w = (min(side, n) // unit * unit for n in photo.shape[-2:])
+        if not h or not w:
+            raise ValueError(f"photo {name} is {tuple(photo.shape[-2:])}, needed at least {unit} pixels on each side")
+        y, x = (photo.shape[-2] - h) // 2, (photo.shape[-1] - w) // 2
+        hq = photo[None, :, y : y + h, x : x + w].contiguous()
+        generator = torch.Generator().manual_seed(zlib.crc32(f"{seed}/{name}".encode()))
+        ranges = MILD if tier.degradation == "mild" else PUBLISHED
+        pairs.append(Pair(name, hq, degrade(hq, generator=generator, scale=tier.scale, ranges=ranges)))
+    return pairs
+
+
+@torch.no_grad()
+def tokens_of(model: ITER, pair: Pair) -> Tensor:
+    """S_h, (1, h, w)."""
+    return model.vqgan.encode(pair.hq.to(model.device))
+
+
+@contextmanager
+def calibrated(model: ITER, shift: float | None) -> Iterator[None]:
+    """Within it φ_e's logit is shifted by `shift` (None: as the model ships)."""
+    before = model.calibration
+    model.calibration = before if shift is None else shift
+    try:
+        yield
+    finally:
+        model.calibration = before
+
+
+def held_out(data: Path | None, side: int = 1) -> dict[str, Tensor]:
+    """Photos to calibrate on, never those of a test: scikit-image's training split (None), or those that training held out.
+
+    Of these the ones that can be read and have `side` pixels along both sides.
+    """
+    if data is None:
+        return bundled("train")
+    _, rest = Photos.of(data).split()
+    rest.preload()
+    return {Path(rest.names[i]).stem: rest[i] for i in rest.large_enough(side)}
+
+
+@torch.no_grad()
+def judge(model: ITER, pairs: Sequence[Pair]) -> tuple[Tensor, Tensor]:
+    """φ_e's logit of "good", without any shift, for every token of every S_l (float64), and whether it is good (bool); flat."""
+    logits, good = [], []
+    with calibrated(model, 0.0):
+        for pair in pairs:
+            evidence = model.log_posterior(model.pad(pair.lq.to(model.device)))
+            s_l = evidence.argmax(1)
+            log_p = model.functions(evidence)[1](s_l, s_l).double()
+            logits.append((log_p - torch.log(-torch.expm1(log_p))).flatten().cpu())
+            good.append((s_l == tokens_of(model, pair)).flatten().cpu())
+    return torch.cat(logits), torch.cat(good)
+
+
+def fit_shift(logits: Tensor, good: Tensor) -> float:
+    """The shift b with mean σ(logit + b) = the share of good tokens: the most likely one, and the prior put right.
+
+    ValueError where all tokens are good, or none: no shift would do.
+    """
+    share = float(good.double().mean())
+    if not 0 < share < 1:
+        raise ValueError(f"the share of good tokens is {share:g}, needed strictly between 0 and 1 to fit a shift")
+    low, high = -50.0, 50.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        if float((logits + middle).sigmoid().mean()) < share:
+            low = middle
+        else:
+            high = middle
+    return (low + high) / 2
+
+
+def calibrate(model: ITER, photos: Mapping[str, Tensor], *, side: int = 256, seed: int = 0) -> float:
+    """The shift of φ_e's logit that makes α a probability, fitted on S_l of `photos` (see `held_out`: never test photos).
+
+    It is what `ITER.calibration` holds; this function does not set it.
+    """
+    return fit_shift(*judge(model, make_pairs(photos, model.tier, side, seed)))
