@@ -115,11 +115,11 @@ def train_all(config: Tier, data: str | Path | None, out: Path, *, minutes: floa
         validated = train_stage(stage, config, data, out, photos=photos, resume=True,
                                 minutes=None if minutes is None else share * minutes, **options) or validated
     left = None if minutes is None else max(60 * minutes - (time.monotonic() - began), 5.0)
-    card = out / "weights" / "MODEL_CARD.md"
-    if main and card.exists() and weights.fingerprint(card.parent) in card.read_text(encoding="utf-8"):
-        log.info("%s: has been trained", out)  # and its card, the last of all, written
-        return validated
     if not main:
+        return validated
+    card = out / "weights" / "MODEL_CARD.md"
+    if card.exists() and weights.fingerprint(card.parent) in card.read_text(encoding="utf-8"):
+        log.info("%s: has been trained", out)  # and its card, the last of all, written
         return validated
     kept = f", {len(photos[1])} others held out" if data is not None else " of scikit-image"
     ship.export(out, None if data is None else Path(data), data=describe or f"{len(photos[0])} photos{kept}",

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from itersr.config import Tier
-from itersr.degradation import MILD, PUBLISHED, degrade
+from itersr.degradation import degrade
 from itersr.model import ITER
 from itersr.pictures import bundled
-from itersr.training.data import Photos
+from itersr.training.data import Photos, ranges
 
 
 @dataclass(frozen=True)
@@ -48,8 +48,8 @@ def make_pairs(photos: Mapping[str, Tensor], tier: Tier, side: int, seed: int = 
         y, x = (photo.shape[-2] - h) // 2, (photo.shape[-1] - w) // 2
         hq = photo[None, :, y : y + h, x : x + w].contiguous()
         generator = torch.Generator().manual_seed(zlib.crc32(f"{seed}/{name}".encode()))
-        ranges = MILD if tier.degradation == "mild" else PUBLISHED
-        pairs.append(Pair(name, hq, degrade(hq, generator=generator, scale=tier.scale, ranges=ranges)))
+        lq = degrade(hq, generator=generator, scale=tier.scale, ranges=ranges(tier.degradation))
+        pairs.append(Pair(name, hq, lq))
     return pairs
 
 
