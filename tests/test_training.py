@@ -568,7 +568,7 @@ def test_an_evaluator_in_training_judges_no_map_that_holds_the_truth() -> None:
     settings = dataclasses.replace(tier("smoke").train["token_nets"], networks=("evaluator",))
     crops = Crops(Photos(pictures.bundled("train")), 32, 0, degradation=algorithm_ranges())
     batch = torch.utils.data.default_collate([crops[i] for i in range(24)])
-    coin = Algorithm1(model, settings).noise(batch, "per image", (3,))[:, 1]
+    coin = Algorithm1(model, settings).noise(batch, "per image", (3,))[:, 2]
 
     def on_samples(corrupt: float, chosen: torch.Tensor) -> float:
         some = {name: value[chosen] for name, value in batch.items()}
