@@ -250,7 +250,6 @@ def _add_train(commands: Any, common: argparse.ArgumentParser) -> None:
     p.add_argument("--seed", type=int, default=0, help="of first weights and of what is drawn (default: %(default)s)")
     p.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 … (default: auto)")
     p.add_argument("--precision", choices=("auto", "no", "bf16"), default="auto", help="mixed precision (auto: bf16 on a GPU)")
-    p.add_argument("--compile", action="store_true", help="torch.compile the Swin blocks: minutes at first, for long runs")
     p.add_argument("--workers", type=int, metavar="N", help="processes that make crops (default: cores less one with a GPU)")
     p.set_defaults(handler=_train)
 

@@ -189,8 +189,10 @@ def test_one_command_trains_all_and_does_so_once(
     capsys.readouterr()
 
     given = {"--tier": "smoke", "--steps": "6", "--batch": "2"}
-    for change, was in (({"--tier": "tiny"}, "tier was smoke, now tiny"), ({"--seed": "1"}, "seed was 0, now 1"),
-                        ({"--minutes": "1", "--steps": ""}, "minutes was None, now 1"), ({"--batch": "3"}, "batch was 2, now 3")):
+    for change, was in (
+        ({"--tier": "tiny"}, "tier was smoke, now tiny"), ({"--seed": "1"}, "seed was 0, now 1"),
+        ({"--minutes": "1", "--steps": ""}, "minutes was None, now 1"), ({"--batch": "3"}, "batch was 2, now 3"),
+    ):
         options = [f"{name}={value}" for name, value in (given | change).items() if value]
         assert main(["train", "all", *options, "--device", "cpu", "--out", str(tmp_path)]) == 2, change
         told = capsys.readouterr().err.strip()
@@ -246,6 +248,40 @@ def test_another_run_is_refused_and_more_steps_are_not(tmp_path: Path) -> None:
         assert contents(tmp_path) == before
     run(micro(steps=14, validations=3), tmp_path, resume=True, photos=photos)
     assert state(tmp_path)["step"] == 14
+
+
+@pytest.mark.parametrize("left", [0, 10, 20_000, -1])
+def test_a_damaged_checkpoint_is_one_line_with_file_and_cure(
+    left: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(micro(), tmp_path, stop_at=4)
+    file = tmp_path / "vqgan" / "checkpoint.pt"
+    file.write_bytes(file.read_bytes()[:left])
+    before = contents(tmp_path)
+    with pytest.raises(TrainingError) as told:
+        run(micro(), tmp_path, resume=True)
+    assert f"{file}: this checkpoint is damaged" in str(told.value) and "remove it" in str(told.value)
+    assert "\n" not in str(told.value) and contents(tmp_path) == before
+    file.unlink()
+    run(micro(), tmp_path, resume=True)
+    assert state(tmp_path)["step"] == 12
+
+
+@pytest.mark.parametrize("text", ["", '{"stage": "vq', "[]"])
+def test_a_damaged_record_is_one_line_with_file_and_cure(text: str, tmp_path: Path) -> None:
+    run(micro(), tmp_path, stop_at=4)
+    (tmp_path / "vqgan" / "settings.json").write_text(text)
+    with pytest.raises(ValueError, match=r"settings.json: this record of a run is damaged .*remove") as told:
+        run(micro(), tmp_path, resume=True)
+    assert "\n" not in str(told.value)
+
+
+def test_two_trainings_in_one_folder(tmp_path: Path) -> None:
+    with loop.alone(tmp_path / "vqgan"):
+        with pytest.raises(OtherRun, match="another process trains here"):
+            run(micro(), tmp_path)
+        assert not (tmp_path / "vqgan" / "settings.json").exists()
+    run(micro(), tmp_path, stop_at=2)
 
 
 def test_a_log_that_a_kill_cut_is_read(tmp_path: Path) -> None:

@@ -15,13 +15,15 @@ import logging
 import math
 import multiprocessing
 import os
+import pickle
 import time
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
@@ -29,8 +31,8 @@ from tqdm.auto import tqdm
 from itersr.config import TrainConfig
 from itersr.disk import replace_file, whole_file
 from itersr.model import pick_device
-from itersr.swin import SwinBlock
 from itersr.training.data import Crops, From
+from itersr.training.stages import read_record
 
 log = logging.getLogger(__name__)
 READ_EVERY = 20  # steps after which a GPU is asked for its losses: each time it has to finish first
@@ -38,20 +40,6 @@ ENDLESS = 1 << 40
 COLUMNS = ["step", "seconds", "split", "name", "value"]  # of log.csv
 
 Validate = Callable[[], tuple[dict[str, float], dict[str, Tensor]]]
-
-
-class Task(Protocol):
-    """What the loop trains: `Stage1` or `Algorithm1`. `along` is the share of the run that is done, from 0 to 1."""
-
-    config: TrainConfig
-    seed: int
-
-    @property
-    def trained(self) -> dict[str, nn.Module]: ...
-    @property
-    def parts(self) -> dict[str, nn.Module]: ...
-    def active(self, along: float) -> list[str]: ...
-    def after_step(self, step: int, along: float, crops: Crops, accelerator: Any) -> None: ...
 
 
 class TrainingError(Exception):
@@ -143,14 +131,14 @@ def learning_rate(along: float, config: TrainConfig) -> float:
 
 def train(task: Any, crops: Crops, out: Path, *, validate: Validate, save_weights: Callable[[], None],
           record: dict[str, Any] | None = None, minutes: float | None = None, resume: bool = False, stop_at: int | None = None,
-          accelerator: Any = None, workers: int | None = None, compiled: bool = False, progress: bool = True
-          ) -> dict[str, float]:
+          accelerator: Any = None, workers: int | None = None, progress: bool = True) -> dict[str, float]:
     """Train `task` for `task.config.steps` steps, or for `minutes`; gives the last validation's scalars.
 
+    task: a `Stage1` or an `Algorithm1`. To both, `along` is the share of the run that is done, from 0 to 1.
     validate, save_weights: called with the averaged weights in place. record: what settings.json is to say of this run.
     minutes: the whole run, over all calls, with validation and export; warm-up, learning rate and phases are laid over them.
     resume: go on from `out`'s checkpoint. stop_at: end this call at an earlier step. workers: processes that make crops (None:
-    all cores but two where a GPU trains, else none). compiled: whether blocks go through torch.compile.
+    all cores but two where a GPU trains, else none).
     Raises TrainingError for a NaN or an exploding loss, OtherRun for a checkpoint of another run, FileExistsError where `out`
     already holds a run.
     """
@@ -177,8 +165,6 @@ def train(task: Any, crops: Crops, out: Path, *, validate: Validate, save_weight
         _forget_after(out / "log.csv", step)
     loader = make_loader(crops, From(step * config.batch, stop * config.batch), config.batch, workers, accelerator)
     wrapped, loader = accelerator.prepare(task, loader, device_placement=[True, False])
-    if compiled:
-        compile_blocks(task)
     writer = _tensorboard(out, step) if main else None
 
     watch, scalars = Watch(crops, checkpoint, READ_EVERY if on_gpu else 1), dict[str, float]()
@@ -200,7 +186,7 @@ def train(task: Any, crops: Crops, out: Path, *, validate: Validate, save_weight
 
         if step == started + 1:
             watch.read()
-            clock.rest()  # the first step compiles, and waits for the processes that make crops
+            clock.rest()  # the first step waits for the processes that make crops
         else:
             clock.train()
         now = _shared(clock.along(step), minutes, accelerator)
@@ -221,8 +207,7 @@ def train(task: Any, crops: Crops, out: Path, *, validate: Validate, save_weight
             validated = _due(now, config)
             average.swap()
             task.eval()
-            with _eager() if on_gpu else nullcontext():
-                scalars, pictures = validate()
+            scalars, pictures = validate()
             if main:
                 save_weights()
                 _pictures(out, writer, step, pictures)
@@ -269,13 +254,6 @@ def make_optimizers(task: Any, device: torch.device) -> dict[str, torch.optim.Op
                                    fused=device.type == "cuda") for name, part in task.parts.items()}
 
 
-def compile_blocks(task: nn.Module) -> None:
-    """torch.compile for the Swin blocks: not for whole networks, since all blocks of a kind share what is compiled once."""
-    for module in task.modules():
-        if isinstance(module, SwinBlock):
-            module.compile(dynamic=False)
-
-
 def update(task: Any, wrapped: Any, optimizers: dict[str, Any], batch: dict[str, Tensor], along: float, accelerator: Any,
            watch: Watch, step: int) -> dict[str, Tensor]:
     """One step of training on a batch, with the learning rate of `along`; gives the losses to log.
@@ -316,11 +294,6 @@ def make_loader(crops: Crops, indices: From, batch: int, workers: int | None, ac
         context.set_forkserver_preload(["itersr.training.data"])
     return DataLoader(crops, batch_size=batch, sampler=indices, drop_last=True, num_workers=workers, pin_memory=on_gpu,
                       prefetch_factor=2, multiprocessing_context=context)
-
-
-def _eager() -> Any:
-    """Validation has pictures of other sizes, for which nothing should be compiled."""
-    return torch.compiler.set_stance("force_eager")
 
 
 def _due(along: float, config: TrainConfig) -> int:
@@ -375,13 +348,25 @@ def keep_record(path: Path, record: dict[str, Any], resumed: bool, main: bool, m
     """Write what a run is, whole or not at all; OtherRun where a resumed one was something else."""
     record = json.loads(json.dumps(record))
     if resumed and path.exists():
-        before = json.loads(path.read_text())
+        before = read_record(path)
         other = [f"{name} was {before[name]}, now {value}" for name, value in record.items()
                  if name in before and name not in may_change and before[name] != value]
         if other:
             raise OtherRun(f"{path.parent}: holds another run ({'; '.join(other)}): name another folder for this one")
     elif main:
         replace_file(path, json.dumps(record, indent=1) + "\n")
+
+
+@contextmanager
+def alone(folder: Path, main: bool = True) -> Iterator[None]:
+    """Nobody else trains in this folder meanwhile; OtherRun where somebody does. A killed process holds nothing."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / ".lock", timeout=0)
+    try:
+        with lock if main else nullcontext():
+            yield
+    except Timeout:
+        raise OtherRun(f"{folder}: another process trains here; wait for it, or name another folder") from None
 
 
 def _save(path: Path, step: int, clock: Clock, task: Any, optimizers: dict[str, Any], average: Average) -> None:
@@ -398,7 +383,10 @@ def _save(path: Path, step: int, clock: Clock, task: Any, optimizers: dict[str, 
 
 def _load(path: Path, task: Any, optimizers: dict[str, Any], average: Average, clock: Clock) -> int:
     """Bring everything to where a checkpoint was written; gives the step."""
-    state = torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, OSError, EOFError, pickle.UnpicklingError) as error:
+        raise TrainingError(f"{path}: this checkpoint is damaged ({error}); remove it to train this stage anew") from None
     if state["seed"] != task.seed:
         raise OtherRun(f"{path}: was made with seed {state['seed']}, this run has seed {task.seed}")
     task.load_state_dict(state["task"])

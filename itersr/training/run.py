@@ -29,7 +29,7 @@ from itersr.config import Tier, tier
 from itersr.model import ITER, pick_device
 from itersr.training import algorithm1, ship, stage1
 from itersr.training.data import Crops, Photos, ranges, validation_pairs
-from itersr.training.loop import keep_record, make_accelerator, train
+from itersr.training.loop import alone, keep_record, make_accelerator, train
 from itersr.training.perceptual import perceptual
 from itersr.training.stages import STAGES, place_of, runs_of, variant
 
@@ -88,7 +88,7 @@ def train_stage(stage: str, config: Tier, data: str | Path | None, out: Path, *,
     record = {"stage": stage, "tier": config.name, **dataclasses.asdict(settings), "networks": networks, "seed": seed,
               "precision": accelerator.mixed_precision, "photos": len(photographs), "names of photos": names,
               "minutes": options.get("minutes"), "processes": accelerator.num_processes, "order": order}
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), alone(log_to, accelerator.is_main_process):
         validated = train(task, crops, log_to, validate=validate, save_weights=save, record=record, accelerator=accelerator,
                           **options)
     accelerator.end_training()
@@ -154,7 +154,7 @@ def run(args: argparse.Namespace) -> int:
     train = {name: dataclasses.replace(settings, **changes) if stage in ("all", name) else settings
              for name, settings in config.train.items()}
     options = {"seed": args.seed, "device": args.device, "precision": args.precision, "minutes": args.minutes,
-               "workers": args.workers, "compiled": args.compile}
+               "workers": args.workers}
     if stage == "all":
         if args.networks is not None or args.again:
             raise ValueError("--networks and --again are for single stages, not for `train all`")

@@ -14,9 +14,18 @@ STAGES = {"vqgan": ("vqgan",), "lq_encoder": ("lq_encoder",), "token_nets": ("re
 """Which networks each stage trains."""
 
 
+def read_record(path: Path) -> dict[str, Any]:
+    """What settings.json or all.json says of a run; ValueError where the file is damaged."""
+    try:
+        record = dict[str, Any](json.loads(path.read_text(encoding="utf-8")).items())
+    except (ValueError, OSError, AttributeError) as error:
+        raise ValueError(f"{path}: this record of a run is damaged ({error}); remove {path.parent} to train it anew") from None
+    return record
+
+
 def runs_of(out: Path, stage: str, network: str = "") -> dict[str, dict[str, Any]]:
     """The runs of a stage below OUT (those that trained `network`): name → settings, in the order in which they began."""
-    found = {file.parent.name: json.loads(file.read_text()) for file in out.glob("*/settings.json")}
+    found = {file.parent.name: read_record(file) for file in out.glob("*/settings.json")}
     found = {name: used for name, used in found.items() if used.get("stage") == stage and network in ("", *used["networks"])}
     return dict(sorted(found.items(), key=lambda item: item[1]["order"]))
 

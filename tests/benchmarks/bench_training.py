@@ -23,12 +23,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from itersr.config import TIERS, Tier, tier
 from itersr.model import ITER
+from itersr.swin import SwinBlock
 from itersr.training.algorithm1 import Algorithm1
 from itersr.training.data import Crops, From, Photos, ranges
-from itersr.training.loop import Watch, compile_blocks, make_accelerator, make_loader, make_optimizers, update
+from itersr.training.loop import Watch, make_accelerator, make_loader, make_optimizers, update
 from itersr.training.run import STAGES
 from itersr.training.stage1 import Stage1
 from tests.benchmarks import machine
@@ -44,6 +46,13 @@ def task_of(stage: str, config: Tier) -> Any:
     model = ITER(config)
     model.refiner.start_from(model.lq_encoder)
     return Algorithm1(model, config.train[stage], 0)
+
+
+def compile_blocks(task: nn.Module) -> None:
+    """torch.compile for the Swin blocks: not for whole networks, since all blocks of a kind share what is compiled once."""
+    for module in task.modules():
+        if isinstance(module, SwinBlock):
+            module.compile(dynamic=False)
 
 
 def measure(stage: str, config: Tier, photos: Photos, accelerator: Any, batch: int, workers: int | None, compiled: bool,
