@@ -63,7 +63,7 @@ setup: .venv/.ready
 	fi
 	@echo "Installing requirements.lock"
 	@$(PY) -m pip install --quiet --quiet --disable-pip-version-check uv
-	@$(PY) -m uv pip install --quiet --python $(PY) -r requirements.lock
+	@$(PY) -m uv pip install --quiet --python $(PY) --no-deps -r requirements.lock
 	@$(PY) -m uv pip install --quiet --python $(PY) --no-deps --no-build-isolation --editable .
 	@touch $@
 

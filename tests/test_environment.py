@@ -55,6 +55,12 @@ def test_the_lock_holds_exact_pins_and_no_addresses() -> None:
     assert not re.search(r"://|^\s*-|file:", text, re.MULTILINE), "requirements.lock names an index or an address"
 
 
+def test_the_lock_holds_one_opencv() -> None:
+    """pyiqa asks for two that overwrite each other's files; `make setup` installs the lock alone, without their dependencies."""
+    assert [pin.name for pin in PINS if "opencv" in pin.name] == ["opencv-python-headless"]
+    assert "--no-deps -r requirements.lock" in (ROOT / "Makefile").read_text(encoding="utf-8")
+
+
 def test_conda_installs_the_same_pins() -> None:
     environment = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
     (pip,) = [part["pip"] for part in environment["dependencies"] if isinstance(part, dict)]
