@@ -18,6 +18,16 @@ if "torch" not in sys.modules:
         os.environ.setdefault(_name, _value)
 
 
+def _after_fork() -> None:
+    # A forked process has the memory of OpenMP's threads without the threads, and would wait for them for ever.
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
 def __getattr__(name: str) -> Any:
     # `import itersr` stays light (the CLI answers --help without loading torch); ITER arrives when it is asked for.
     if name == "ITER":

@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -166,3 +167,37 @@ def test_outside_a_clone_the_course_says_so_in_one_line(module: list[str], tmp_p
     done = python("-m", *module, path=tmp_path / "site", cwd=tmp_path)
     assert done.returncode and "run this in a clone of the repository" in done.stderr, done.stderr
     assert len(done.stderr.splitlines()) == 1 and str(tmp_path) not in done.stderr
+
+
+FORK = """
+import multiprocessing, torch
+from itersr import ITER
+model, lq = ITER.from_pretrained("smoke", "cpu"), torch.rand(1, 3, 48, 48)
+large = model.upscale(lq)
+context = multiprocessing.get_context("fork")
+there, here = context.Pipe()
+context.Process(target=lambda: there.send(model.upscale(lq).numpy()), daemon=True).start()
+assert here.poll(60), "the forked process hangs"
+assert torch.allclose(torch.from_numpy(here.recv()), large, atol=1e-4)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+def test_a_process_forked_after_an_upscale_can_upscale(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", FORK], capture_output=True, text=True, timeout=600, cwd=PACKAGE.parent)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_source_distribution_holds_no_tests_without_their_helpers(tmp_path: Path) -> None:
+    root = PACKAGE.parent
+    for name in ("pyproject.toml", "README.md", "LICENSE", "MANIFEST.in"):
+        shutil.copy(root / name, tmp_path)
+    for name in ("itersr", "tests"):
+        shutil.copytree(root / name, tmp_path / name, ignore=shutil.ignore_patterns("*.safetensors", "__pycache__"))
+    build = "from setuptools import build_meta; print(build_meta.build_sdist('made'))"
+    done = subprocess.run([sys.executable, "-c", build], capture_output=True, text=True, timeout=600, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    (archive,) = (tmp_path / "made").glob("*.tar.gz")
+    with tarfile.open(archive) as file:
+        names = file.getnames()
+    assert not any("/tests" in name for name in names) and any(name.endswith("itersr/model.py") for name in names)
