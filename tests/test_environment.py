@@ -56,7 +56,7 @@ def test_the_lock_holds_exact_pins_and_no_addresses() -> None:
 
 
 def test_the_lock_holds_one_opencv() -> None:
-    """pyiqa asks for two that overwrite each other's files; `make setup` installs the lock alone, without their dependencies."""
+    """pyiqa asks for two that overwrite each other's files; `make setup` installs the lock and nothing beside it."""
     assert [pin.name for pin in PINS if "opencv" in pin.name] == ["opencv-python-headless"]
     assert "--no-deps -r requirements.lock" in (ROOT / "Makefile").read_text(encoding="utf-8")
 

@@ -1,9 +1,9 @@
 """A world in which everything is known: pictures of stripes, made from a seed.
 
-A picture is cut into random cells (Voronoi). Each cell is filled with stripes that have a direction, a period, two colours and a
-phase. Shrunk by four and blurred, short stripes lose their phase: the LQ picture still tells direction, period and colours, but
-not where a stripe begins. A token of such a cell can then be several things, and one neighbour tells which. With long stripes
-the phase survives, and neighbours add nothing to what the LQ picture tells.
+A picture is cut into random cells (Voronoi). Each cell is filled with stripes that have a direction, a period, two colours and
+a phase. Shrunk by four and blurred, short stripes lose their phase: the LQ picture may still tell direction, period and
+colours, but not where a stripe begins. A token of such a cell can then be several things, and one neighbour tells which. With
+long stripes the phase survives, and neighbours add nothing to what the LQ picture tells.
 
     python -m itersr.lab.worlds OUT [--count 400]      PNG files for `itersr train all --tier stripes --data OUT`
 """
@@ -69,8 +69,8 @@ def coherence(image: Tensor, world: World, window: int = 12) -> float:
 
     The picture, along the line between a cell's two colours, is compared with a wave of the cell's direction and period. In
     windows of `window` pixels that gives a local phase and strength. Their sum over the cell, divided by the sum of their
-    strengths, is the coherence of the cell; the mean over cells counts each by its strength in the *original*. The true phase is
-    not asked for: a cell whose stripes are whole and shifted is coherent. Cells with fewer than 8 whole windows are left out.
+    strengths, is the coherence of the cell; the mean over cells counts each by its windows. The true phase is not asked for:
+    a cell whose stripes are whole and shifted is coherent. Cells with fewer than 8 whole windows are left out; NaN without any.
     """
     h, w = world.cell.shape
     y, x = torch.meshgrid(torch.arange(h) + 0.5, torch.arange(w) + 0.5, indexing="ij")
