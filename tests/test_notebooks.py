@@ -359,7 +359,7 @@ def test_exercises_are_proven_both_ways(tmp_path: Path, capsys: pytest.CaptureFi
     assert exercise_run(tmp_path / "p", small.EXERCISE.replace(old, new) if old else small.EXERCISE) == 1
     error = capsys.readouterr().err
     assert complaint in error
-    assert ("cell [" in error) == bool(old)
+    assert ("ended without" in error) != bool(old)
 
 
 # nbval ---------------------------------------------------------------------------------------------------------------
