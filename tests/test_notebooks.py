@@ -162,8 +162,8 @@ def test_where_a_name_is_imported_from_is_carried_over_with_the_stamp(project: P
 @pytest.mark.parametrize(
     ("code", "complaint"),
     [
-        ("from itersr.nowhere import tokens_to_keep", "imports what is not there: itersr.nowhere.tokens_to_keep"),
-        ("from itersr.config import tokens_to_keep", "imports what is not there: itersr.config.tokens_to_keep"),
+        ("from itersr.nowhere import tokens_to_keep", "these imports fail: from itersr.nowhere import tokens_to_keep"),
+        ("from itersr.config import tokens_to_keep", "these imports fail: from itersr.config import tokens_to_keep"),
         ("from itersr.schedule import tokens_to_mask as tokens_to_keep", "code cells changed"),
         ("from numpy import tokens_to_keep", "code cells changed"),
         ("import math\n" + IMPORT, "code cells changed"),

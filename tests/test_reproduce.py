@@ -39,7 +39,7 @@ def test_a_run_leaves_copies_figures_results_and_a_table(tmp_path: Path, capsys:
     result = json.loads((tmp_path / "r/figures/results/00.json").read_text())
     assert result["provenance"]["seed"] == 0 and result["provenance"]["tier"] == "smoke"
     printed = capsys.readouterr().out
-    assert printed.index("[1/2] 00_one") < printed.index("[2/2] 01_two") < printed.index("notebook  seconds")
+    assert printed.index("[1/2] 00_one") < printed.index("[2/2] 01_two") < printed.index("seconds  measured")
     assert printed.count(f"seed 0, {tokens_to_keep(4, 8, 64)} kept") == printed.count("seed 0, 5 kept") == 2  # progress, table
     assert os.environ["ITERSR_SEED"] == "99"
 

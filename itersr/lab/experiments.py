@@ -39,8 +39,6 @@ from itersr.sampling import EvaluatorFn, RefinerFn, Restored, Sampler, categoric
 from itersr.training.validate import Pair, calibrate, calibrated, held_out, judge, make_pairs, tokens_of  # noqa: F401
 from itersr.upscaling.read import image_files, read
 
-# --------------------------------------------------------------------------------------------------- photos and sizes
-
 
 @dataclass(frozen=True)
 class Sizes:
@@ -147,11 +145,8 @@ def mask_statistics(restored: Restored, s_h: Tensor | None = None) -> list[dict[
     return rows
 
 
-# ------------------------------------------------------------------------------------------------------------- methods
-
 Kind = Literal["iter", "mixed", "oracle", "bicubic", "bound", "S_l", "sample"]
-MIXED = 3
-"""How many restorations a "mixed" one takes its tokens from."""
+MIXED = 3  # how many restorations a "mixed" one takes its tokens from
 
 
 @dataclass(frozen=True)
@@ -242,9 +237,6 @@ def measure(model: ITER, method: Method, pair: Pair, seed: int, names: Sequence[
     return row
 
 
-# --------------------------------------------------------------------------------------------------------------- sweep
-
-
 def metrics_here() -> list[str]:
     """PSNR, SSIM, LPIPS (GMSD where the weights of LPIPS are not on this machine), and NIQE where its weights are."""
     look = "lpips" if metrics.available("lpips") else "gmsd"
@@ -259,26 +251,25 @@ def fingerprint(model: ITER) -> str:
     return digest.hexdigest()[:12]
 
 
-def small_pair(tier: Tier, side: int = 0) -> Pair:
-    """A crop of one photo: two windows of tokens on each side, or `side` HQ pixels."""
-    return make_pairs({"small": bundled("test")["chelsea"]}, tier, side or 2 * tier.unit)[0]
+def small_pair(tier: Tier, side: int) -> Pair:
+    """A crop of one photo, `side` HQ pixels."""
+    return make_pairs({"small": bundled("test")["chelsea"]}, tier, side)[0]
 
 
-def behaviour(model: ITER, method: Method, names: Sequence[str], side: int = 0) -> dict[str, Any]:
-    """The row that a method gives on `small_pair`, but for its seconds: four digits of each number.
+def behaviour(model: ITER, method: Method, names: Sequence[str], pair: Pair) -> dict[str, Any]:
+    """The row that a method gives on a `small_pair`, without its seconds, and with four digits of each number.
 
     It stands for the code in a row's key. Networks, samplers or metrics that work in another way give another key; a comment
     or another name in their code does not.
     """
-    row = measure(model, method, small_pair(model.tier, side), 0, names)
+    row = measure(model, method, pair, 0, names)
     del row["seconds"]
-    rounded: dict[str, Any] = json.loads(json.dumps(row), parse_float=lambda digits: round(float(digits), 4))
-    return rounded
+    return dict(json.loads(json.dumps(row), parse_float=lambda digits: round(float(digits), 4)))
 
 
 def metric_behaviour(model: ITER, names: Sequence[str]) -> dict[str, Any]:
-    """What the metrics say, and their values on a bicubic picture that is large enough for each."""
-    values = behaviour(model, Method("bicubic", "bicubic"), names, side=128)
+    """What the metrics say they compute, and their values of a bicubic picture that is large enough for each."""
+    values = behaviour(model, Method("bicubic", "bicubic"), names, small_pair(model.tier, 128))
     return {name: [metrics.describe(name), values[name]] for name in names}
 
 
@@ -315,7 +306,8 @@ def sweep(model: ITER, methods: Sequence[Method], pairs: Sequence[Pair], seeds: 
     """
     names = metrics_here() if names is None else names
     common = {"weights": fingerprint(model), "device": model.device.type, "metrics": metric_behaviour(model, names)}
-    jobs = [(method, behaviour(model, method, names)) for method in methods]
+    small = small_pair(model.tier, 2 * model.tier.unit)
+    jobs = [(method, behaviour(model, method, names, small)) for method in methods]
     finished = Store(store)
     rows = []
     for (method, code), pair, seed in tqdm(list(product(jobs, pairs, seeds)), unit="row"):
@@ -431,7 +423,7 @@ def real_set(model: ITER, bench: Path, sampler: Sampler, *, shift: float | None 
     jobs += [("ITER", path, path) for path in paths if max(read(path).size) <= (largest or math.inf)]
 
     names = [name for name in metrics.TABLE_1 if metrics.available(name)]
-    measures, small = metric_behaviour(model, names), small_pair(model.tier)
+    measures, small = metric_behaviour(model, names), small_pair(model.tier, 2 * model.tier.unit)
     errors = [round(float(F.mse_loss(restored(small.lq, tile), small.hq)), 6) for tile in (0, 1)]  # in one piece and in tiles
     own = {"weights": fingerprint(model), "settings": dataclasses.asdict(sampler), "behaviour": errors,
            "shift": model.calibration if shift is None else shift}

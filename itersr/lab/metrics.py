@@ -90,13 +90,10 @@ def available(name: str) -> bool:
 
 
 def score(name: str, image: Any, reference: Any = None, device: str | torch.device = "cpu") -> Tensor:
-    """Quality of images: (B,) float64 on the CPU.
+    """Quality of images, by "lpips" or a key of `METRICS`: (B,) float64 on the CPU.
 
-    Args:
-        name: "psnr", "ssim", "gmsd", "lpips", "niqe" or another key of `METRICS`; `describe(name)` tells its convention.
-        image: (B, 3, H, W) in [0, 1], or anything else that `pictures.to_tensor` takes.
-        reference: the same size, for metrics that compare; the others ignore it.
-        device: where to compute.
+    image, reference: (B, 3, H, W) in [0, 1], or anything else that `pictures.to_tensor` takes. A metric that does not compare
+    ignores the reference.
 
     Raises:
         ValueError: unknown name, no reference where one is needed, other sizes, too few pixels, values outside [0, 1].
@@ -123,10 +120,9 @@ def score(name: str, image: Any, reference: Any = None, device: str | torch.devi
 
 
 def fetch(name: str, timeout: float = 20.0) -> None:
-    """Download a metric's weights into the torch hub folder where they are missing.
+    """Download the weights of a metric where they are missing. MetricUnavailable: no pyiqa, or the download failed.
 
-    Raises:
-        MetricUnavailable: pyiqa is not installed, or the download failed; `timeout` is the longest silence in seconds.
+    timeout: the longest silence in seconds.
     """
     if available(name):
         return

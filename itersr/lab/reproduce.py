@@ -64,14 +64,13 @@ class Run:
         Raises ValueError for an unknown tier or device, FileNotFoundError for a missing `data` folder.
         """
         tier = os.environ.get("ITERSR_TIER", tier)
-        data = os.environ.get("ITERSR_DATA", data)
         out = os.environ.get("ITERSR_OUT", out) or tempfile.mkdtemp(prefix="itersr-")
         chosen = cls(
             notebook=notebook,
             tier=_tier(tier),
             seed=int(os.environ.get("ITERSR_SEED", seed)),
             device=pick_device(os.environ.get("ITERSR_DEVICE", device)),
-            data=_folder(data),
+            data=_folder(os.environ.get("ITERSR_DATA", data)),
             out=Path(out).resolve(),
         )
         print(f"notebook {notebook} | tier {tier} | seed {chosen.seed} | {chosen.device.type} | itersr {itersr.__version__} | "
@@ -127,10 +126,9 @@ def run(tier: str = "smoke", only: str | Iterable[str] | None = None, device: st
         out: str | Path | None = None, timeout: int | None = None, notebooks: str | Path = ROOT / "notebooks") -> int:
     """Execute the notebooks in order with papermill; print a line for each and a table at the end.
 
-    tier: its name, or a folder of weights for notebooks 06-09.
-    only: "07", "02,07" or a list of such numbers; None is all. out: the run folder (default runs/<date-time>-<tier>).
+    tier: its name, or a folder of weights for notebooks 06-09. only: "07", "02,07" or a list of such numbers; None is all.
+    out: the run folder (default runs/<date-time>-<tier>). notebooks: their folder, which is also the working folder of each.
     timeout: seconds for one cell; None is SMOKE_TIMEOUT at `smoke`, and no limit at tiers that train for hours.
-    notebooks: their folder, which is also the working folder of each, as in JupyterLab and under nbval.
     Returns 0, or 1 at the first notebook that fails (its name, cell and traceback are printed).
     Raises ValueError or FileNotFoundError before anything runs: unknown tier, device or notebook, a missing folder.
     """
@@ -151,7 +149,7 @@ def run(tier: str = "smoke", only: str | Iterable[str] | None = None, device: st
 
     (folder / "notebooks").mkdir(parents=True, exist_ok=True)
     print(f"Running {len(chosen)} notebooks at tier {tier} into {folder}", flush=True)
-    rows: list[tuple[str, float, str]] = []
+    lines, start = [f"{'notebook':<24}seconds  measured"], time.monotonic()
     for number, path in enumerate(chosen, start=1):
         print(f"[{number}/{len(chosen)}] {path.stem} ...", end=" ", flush=True)
         copy = folder / "notebooks" / path.name
@@ -171,12 +169,10 @@ def run(tier: str = "smoke", only: str | Iterable[str] | None = None, device: st
             print(f"{type(error).__name__}: {error}\nnotebook {path.stem} failed in cell [{_last_cell(copy)}], see {copy}",
                   file=sys.stderr, flush=True)
             return 1
-        rows.append((path.stem, time.monotonic() - began, measured))
-        print(f"{rows[-1][1]:.0f} s: {measured}", flush=True)
-    width = max(len(name) for name, _, _ in rows)
-    rows.append(("all", sum(seconds for _, seconds, _ in rows), ""))
-    table = "\n".join([f"{'notebook':<{width}}  seconds  measured",
-                       *(f"{name:<{width}}  {seconds:7.0f}  {measured}".rstrip() for name, seconds, measured in rows)])
+        seconds = time.monotonic() - began
+        lines.append(f"{path.stem:<24}{seconds:7.0f}  {measured}")
+        print(f"{seconds:.0f} s: {measured}", flush=True)
+    table = "\n".join([*lines, f"{'all':<24}{time.monotonic() - start:7.0f}"])
     (folder / "summary.txt").write_text(table + "\n", encoding="utf-8")
     print(f"\n{table}\n\nExecuted notebooks, figures and results: {folder}", flush=True)
     return 0
@@ -197,9 +193,8 @@ def _choose(source: Path, only: str | Iterable[str] | None) -> list[Path]:
     """The notebooks in a folder, or those of some numbers."""
     found = {path.name[:2]: path for path in sorted(source.glob("[0-9][0-9]_*.ipynb"))}
     if not found:
-        if source == ROOT / "notebooks":
-            raise FileNotFoundError("the notebooks are no part of the installed package: run this in a clone of the repository")
-        raise FileNotFoundError(f"{source} holds no notebooks named NN_name.ipynb")
+        here = "the installed package" if source == ROOT / "notebooks" else source
+        raise FileNotFoundError(f"{here} holds no notebooks NN_name.ipynb: run this in a clone of the repository")
     if isinstance(only, str):
         only = only.split(",")
     wanted = list(found) if only is None else [part.strip()[:2] for part in only]

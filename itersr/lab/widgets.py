@@ -111,14 +111,10 @@ def restoration_view(model: ITER, photo: Tensor, alpha: float, steps: int, polic
                      reference: Tensor | None = None) -> Figure:
     """One restoration by Alg. 2, seen after `step` of its steps: pictures above, masks, scores and metrics below.
 
-    Args:
-        photo: an LQ image (3, h, w) or (1, 3, h, w) in [0, 1].
-        alpha, steps, policy, seed: α, T, the mask policy's name and the seed, as `ITER.restore` takes them.
-        step: how many steps have been taken, 0 is S_l before any; above T_s the last one is shown.
-        reference: the HQ image, if known: it is shown, and the metrics compare with it.
-
-    Raises:
-        ValueError: a wrong setting (see `Sampler`) or a negative step.
+    photo: an LQ image (3, h, w) or (1, 3, h, w) in [0, 1]. alpha, steps, policy, seed: as `ITER.restore` takes them.
+    step: how many steps have been taken, 0 is S_l before any; above T_s the last one is shown.
+    reference: the HQ image, if known: it is shown, and the metrics compare with it.
+    ValueError for a wrong setting (see `Sampler`) or a negative step.
     """
     from matplotlib.colors import ListedColormap
     from matplotlib.figure import Figure
@@ -186,19 +182,17 @@ def _measured(stages: Mapping[str, Tensor], target: Tensor | None) -> str:
 
 def example_pairs(model: ITER, side: int = 192, seed: int = 0) -> dict[str, Pair]:
     """The bundled test photos as the panel shows them: their middle, `side` HQ pixels, degraded as the tier was trained."""
-    tier, pairs = model.tier, {}
+    tier = model.tier
+    pairs: dict[str, Pair] = {}
     for name, hq in _middles(side).items():
         generator = torch.Generator().manual_seed(seed)
         lq = deg.degrade(hq[None], generator=generator, scale=tier.scale, ranges=ranges(tier.degradation))
         pairs[name] = (lq[0], hq)
-    return dict(pairs)
+    return pairs
 
 
 def restoration_panel(model: ITER, photos: Mapping[str, Pair] | None = None) -> Any:
-    """`restoration_view` with a control for each setting: an ipywidgets box.
-
-    photos: name → (LQ image, HQ image or None); the bundled test photos if left out.
-    """
+    """`restoration_view` with a control for each setting. photos: those of `example_pairs`, or others by name."""
     import ipywidgets
 
     pairs = photos or example_pairs(model)
@@ -222,15 +216,10 @@ def restoration_panel(model: ITER, photos: Mapping[str, Pair] | None = None) -> 
 def degradation_view(photo: Tensor, sigma: float, factor: float, noise: float, quality: int, order: str, seed: int) -> Figure:
     """One photo through a chosen degradation, ×4: HQ, after each step, and the LQ image.
 
-    Args:
-        photo: an HQ image (3, H, W) in [0, 1], H and W multiples of 4.
-        sigma: width of an isotropic Gaussian blur, in pixels. factor: of the detour by resizing.
-        noise: σ of colour noise, in 1/255. quality: of the JPEG.
-        order: "first" (blur, resize, noise, JPEG) or "second" (the same twice).
-        seed: of the noise.
-
-    Raises:
-        ValueError: `order` is another word, or a setting that the degradation refuses.
+    photo: an HQ image (3, H, W) in [0, 1], H and W multiples of 4. sigma: width of an isotropic Gaussian blur, in pixels.
+    factor: of resizing. noise: σ of colour noise, in 1/255, and its seed. quality: of the JPEG.
+    order: "first" (blur, resize, noise, JPEG) or "second" (the same twice).
+    ValueError for another order, or a setting that the degradation refuses.
     """
     from matplotlib.figure import Figure
 
@@ -256,10 +245,7 @@ def degradation_view(photo: Tensor, sigma: float, factor: float, noise: float, q
 
 
 def degradation_panel(photos: Mapping[str, Tensor] | None = None) -> Any:
-    """`degradation_view` with a control for each setting: an ipywidgets box.
-
-    photos: name → HQ image (3, H, W); the middle 192×192 pixels of the bundled test photos if left out.
-    """
+    """`degradation_view` with a control for each setting. photos: the middle of the bundled test photos, or others by name."""
     import ipywidgets
 
     chosen = photos or _middles(192)
