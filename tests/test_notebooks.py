@@ -347,7 +347,7 @@ def exercise_run(root: Path, content: str) -> int:
 @pytest.mark.parametrize(
     ("old", "new", "complaint"),
     [
-        ("", "", "it ended without a result"),  # good: it fails for nothing but the missing record
+        ("", "", "it ended without 00.json"),  # good: it fails for nothing but the missing record
         ("    return r**3", "    return r**2", "AssertionError"),  # the solution is wrong
         ("    raise NotImplementedError", "    return r**3", "the empty stub passes the check"),
         ("assert gamma_cubic(1) == 1\nassert gamma_cubic(0.5) == 0.125", "gamma_cubic", "the empty stub passes the check"),

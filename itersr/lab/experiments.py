@@ -422,7 +422,7 @@ def real_set(model: ITER, bench: Path, sampler: Sampler, *, shift: float | None 
         jobs += [(folder.name, source, output) for source, output in pair_files(folder, paths[0].parent).items() if output]
     jobs += [("ITER", path, path) for path in paths if max(read(path).size) <= (largest or math.inf)]
 
-    names = [name for name in metrics.TABLE_1 if metrics.available(name)]
+    names = [name for name in ("niqe", "pi") if metrics.available(name)]
     measures, small = metric_behaviour(model, names), small_pair(model.tier, 2 * model.tier.unit)
     errors = [round(float(F.mse_loss(restored(small.lq, tile), small.hq)), 6) for tile in (0, 1)]  # in one piece and in tiles
     own = {"weights": fingerprint(model), "settings": dataclasses.asdict(sampler), "behaviour": errors,

@@ -65,9 +65,6 @@ METRICS = {
 }
 """Every metric by name. "lpips" alone stands for the first of "lpips-…" whose weights are on the disk."""
 
-TABLE_1 = ("niqe", "pi")
-"""The no-reference metrics of the paper's Table 1."""
-
 
 def find(name: str) -> Metric:
     """The metric that `name` stands for on this machine: "lpips" depends on whose weights are here. ValueError if unknown."""
