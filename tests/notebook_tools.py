@@ -11,7 +11,6 @@ import argparse
 import ast
 import copy
 import hashlib
-import importlib
 import re
 import subprocess
 import sys
@@ -150,50 +149,37 @@ def stamp(notebook: NotebookNode, source: Path, root: Path = ROOT) -> dict[str, 
     }
 
 
-def without_imports(cell: NotebookNode) -> tuple[str, set[tuple[str, str, str]]]:
-    """What a code cell does beside importing; and what it imports: the name it gives it, the thing's own name, and whose it is.
+def split(cell: NotebookNode) -> tuple[list[ast.stmt], list[str]]:
+    """The import statements of a code cell, and the others as text."""
+    body = ast.parse(cell.source).body
+    imports = [line for line in body if isinstance(line, (ast.Import, ast.ImportFrom))]
+    return imports, [ast.unparse(line) for line in body if line not in imports]
 
-    The module between the two is left out: the outputs cannot depend on where in a package a thing lies.
+
+def imported(cell: NotebookNode) -> set[tuple[str, str, str]]:
+    """What a code cell imports: the name it gives it, the thing's own name, and the package.
+
+    The module is left out: the outputs cannot depend on where in a package a thing lies.
     """
-    tree, found = ast.parse(cell.source), set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            found |= {(alias.asname or alias.name, alias.name, alias.name.partition(".")[0]) for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            found |= {(alias.asname or alias.name, alias.name, str(node.module).partition(".")[0]) for alias in node.names}
-    return ast.dump(_WithoutImports().visit(tree)), found
-
-
-class _WithoutImports(ast.NodeTransformer):
-    def visit_Import(self, node: ast.Import) -> None:
-        return None
-
-    def visit_ImportFrom(self, node: ast.ImportFrom) -> None:
-        return None
+    return {(alias.asname or alias.name, alias.name, (getattr(line, "module", None) or alias.name).partition(".")[0])
+            for line in split(cell)[0] for alias in line.names}
 
 
 def same_but_for_imports(a: NotebookNode, b: NotebookNode) -> bool:
     """Whether the code cells of two notebooks differ at most in the modules that they import the same things from."""
-    return list(map(without_imports, code_cells(a))) == list(map(without_imports, code_cells(b)))
+    return ([(imported(cell), split(cell)[1]) for cell in code_cells(a)]
+            == [(imported(cell), split(cell)[1]) for cell in code_cells(b)])
 
 
 def not_importable(notebook: NotebookNode) -> list[str]:
-    """What the code cells import and nobody has: "itersr.masking.of_old"."""
+    """The import statements that fail."""
     missing = []
-    for node in ast.walk(ast.parse("\n".join(cell.source for cell in code_cells(notebook)))):
-        if isinstance(node, ast.Import):
-            missing += [alias.name for alias in node.names if not _found(alias.name)]
-        elif isinstance(node, ast.ImportFrom):
-            missing += [f"{node.module}.{alias.name}" for alias in node.names if not _found(str(node.module), alias.name)]
+    for line in [line for cell in code_cells(notebook) for line in split(cell)[0]]:
+        try:
+            exec(ast.unparse(line), {})
+        except ImportError:
+            missing.append(ast.unparse(line))
     return missing
-
-
-def _found(module: str, name: str | None = None) -> bool:
-    try:
-        held = importlib.import_module(module)
-    except ImportError:
-        return False
-    return name is None or hasattr(held, name) or _found(f"{module}.{name}")
 
 
 # Building ------------------------------------------------------------------------------------------------------------
@@ -230,7 +216,7 @@ def pair(source: Path) -> Path:
         if not same_but_for_imports(notebook, before):
             raise ValueError(f"{source.name}: code cells changed, so its outputs are old: build it instead")
         if missing := not_importable(notebook):
-            raise ValueError(f"{source.name}: imports what is not there: {', '.join(missing)}")
+            raise ValueError(f"{source.name}: these imports fail: {'; '.join(missing)}")
         for cell, old in zip(code_cells(notebook), code_cells(before), strict=True):
             cell.id, cell.outputs, cell.execution_count = old.id, old.outputs, old.execution_count
         if before.metadata.itersr.code == code_hash(before):  # what was stale stays so

@@ -5,6 +5,8 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import jupytext
+
 from itersr.lab.reproduce import ROOT
 
 PARAMETERS = '''# %% tags=["parameters"]
@@ -66,4 +68,11 @@ def project(root: Path, **notebooks: str) -> Path:
         (root / "notebooks" / f"{name.removeprefix('nb')}.py").write_text(content, encoding="utf-8")
     shutil.copyfile(ROOT / "requirements.lock", root / "requirements.lock")
     (root / "README.md").write_text("# A project\n", encoding="utf-8")
+    return root
+
+
+def course(root: Path, **notebooks: str) -> Path:
+    """The same, with the .ipynb of each, not executed: what `reproduce` runs."""
+    for source in (project(root, **notebooks) / "notebooks").glob("*.py"):
+        jupytext.write(jupytext.read(source), source.with_suffix(".ipynb"))
     return root

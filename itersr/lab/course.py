@@ -1,9 +1,11 @@
-"""The networks that a notebook looks at, and how they were trained: shipped weights, this run's, or trained now."""
+"""The networks that a notebook shows, and how they were trained: shipped weights, this run's, or trained now."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
+
+import pandas as pd
 
 from itersr import weights
 from itersr.config import TIERS, Tier
@@ -16,51 +18,44 @@ SHOWN = "tiny"
 """The tier that the course shows, also where better weights ship: readers can train it themselves, on a CPU."""
 
 
-def load_or_train(stage: str, config: Tier, data: str | Path | None, out: Path, **options: Any) -> ITER:
+def load_or_train(stage: str, config: Tier, data: str | Path | None, out: Path, device: str = "auto", **options: Any) -> ITER:
     """The model with every network up to `stage`: from the tier's shipped weights, else from OUT/weights, else trained now.
 
-    What a notebook calls: `smoke` trains live in seconds, the other tiers load what ships, and a tier that is named after a
-    folder (see `Run.start`) loads what lies there. Shipped weights do not stand in for photos of the reader's own (`data`), nor
-    for networks of other sizes.
+    `smoke` trains now, in seconds. A tier that is named after a folder (see `Run.start`) loads what lies there. Shipped weights
+    are not used with photos of the reader's own (`data`), nor for networks of other sizes.
     """
     if config.name not in TIERS:
-        model = ITER.from_pretrained(ROOT / config.name, options.get("device", "auto"))
+        model = ITER.from_pretrained(ROOT / config.name, device)
         model.tier = config  # named after the folder
         return model
-    if data is None and config.name != "smoke" and _ships(config):
-        return ITER.from_pretrained(config.name, options.get("device", "auto"))
+    if data is None and config.name != "smoke" and config.name in weights.shipped():
+        ships, _ = weights.read_config(weights.SHIPPED / config.name)
+        if all(getattr(ships, name) == getattr(config, name) for name in weights.NETWORKS):
+            return ITER.from_pretrained(config.name, device)
     wanted = ("vqgan",) if stage == "vqgan" else config.train[stage].networks
     if not all((out / "weights" / f"{name}.safetensors").exists() for name in wanted):
-        train_stage(stage, config, data, out, **{"resume": True, "progress": False, **options})
+        train_stage(stage, config, data, out, **{"resume": True, "progress": False, "device": device, **options})
     model = load_networks(out / "weights", config, wanted)
-    return model.to(pick_device(options.get("device", "auto"))).eval().requires_grad_(False)
+    return model.to(pick_device(device)).eval().requires_grad_(False)
 
 
-def _ships(config: Tier) -> bool:
-    """Whether weights of just these networks ship."""
-    if config.name not in weights.shipped():
-        return False
-    ours, _ = weights.read_config(weights.SHIPPED / config.name)
-    return all(getattr(ours, name) == getattr(config, name) for name in weights.NETWORKS)
-
-
-def model_to_measure(config: Tier, data: str | Path | None, out: Path, **options: Any) -> ITER:
-    """What the result notebooks (06–09) look at: a tier's networks, all four; at `smoke`, a quick look at those of `SHOWN`.
+def model_to_measure(config: Tier, data: str | Path | None, out: Path, device: str = "auto", **options: Any) -> ITER:
+    """What the result notebooks (06–09) measure: a tier's networks, all four; at `smoke` those of `SHOWN`.
 
     Networks that trained for seconds show whether code runs, not what the method does.
     """
     if config.name == "smoke" and SHOWN in weights.shipped():
-        return ITER.from_pretrained(SHOWN, options.get("device", "auto"))
+        return ITER.from_pretrained(SHOWN, device)
     for stage in ("vqgan", "lq_encoder", "token_nets"):
-        model = load_or_train(stage, config, data, out, **options)
+        model = load_or_train(stage, config, data, out, device, **options)
     return model
 
 
-def learning_curve(config: Tier, stage: str, out: Path, network: str = "") -> Any:
-    """The log of a stage's last run (of the last that trained `network`) as a tidy pandas frame: step, seconds, split, name,
-    value. This run's, else the shipped one."""
-    import pandas as pd
+def learning_curve(config: Tier, stage: str, out: Path, network: str = "") -> pd.DataFrame:
+    """The log of a stage's last run (of the last that trained `network`), this run's or else the shipped one.
 
+    Tidy: step, seconds, split, name, value.
+    """
     own = [log for run in runs_of(out, stage, network) if (log := out / run / "log.csv").exists()]
     if own:
         return pd.read_csv(own[-1])
@@ -69,22 +64,19 @@ def learning_curve(config: Tier, stage: str, out: Path, network: str = "") -> An
 
 
 def _recorded(folder: Path, stage: str, network: str = "") -> dict[str, dict[str, Any]]:
-    """The runs of a stage (those that trained `network`) that made the weights in `folder`, as their config.json tells."""
+    """The runs of a stage (those that trained `network`) that made the weights in `folder`, from their config.json."""
     _, extra = weights.read_config(folder)
     return {name: done for name, done in extra.get("runs", {}).items()
             if done["stage"] == stage and network in ("", *done["networks"])}
 
 
-def recipe(stage: str, network: str = "", *, name: str = SHOWN, minutes: tuple[float, ...] = (2, 10, 30)
-           ) -> tuple[str, Any]:
-    """How a stage (or one `network` of it) of shipped weights was trained: one line, and a
-    pandas frame of what the log of the last run showed at these minutes and at the end, so that a reader's own run can be
-    told to be healthy while it still runs.
+def recipe(stage: str, network: str = "", *, name: str = SHOWN,
+           minutes: tuple[float, ...] = (2, 10, 30)) -> tuple[str, pd.DataFrame]:
+    """How a stage (or one `network` of it) of shipped weights was trained: one line, and a table of the last run's log.
 
-    Training values are means of five logged steps. WeightsError where these weights do not say how they were made.
+    The table shows these minutes and the end, so that readers can compare a run of their own while it goes on. Training values
+    are means of five logged steps. WeightsError where these weights do not say how they were made.
     """
-    import pandas as pd
-
     folder = weights.locate(name)
     runs = _recorded(folder, stage, network)
     if not runs:
@@ -92,10 +84,10 @@ def recipe(stage: str, network: str = "", *, name: str = SHOWN, minutes: tuple[f
     last, done = list(runs.items())[-1]
     log = pd.read_csv(folder / f"{last}.csv")
     table: dict[str, dict[str, float]] = {}
-    for (split, value), rows in log.groupby(["split", "name"], sort=False):
+    for (split, value), rows in log[log.name != "learning rate"].groupby(["split", "name"], sort=False):
         for minute in (*minutes, done["minutes"]):
             so_far = rows[rows.seconds <= 60 * minute + 30].value
-            if value != "learning rate" and len(so_far):
+            if len(so_far):
                 mean = so_far.tail(5 if split == "train" else 1).mean()
                 table.setdefault(f"{split}: {value}", {})[f"{minute:g} min"] = round(mean, 3)
     line = "; then ".join("`{command}`: {steps} steps in {minutes} minutes".format(**run) for run in runs.values())

@@ -1,12 +1,13 @@
-"""The paper's experiments: a sweep of methods over photos and seeds that returns tidy rows, and what is asked of the rows.
+"""The paper's experiments: a sweep of methods over photos and seeds gives tidy rows, and intervals are made from the rows.
 
-`sweep` is the one loop. A `Method` says how an LQ photo becomes a picture (Alg. 2 with some `Sampler`, or a baseline), a
-row holds what came of one method, photo and seed. The experiments (`policies`, `alpha_curve`, …) are lists of methods.
-Finished rows stay on disk under a key of everything they depend on, so a sweep that was stopped goes on where it was.
+A `Method` says how an LQ photo becomes a picture: Alg. 2 with some `Sampler`, or a baseline. `sweep` measures every method on
+every photo with every seed. The experiments (`policies`, `alpha_curve`, …) are lists of methods.
+Finished rows stay on disk under a key of everything they depend on, so that a sweep that was stopped goes on from there.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -15,37 +16,28 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
+import pandas as pd
 import torch
+from pandas import DataFrame
+from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 from torch.nn import functional as F
+from tqdm import tqdm
 
 from itersr.config import Tier
 from itersr.lab import metrics
+from itersr.lab.evaluation import pair as pair_files
 from itersr.lab.reproduce import ROOT
+from itersr.masking import POLICIES
 from itersr.model import ITER
 from itersr.pictures import bundled
 from itersr.sampling import EvaluatorFn, RefinerFn, Restored, Sampler, categorical, proposer
-from itersr.training.validate import (  # noqa: F401  a notebook finds all that it measures with in this module
-    Pair,
-    calibrate,
-    calibrated,
-    fit_shift,
-    held_out,
-    judge,
-    make_pairs,
-    tokens_of,
-)
+from itersr.training.validate import Pair, calibrate, calibrated, held_out, judge, make_pairs, tokens_of  # noqa: F401
 from itersr.upscaling.read import image_files, read
-from itersr.weights import sha256
-
-if TYPE_CHECKING:
-    from pandas import DataFrame
-
-# --------------------------------------------------------------------------------------------------- photos and sizes
 
 
 @dataclass(frozen=True)
@@ -61,7 +53,7 @@ class Sizes:
 
 
 def sizes(tier: Tier, seed: int = 0) -> Sizes:
-    """A look at `smoke` (two small crops, one seed), the experiment at every other tier (all photos, three seeds, 21 α)."""
+    """Two small crops and one seed at `smoke`; all photos, three seeds and 21 α at every other tier."""
     if tier.name == "smoke":
         return Sizes(2, 96, (seed,), (0.0, 0.25, 0.5, 0.75, 1.0), (1, 2, 8, 16), (0.7, 1.0))
     alphas = tuple(round(0.05 * i, 2) for i in range(21))
@@ -70,8 +62,7 @@ def sizes(tier: Tier, seed: int = 0) -> Sizes:
 
 def bench_folder() -> Path | None:
     """The folder with test/kodak24, test/realsrset and published/…: ITERSR_BENCH, else ../shared/data beside the repository."""
-    named = os.environ.get("ITERSR_BENCH")
-    folder = Path(named) if named else ROOT.parent / "shared" / "data"
+    folder = Path(os.environ.get("ITERSR_BENCH") or ROOT.parent / "shared" / "data")
     return folder if folder.is_dir() else None
 
 
@@ -97,11 +88,15 @@ def expected_joins(shape: Sequence[int], k: int) -> float:
     return (h * (w - 1) + w * (h - 1)) * k * (k - 1) / (h * w * (h * w - 1))
 
 
+def _neighbours(x: Tensor) -> Tensor:
+    """The products of all adjacent pairs in a map (h, w)."""
+    return torch.cat([(x[1:] * x[:-1]).flatten(), (x[:, 1:] * x[:, :-1]).flatten()])
+
+
 def joins(keep: Tensor) -> float:
     """Join count of a mask (h, w) over that of random masks of equal size: 1 random, more is clustered. NaN for k < 2."""
-    count = int((keep[1:] & keep[:-1]).sum() + (keep[:, 1:] & keep[:, :-1]).sum())
     k = int(keep.sum())
-    return count / expected_joins(keep.shape, k) if k > 1 else math.nan
+    return int(_neighbours(keep.int()).sum()) / expected_joins(keep.shape, k) if k > 1 else math.nan
 
 
 def moran(keep: Tensor) -> float:
@@ -110,9 +105,8 @@ def moran(keep: Tensor) -> float:
     NaN where all tokens are kept, or none.
     """
     x = keep.double() - keep.double().mean()
-    products = torch.cat([(x[1:] * x[:-1]).flatten(), (x[:, 1:] * x[:, :-1]).flatten()])
     variance = float(x.square().mean())
-    return float(products.mean()) / variance if variance > 0 else math.nan
+    return float(_neighbours(x).mean()) / variance if variance > 0 else math.nan
 
 
 def nearness(new: Tensor, kept: Tensor) -> float:
@@ -121,8 +115,6 @@ def nearness(new: Tensor, kept: Tensor) -> float:
     1 is random, less means that a mask grows from its neighbours. The mean over all free places is the exact expectation
     of a random choice. NaN where nothing is new or nothing was kept.
     """
-    from scipy.ndimage import distance_transform_edt
-
     if not new.any() or not kept.any():
         return math.nan
     distance = torch.from_numpy(distance_transform_edt((~kept).cpu().numpy()))
@@ -153,11 +145,8 @@ def mask_statistics(restored: Restored, s_h: Tensor | None = None) -> list[dict[
     return rows
 
 
-# ------------------------------------------------------------------------------------------------------------- methods
-
 Kind = Literal["iter", "mixed", "oracle", "bicubic", "bound", "S_l", "sample"]
-MIXED = 3
-"""How many restorations a "mixed" one takes its tokens from."""
+MIXED = 3  # how many restorations a "mixed" one takes its tokens from
 
 
 @dataclass(frozen=True)
@@ -166,8 +155,8 @@ class Method:
 
     kind: "iter" (Alg. 2), "oracle" (Alg. 2 where φ_e knows S_h), "sample" (one plain sample of E_l, at the sampler's
     temperature), "S_l" (E_l's argmax, decoded), "bound" (S_h decoded: no token method can be better), "bicubic"; and
-    "mixed" (each token from one of `MIXED` independent runs of Alg. 2 at random: it is as likely as before to be this or that,
-    but its neighbours were not chosen to go with it).
+    "mixed" (each token from one of `MIXED` independent runs of Alg. 2 at random: every token is as likely as before, but its
+    neighbours were not chosen to fit it).
     """
 
     name: str
@@ -194,10 +183,7 @@ class Method:
 
 def oracle(s_h: Tensor, doubt: float = 1e-3) -> EvaluatorFn:
     """An evaluator that knows: log 1 for tokens that equal S_h, log `doubt` for the others. The bound of any φ_e."""
-    def evaluator(tokens: Tensor, condition: Tensor) -> Tensor:
-        return torch.where(tokens == s_h, 0.0, math.log(doubt))
-
-    return evaluator
+    return lambda tokens, condition: torch.where(tokens == s_h, 0.0, math.log(doubt))
 
 
 def trusting(model: ITER, lq: Tensor, trust: float) -> RefinerFn:
@@ -205,20 +191,23 @@ def trusting(model: ITER, lq: Tensor, trust: float) -> RefinerFn:
     padded = model.pad(lq)
     evidence = model.log_posterior(padded)
     refiner, _ = model.functions(evidence, model.look(padded))
-
-    def refine(*maps: Tensor) -> Tensor:
-        return evidence + trust * (refiner(*maps).float().log_softmax(1) - evidence)
-
-    return refine
+    return lambda *maps: evidence + trust * (refiner(*maps).float().log_softmax(1) - evidence)
 
 
 @torch.no_grad()
 def apply(model: ITER, method: Method, pair: Pair, seed: int = 0) -> tuple[Tensor, Restored | None, Tensor | None]:
     """The picture (1, 3, H, W) that a method makes, on the CPU; what Alg. 2 did, where it did; and the final tokens."""
     lq = pair.lq.to(model.device)
+    generator = torch.Generator().manual_seed(seed)
     if method.kind == "bicubic":
         return bicubic(lq, model.tier.scale).cpu(), None, None
-    if method.kind in ("iter", "mixed", "oracle"):
+    if method.kind == "bound":
+        tokens = tokens_of(model, pair)
+    elif method.kind in ("S_l", "sample"):
+        log_p = model.log_posterior(lq)
+        noise = torch.rand(log_p[:, 0].shape, generator=generator).to(model.device)
+        tokens, _ = categorical(log_p, noise, 0.0 if method.kind == "S_l" else method.sampler.temperature)
+    else:
         evaluator = oracle(tokens_of(model, pair)) if method.kind == "oracle" else None
         propose = None if method.trust == 1 else proposer(trusting(model, lq, method.trust))
         seeds = [seed] if method.kind != "mixed" else [1000 + MIXED * seed + i for i in range(MIXED)]
@@ -227,36 +216,20 @@ def apply(model: ITER, method: Method, pair: Pair, seed: int = 0) -> tuple[Tenso
         if method.kind != "mixed":
             return traces[0].image.cpu(), traces[0].restored, traces[0].restored.tokens
         runs = torch.stack([trace.restored.tokens for trace in traces])
-        which = torch.randint(MIXED, runs[:1].shape, generator=torch.Generator().manual_seed(seed)).to(runs.device)
+        which = torch.randint(MIXED, runs[:1].shape, generator=generator).to(model.device)
         tokens = runs.gather(0, which)[0]
-        return traces[0].decode(tokens).cpu(), None, tokens
-    if method.kind == "bound":
-        tokens = tokens_of(model, pair)
-    else:
-        log_p = model.log_posterior(lq)
-        noise = torch.rand(log_p.shape[0], *log_p.shape[2:], generator=torch.Generator().manual_seed(seed)).to(log_p.device)
-        tokens, _ = categorical(log_p, noise, 0.0 if method.kind == "S_l" else method.sampler.temperature)
-    return model.vqgan.decode(tokens).float().clamp(0, 1).cpu(), None, tokens
+    return model.decode(tokens).cpu(), None, tokens
 
 
-def look_here() -> str:
-    """The metric that decides: LPIPS, or GMSD where its weights are not on this machine."""
-    return "lpips" if metrics.available("lpips") else "gmsd"
-
-
-def metrics_here() -> tuple[str, ...]:
-    """PSNR, SSIM, `look_here`, and NIQE where it can be had."""
-    return ("psnr", "ssim", look_here(), *(("niqe",) if metrics.available("niqe") else ()))
-
-
-def measure(model: ITER, method: Method, pair: Pair, seed: int, names: Sequence[str], s_h: Tensor) -> dict[str, Any]:
+def measure(model: ITER, method: Method, pair: Pair, seed: int, names: Sequence[str]) -> dict[str, Any]:
     """What a row holds beside its labels: T_s, steps run, seconds, token accuracy against S_h, metrics, masks of every step."""
     began = time.perf_counter()
     image, restored, tokens = apply(model, method, pair, seed)
     row: dict[str, Any] = {"seconds": time.perf_counter() - began}
-    if restored is not None:
-        row |= {"T_s": int(restored.start), "run": len(restored.steps), "masks": mask_statistics(restored, s_h)}
     if tokens is not None:
+        s_h = tokens_of(model, pair)
+        if restored is not None:
+            row |= {"T_s": int(restored.start), "run": len(restored.steps), "masks": mask_statistics(restored, s_h)}
         row["token accuracy"] = float((tokens == s_h).double().mean())
     for name in names:
         fits = min(image.shape[-2:]) >= metrics.find(name).smallest
@@ -264,17 +237,10 @@ def measure(model: ITER, method: Method, pair: Pair, seed: int, names: Sequence[
     return row
 
 
-# --------------------------------------------------------------------------------------------------------------- sweep
-
-# The modules that a row's numbers come from: rows made by other code are not used again.
-_CODE = ("config", "degradation", "lab/experiments", "lab/metrics", "lq_encoder", "masking", "model", "sampling", "schedule",
-         "swin", "token_nets", "training/validate", "vqgan")
-
-
-@lru_cache(maxsize=1)
-def code_hash() -> str:
-    package = Path(__file__).parents[1]
-    return hashlib.sha256(b"".join((package / f"{name}.py").read_bytes() for name in _CODE)).hexdigest()[:12]
+def metrics_here() -> list[str]:
+    """PSNR, SSIM, LPIPS (GMSD where the weights of LPIPS are not on this machine), and NIQE where its weights are."""
+    look = "lpips" if metrics.available("lpips") else "gmsd"
+    return ["psnr", "ssim", look, *(["niqe"] if metrics.available("niqe") else [])]
 
 
 def fingerprint(model: ITER) -> str:
@@ -285,30 +251,46 @@ def fingerprint(model: ITER) -> str:
     return digest.hexdigest()[:12]
 
 
-class Store:
-    """Finished rows, one JSON line each, added the moment they are finished; a line cut short by a crash is left out."""
+def small_pair(tier: Tier, side: int) -> Pair:
+    """A crop of one photo, `side` HQ pixels."""
+    return make_pairs({"small": bundled("test")["chelsea"]}, tier, side)[0]
+
+
+def behaviour(model: ITER, method: Method, names: Sequence[str], pair: Pair) -> dict[str, Any]:
+    """The row that a method gives on a `small_pair`, without its seconds, and with four digits of each number.
+
+    It stands for the code in a row's key. Networks, samplers or metrics that work in another way give another key; a comment
+    or another name in their code does not.
+    """
+    row = measure(model, method, pair, 0, names)
+    del row["seconds"]
+    return dict(json.loads(json.dumps(row), parse_float=lambda digits: round(float(digits), 4)))
+
+
+def metric_behaviour(model: ITER, names: Sequence[str]) -> dict[str, Any]:
+    """What the metrics say they compute, and their values of a bicubic picture that is large enough for each."""
+    values = behaviour(model, Method("bicubic", "bicubic"), names, small_pair(model.tier, 128))
+    return {name: [metrics.describe(name), values[name]] for name in names}
+
+
+class Store(dict[str, dict[str, Any]]):
+    """Finished rows by key, each also a line of JSON in a file (None: no file). Lines that a crash cut short are left out."""
 
     def __init__(self, path: Path | None) -> None:
-        self.path, self.rows = path, dict[str, dict[str, Any]]()
+        super().__init__()
+        self.path = path
         if path is not None and path.exists():
             for line in path.read_text(encoding="utf-8").splitlines():
-                try:
+                with contextlib.suppress(ValueError, KeyError, TypeError):
                     entry = json.loads(line)
-                    self.rows[entry["key"]] = entry["row"]
-                except (ValueError, KeyError, TypeError):
-                    continue
+                    super().__setitem__(entry["key"], entry["row"])
 
-    def add(self, key: str, row: dict[str, Any]) -> None:
-        self.rows[key] = row
+    def __setitem__(self, key: str, row: dict[str, Any]) -> None:
+        super().__setitem__(key, row)
         if self.path is not None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write("\n" * self._cut_short() + json.dumps({"key": key, "row": row}, allow_nan=False) + "\n")
-
-    def _cut_short(self) -> bool:
-        assert self.path is not None
-        size = self.path.stat().st_size
-        return size > 0 and self.path.read_bytes()[-1:] != b"\n"
+            with self.path.open("a", encoding="utf-8") as file:  # a new line first: the last one may be cut short
+                file.write("\n" + json.dumps({"key": key, "row": row}, allow_nan=False))
 
 
 def key_of(**parts: Any) -> str:
@@ -319,39 +301,31 @@ def sweep(model: ITER, methods: Sequence[Method], pairs: Sequence[Pair], seeds: 
           store: Path | None = None, names: Sequence[str] | None = None) -> DataFrame:
     """Every method on every photo with every seed: one row each, in that order.
 
-    store: a file of finished rows; what is there is not computed again (weights, code, pixels, settings, metrics and seed
-    make its key). names: metrics, by default `metrics_here()`.
+    store: a file of finished rows; what is there is not computed again. Weights, the behaviour of the code, pixels, settings,
+    metrics and seed make a row's key. names: metrics, by default `metrics_here()`.
     """
-    import pandas as pd
-    from tqdm import tqdm
-
-    names = metrics_here() if names is None else tuple(names)
-    common = {"weights": fingerprint(model), "code": code_hash(), "device": model.device.type,
-              "metrics": [metrics.describe(name) for name in names]}
+    names = metrics_here() if names is None else names
+    common = {"weights": fingerprint(model), "device": model.device.type, "metrics": metric_behaviour(model, names)}
+    small = small_pair(model.tier, 2 * model.tier.unit)
+    jobs = [(method, behaviour(model, method, names, small)) for method in methods]
     finished = Store(store)
-    truth: dict[str, Tensor] = {}  # S_h of each photo: the same for every method and seed
     rows = []
-    jobs = [(method, pair, seed) for method in methods for pair in pairs for seed in seeds]
-    for method, pair, seed in tqdm(jobs, unit="row"):
+    for (method, code), pair, seed in tqdm(list(product(jobs, pairs, seeds)), unit="row"):
         own_seed = seed if method.draws else 0
         shift = model.calibration if method.shift is None and method.draws else None
-        key = key_of(**common, pair=pair.digest, seed=own_seed, shipped_shift=shift, settings=method.settings())
-        if key not in finished.rows:
-            if pair.digest not in truth:
-                truth[pair.digest] = tokens_of(model, pair)
-            finished.add(key, measure(model, method, pair, own_seed, names, truth[pair.digest]))
+        key = key_of(**common, pair=pair.digest, seed=own_seed, shift=shift, settings=method.settings(), behaviour=code)
+        if key not in finished:
+            finished[key] = measure(model, method, pair, own_seed, names)
         labels: dict[str, Any] = {"method": method.name, "photo": pair.name, "seed": seed, "dial": method.dial}
-        rows.append({**labels, **method.settings(), **finished.rows[key]})
-    return pd.DataFrame(rows)
+        rows.append({**labels, **method.settings(), **finished[key]})
+    return DataFrame(rows)
 
 
 def steps_of(rows: DataFrame) -> DataFrame:
     """The masks of every step as tidy rows: method, photo, seed, t, k, nearness, joins, moran, kept right."""
-    import pandas as pd
-
     own = rows[rows["masks"].map(lambda masks: isinstance(masks, list))]
-    return pd.DataFrame([{"method": r.method, "photo": r.photo, "seed": r.seed, **step}
-                         for r in own.itertuples() for step in r.masks]).astype({"nearness": float})
+    return DataFrame([{"method": r.method, "photo": r.photo, "seed": r.seed, **step}
+                      for r in own.itertuples() for step in r.masks]).astype({"nearness": float})
 
 
 # --------------------------------------------------------------------------------------------------------- experiments
@@ -365,8 +339,6 @@ def baselines(temperatures: Sequence[float] = ()) -> list[Method]:
 
 def policies(model: ITER, pairs: Sequence[Pair], seeds: Sequence[int], **options: Any) -> DataFrame:
     """Fig. 8: who chooses the tokens to keep. All from nothing known, so that T and every k are equal; then the baselines."""
-    from itersr.masking import POLICIES
-
     base = model.sampler(adaptive=False)
     methods = [Method(name, sampler=dataclasses.replace(base, policy=name)) for name in POLICIES]
     return sweep(model, [*methods, Method("oracle", "oracle", base), *baselines([base.temperature])], pairs, seeds, **options)
@@ -375,8 +347,7 @@ def policies(model: ITER, pairs: Sequence[Pair], seeds: Sequence[int], **options
 def alpha_curve(model: ITER, pairs: Sequence[Pair], seeds: Sequence[int], alphas: Mapping[float, float], *,
                 name: str = "raw", shift: float = 0.0, **options: Any) -> DataFrame:
     """Fig. 7: the threshold. `alphas`: {place on the axis: α}; the same number twice where α itself is the axis."""
-    methods = [Method(name, sampler=model.sampler(alpha=alpha), shift=shift, dial=dial)
-               for dial, alpha in alphas.items()]
+    methods = [Method(name, sampler=model.sampler(alpha=alpha), shift=shift, dial=dial) for dial, alpha in alphas.items()]
     return sweep(model, methods, pairs, seeds, **options)
 
 
@@ -390,14 +361,13 @@ def variants(model: ITER, pairs: Sequence[Pair], seeds: Sequence[int], temperatu
              shift: float | None = None, **options: Any) -> DataFrame:
     """One setting of Alg. 2 changed at a time: start, re-masking, γ, temperature, and the released sampler's preset."""
     base = model.sampler()
-    change = dataclasses.replace
     samplers = {
         "Alg. 2": base,
-        "full start": change(base, adaptive=False),
-        "re-masking": change(base, remask=True),
-        "γ linear": change(base, schedule="linear"),
-        "γ square": change(base, schedule="square"),
-        **{f"temperature {x:g}": change(base, temperature=x) for x in temperatures if x != base.temperature},
+        "full start": model.sampler(adaptive=False),
+        "re-masking": model.sampler(remask=True),
+        "γ linear": model.sampler(schedule="linear"),
+        "γ square": model.sampler(schedule="square"),
+        **{f"temperature {x:g}": model.sampler(temperature=x) for x in temperatures if x != base.temperature},
         "released": model.sampler("released"),
     }
     return sweep(model, [Method(name, sampler=s, shift=shift) for name, s in samplers.items()], pairs, seeds, **options)
@@ -405,7 +375,7 @@ def variants(model: ITER, pairs: Sequence[Pair], seeds: Sequence[int], temperatu
 
 def refinement(model: ITER, pairs: Sequence[Pair], seeds: Sequence[int], temperatures: Sequence[float], *,
                shift: float | None = None, **options: Any) -> DataFrame:
-    """Fig. 6 and the questions behind it: Alg. 2 against S_l, one plain sample of E_l, and one of φ_r; over temperatures.
+    """Fig. 6: Alg. 2 against S_l, one plain sample of E_l, and one of φ_r; over temperatures.
 
     One sample of φ_r is Alg. 2 with T = 1, from nothing known: all tokens at once, and nothing to judge.
     """
@@ -422,13 +392,12 @@ def taken_apart(model: ITER, pairs: Sequence[Pair], seeds: Sequence[int], temper
     proposes and dice judge, that is one sample of E_l.)
     """
     base = model.sampler(adaptive=False, temperature=temperature)
-    dice = dataclasses.replace(base, policy="random")
     methods = [
         Method("one sample of E_l", "sample", base),
         Method("E_l proposes, φ_e judges", sampler=base, trust=0.0),
         Method("E_l proposes, an oracle judges", "oracle", base, trust=0.0),
         Method("φ_r proposes all at once", sampler=dataclasses.replace(base, steps=1)),
-        Method("φ_r proposes, dice judge", sampler=dice),
+        Method("φ_r proposes, dice judge", sampler=dataclasses.replace(base, policy="random")),
         Method("φ_r proposes, φ_e judges", sampler=base),
         Method("φ_r proposes, an oracle judges", "oracle", base),
         Method("φ_r proposes, φ_e judges, runs mixed", "mixed", base),
@@ -443,36 +412,34 @@ def real_set(model: ITER, bench: Path, sampler: Sampler, *, shift: float | None 
 
     largest: ITER skips LQ photos with a longer side in pixels; the others score all photos.
     """
-    import pandas as pd
-    from tqdm import tqdm
-
-    from itersr.lab.evaluation import pair
+    def restored(lq: Tensor, tile: int | None = None) -> Tensor:
+        with calibrated(model, shift):
+            return model.restore(lq, sampler, tile=tile).image.cpu()
 
     paths = image_files(bench / "test" / "realsrset")
-    names = [name for name in metrics.TABLE_1 if metrics.available(name)]
-    common = {"metrics": [metrics.describe(name) for name in names]}
-    weights = {"code": code_hash(), "weights": fingerprint(model), "shift": model.calibration if shift is None else shift,
-               "settings": dataclasses.asdict(sampler)}
-    jobs: list[tuple[str, Path, Path, dict[str, Any]]] = [("bicubic", path, path, {}) for path in paths]
+    jobs = [("bicubic", path, path) for path in paths]
     for folder in sorted((bench / "published").glob("*/")):
-        pairs = pair(folder, bench / "test" / "realsrset")
-        jobs += [(folder.name, source, output, {}) for source, output in pairs.items() if output is not None]
-    jobs += [("ITER", path, path, weights) for path in paths if max(read(path).size) <= (largest or math.inf)]
+        jobs += [(folder.name, source, output) for source, output in pair_files(folder, paths[0].parent).items() if output]
+    jobs += [("ITER", path, path) for path in paths if max(read(path).size) <= (largest or math.inf)]
 
+    names = [name for name in ("niqe", "pi") if metrics.available(name)]
+    measures, small = metric_behaviour(model, names), small_pair(model.tier, 2 * model.tier.unit)
+    errors = [round(float(F.mse_loss(restored(small.lq, tile), small.hq)), 6) for tile in (0, 1)]  # in one piece and in tiles
+    own = {"weights": fingerprint(model), "settings": dataclasses.asdict(sampler), "behaviour": errors,
+           "shift": model.calibration if shift is None else shift}
     finished, rows = Store(store), []
-    for name, source, file, settings in tqdm(jobs, unit="photo"):
-        key = key_of(**common, **settings, method=name, file=sha256(file))
-        if key not in finished.rows:
-            image = read(file).tensor[None]
-            if name == "bicubic":
-                image = bicubic(image, model.tier.scale)
-            elif name == "ITER":
-                with calibrated(model, shift):
-                    image = model.restore(image, sampler).image.cpu()
+    for name, source, file in tqdm(jobs, unit="photo"):
+        image = read(file).tensor[None]
+        if name == "bicubic":
+            image = bicubic(image, model.tier.scale)
+        pixels = hashlib.sha256(image.numpy().tobytes()).hexdigest()
+        key = key_of(metrics=measures, pixels=pixels, method=own if name == "ITER" else None)
+        if key not in finished:
+            image = restored(image) if name == "ITER" else image
             image = (image * 255).round() / 255  # as a file would hold it
-            finished.add(key, {metric: float(metrics.score(metric, image)) for metric in names})
-        rows.append({"method": name, "photo": source.stem, "seed": 0, **finished.rows[key]})
-    return pd.DataFrame(rows)
+            finished[key] = {metric: float(metrics.score(metric, image)) for metric in names}
+        rows.append({"method": name, "photo": source.stem, "seed": 0, **finished[key]})
+    return DataFrame(rows)
 
 
 # --------------------------------------------------------------------------------------------------- what rows answer
@@ -486,36 +453,31 @@ def _table(rows: DataFrame, value: str) -> Tensor:
     return torch.tensor(wide.sort_index().to_numpy(), dtype=torch.float64)
 
 
-def interval(rows: DataFrame, value: str, seed: int = 0) -> dict[str, float]:
+def _interval(values: Tensor) -> dict[str, float]:
+    return dataclasses.asdict(metrics.mean_interval(values, torch.Generator().manual_seed(0), resamples=4000))
+
+
+def interval(rows: DataFrame, value: str) -> dict[str, float]:
     """Mean and 95 % interval by bootstrap over photos and seeds, of one method's rows: {"mean", "low", "high", "n"}."""
-    found = metrics.mean_interval(_table(rows, value), torch.Generator().manual_seed(seed), resamples=4000)
-    return dataclasses.asdict(found)
+    return _interval(_table(rows, value))
 
 
-def difference(a: DataFrame, b: DataFrame, value: str, seed: int = 0) -> dict[str, float]:
-    """The same for a − b, paired by photo and seed."""
+def difference(a: DataFrame, b: DataFrame, value: str) -> dict[str, float]:
+    """The same for a − b, paired by photo and seed: what photos differ by cancels out."""
     if {*zip(a.photo, a.seed, strict=True)} != {*zip(b.photo, b.seed, strict=True)}:
         raise ValueError("a and b were not measured on the same photos and seeds")
-    found = metrics.paired_interval(_table(a, value), _table(b, value), torch.Generator().manual_seed(seed), resamples=4000)
-    return dataclasses.asdict(found)
+    return _interval(_table(a, value) - _table(b, value))
 
 
 def summary(rows: DataFrame, values: Sequence[str], by: Sequence[str] = ("method",)) -> DataFrame:
     """`interval` of every value for every group, in order of appearance: the groups, value, mean, low, high, n."""
-    import pandas as pd
-
-    found = []
-    for group, own in rows.groupby(list(by), sort=False, dropna=False):
-        for value in values:
-            if value in own and own[value].notna().all():
-                found.append({**dict(zip(by, group, strict=True)), "value": value, **interval(own, value)})
-    return pd.DataFrame(found)
+    return DataFrame([{**dict(zip(by, group, strict=True)), "value": value, **interval(own, value)}
+                      for group, own in rows.groupby(list(by), sort=False, dropna=False)
+                      for value in values if value in own and own[value].notna().all()])
 
 
 def at_its_best(rows: DataFrame, value: str, over: str = "dial") -> DataFrame:
     """For each photo the rows at the level of `over` that is best on all *other* photos: chosen without seeing its score."""
-    import pandas as pd
-
     picked = []
     for photo in rows.photo.unique():
         means = rows[rows.photo != photo].groupby(over)[value].mean()

@@ -1,9 +1,7 @@
-"""Panels for the notebooks. Each is two things: a pure function from settings to a picture, and a thin widget around it.
+"""Panels for the notebooks: a pure function from settings to a picture each, and a widget around it.
 
-The pure function (`..._view`) has no state, so that tests can run it over a grid of settings and a notebook can show it
-where no kernel runs. The widget only turns its controls into the function's arguments, and the picture into PNG bytes.
-
-matplotlib and ipywidgets are imported where they are used.
+Tests run the pure function (`..._view`) over a grid of settings, and a notebook can show it where no kernel runs. The widget
+gives it the values of its controls, and shows the picture as PNG bytes.
 """
 
 from __future__ import annotations
@@ -15,15 +13,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from itersr import degradation as deg
 from itersr.lab import metrics
 from itersr.masking import POLICIES
+from itersr.model import ITER, Trace
 from itersr.pictures import bundled, resize, to_tensor
+from itersr.training.data import ranges
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from PIL.Image import Image
-
-    from itersr.model import ITER, Trace
 
 Pair = tuple[Tensor, Tensor | None]  # an LQ image (3, h, w) and, where it is known, its HQ image (3, s·h, s·w)
 
@@ -52,19 +51,33 @@ def _live(view: Callable[..., Figure | Image], controls: dict[str, Any]) -> Any:
     return ipywidgets.VBox([rows, shown])
 
 
-# ------------------------------------------------------------------------------------------------ before and after
+def _one(picture: Any, name: str) -> Tensor:
+    """One picture as (3, H, W) in [0, 1], on the CPU."""
+    tensor = to_tensor(picture).detach().float().cpu().clamp(0, 1)
+    if len(tensor) != 1:
+        raise ValueError(f"{name} holds {len(tensor)} pictures, needed one")
+    return tensor[0]
+
+
+def _show(axis: Any, picture: Any, title: str, **options: Any) -> None:
+    axis.imshow(_one(picture, title).permute(1, 2, 0).numpy(), **options)
+    axis.set_title(title, fontsize=9)
+
+
+def _middles(side: int) -> dict[str, Tensor]:
+    """The middle side×side pixels of the bundled test photos."""
+    crops = {}
+    for name, photo in bundled("test").items():
+        top, left = ((n - side) // 2 for n in photo.shape[-2:])
+        crops[name] = photo[:, top : top + side, left : left + side].contiguous()
+    return crops
 
 
 def before_after_view(before: Any, after: Any, position: float) -> Image:
     """Two pictures of one scene in one frame: `before` left of the line at `position`, `after` right of it.
 
-    Args:
-        before, after: a picture each, as anything that `pictures.to_tensor` takes; a smaller `before` is enlarged
-        bicubically to the size of `after`.
-        position: of the dividing line, from 0 (only `after`) to 1 (only `before`).
-
-    Raises:
-        ValueError: `position` is outside [0, 1], or there are several pictures in a batch.
+    before, after: anything that `pictures.to_tensor` takes; `before` is resized bicubically to the size of `after`.
+    position: from 0 (only `after`) to 1 (only `before`). ValueError outside, or for several pictures in a batch.
     """
     from torchvision.transforms.functional import to_pil_image
 
@@ -91,16 +104,6 @@ def before_after_slider(before: Any, after: Any) -> Any:
     return _live(lambda position: before_after_view(before, after, position), {"position": position})
 
 
-def _one(picture: Any, name: str) -> Tensor:
-    """One picture as (3, H, W) in [0, 1], on the CPU."""
-    tensor = to_tensor(picture).detach().float().cpu().clamp(0, 1)
-    if len(tensor) != 1:
-        raise ValueError(f"{name} holds {len(tensor)} pictures, needed one")
-    return tensor[0]
-
-
-# ----------------------------------------------------------------------------------------------------- restoration
-
 MASKED, KEPT, NEW = "#e4e4e4", "#2f6690", "#f4a259"  # masked; kept already; kept since this step
 
 
@@ -108,67 +111,52 @@ def restoration_view(model: ITER, photo: Tensor, alpha: float, steps: int, polic
                      reference: Tensor | None = None) -> Figure:
     """One restoration by Alg. 2, seen after `step` of its steps: pictures above, masks, scores and metrics below.
 
-    Args:
-        photo: an LQ image (3, h, w) or (1, 3, h, w) in [0, 1].
-        alpha, steps, policy, seed: α, T, the mask policy's name and the seed, as `ITER.restore` takes them.
-        step: how many steps have been taken, 0 is S_l before any; above T_s the last one is shown.
-        reference: the HQ image, if known: it is shown, and the metrics compare with it.
-
-    Raises:
-        ValueError: a wrong setting (see `Sampler`) or a negative step.
+    photo: an LQ image (3, h, w) or (1, 3, h, w) in [0, 1]. alpha, steps, policy, seed: as `ITER.restore` takes them.
+    step: how many steps have been taken, 0 is S_l before any; above T_s the last one is shown.
+    reference: the HQ image, if known: it is shown, and the metrics compare with it.
+    ValueError for a wrong setting (see `Sampler`) or a negative step.
     """
+    from matplotlib.colors import ListedColormap
+    from matplotlib.figure import Figure
+
     if step < 0:
         raise ValueError(f"step = {step}: needed 0 (S_l) or more")
     lq = to_tensor(photo)
     trace = model.restore(lq, steps=steps, alpha=alpha, policy=policy, seed=seed)
-    return draw(trace, lq, step, reference)
-
-
-def draw(trace: Trace, lq: Tensor, step: int, reference: Tensor | None = None) -> Figure:
-    """The picture of `restoration_view`, from the trace of one image (1, 3, h, w)."""
-    from matplotlib.colors import ListedColormap
-    from matplotlib.figure import Figure
-
-    taken, start = trace.restored.steps, int(trace.start[0])
+    taken = trace.restored.steps
     step = min(step, len(taken))
-    size = trace.image.shape[-2:]
     mask, score = mask_states(trace, step), taken[step - 1].score if step else None
+    stages = {"S_l": trace.at(0), "step": trace.at(step), "result": trace.image}
     target = None if reference is None else to_tensor(reference)
 
     figure = Figure(figsize=(8, 4.6), layout="constrained")
-    grid = figure.subplots(2, 4)
-    sampler = trace.sampler
-    settings = f"α = {sampler.alpha:.2f}   T = {sampler.steps}   T_s = {start}   {sampler.policy}"
+    settings = f"α = {alpha:.2f}   T = {steps}   T_s = {int(trace.start)}   {policy}"
     figure.suptitle(f"{settings}   step {step} of {len(taken)}", fontsize=10)
-    now = trace.at(step)
-    pictures = [("LQ, bicubic", resize(lq[0].cpu(), size)[None]), ("S_l decoded", trace.at(0)),
-                (f"after step {step}", now), ("result", trace.image)]
-    for axis, (title, picture) in zip(grid[0], pictures, strict=True):
-        axis.imshow(_one(picture, title).permute(1, 2, 0).numpy())
-        axis.set_title(title, fontsize=9)
+    above, (kept, judged, truth, words) = figure.subplots(2, 4)
+    _show(above[0], resize(lq[0].cpu(), trace.image.shape[-2:]), "LQ, bicubic")
+    for axis, title, picture in zip(above[1:], ("S_l decoded", f"after step {step}", "result"), stages.values(), strict=True):
+        _show(axis, picture, title)
 
-    below, words = grid[1], grid[1][3]
-    below[0].imshow(mask.numpy(), cmap=ListedColormap([MASKED, KEPT, NEW]), vmin=0, vmax=2, interpolation="nearest")
-    below[0].set_title(f"kept {int((mask > 0).sum())} of {mask.numel()}", fontsize=9)
+    kept.imshow(mask.numpy(), cmap=ListedColormap([MASKED, KEPT, NEW]), vmin=0, vmax=2, interpolation="nearest")
+    kept.set_title(f"kept {int((mask > 0).sum())} of {mask.numel()}", fontsize=9)
     if score is None:
-        below[1].text(0.5, 0.5, "no score:\nnothing was\nto be chosen" if step else "before step 1",
-                      ha="center", va="center", fontsize=9)
-        below[1].set_title("score", fontsize=9)
+        why = "no score:\nnothing was\nto be chosen" if step else "before step 1"
+        judged.text(0.5, 0.5, why, ha="center", va="center", fontsize=9)
+        judged.set_title("score", fontsize=9)
     else:
-        below[1].imshow(score[0].exp().float().cpu().numpy(), vmin=0, vmax=1, cmap="viridis", interpolation="nearest")
-        by = "φ_e: p(good)" if POLICIES[sampler.policy][0] == "evaluator" else "φ_r: p(token)"
-        below[1].set_title(f"{by}, 0 dark, 1 bright", fontsize=9)
+        judged.imshow(score[0].exp().float().cpu().numpy(), vmin=0, vmax=1, cmap="viridis", interpolation="nearest")
+        by = "φ_e: p(good)" if POLICIES[policy][0] == "evaluator" else "φ_r: p(token)"
+        judged.set_title(f"{by}, 0 dark, 1 bright", fontsize=9)
     if target is not None:
-        below[2].imshow(_one(target, "reference").permute(1, 2, 0).numpy())
-        below[2].set_title("HQ", fontsize=9)
-    words.text(0, 1, _measured(trace.at(0), now, trace.image, target), va="top", fontsize=8, family="monospace")
+        _show(truth, target, "HQ")
+    words.text(0, 1, _measured(stages, target), va="top", fontsize=8, family="monospace")
     words.text(0, 0.4, "kept:\n■ before this step", color=KEPT, va="top", fontsize=8)
     words.text(0, 0.22, "■ in this step", color=NEW, va="top", fontsize=8)
-    for axis in grid.flat:
-        axis.set_xticks([])
-        axis.set_yticks([])
-    for axis in (words, *([below[2]] if target is None else [])):
-        axis.axis("off")
+    for axis in figure.axes:
+        axis.set(xticks=[], yticks=[])
+    words.axis("off")
+    if target is None:
+        truth.axis("off")
     return figure
 
 
@@ -179,43 +167,35 @@ def mask_states(trace: Trace, step: int) -> Tensor:
     return now.long() + (now & ~before)
 
 
-def _measured(first: Tensor, now: Tensor, last: Tensor, target: Tensor | None) -> str:
-    """A small table of the metrics that this machine can compute, for S_l, S_t and the result."""
-    lines = [f"{'':8}{'S_l':>6}{'step':>7}{'result':>7}"]
+def _measured(stages: Mapping[str, Tensor], target: Tensor | None) -> str:
+    """A small table of the metrics that this machine can compute."""
+    lines = [f"{'':8}" + "".join(f"{name:>7}" for name in stages)[1:]]
     for name in ("psnr", "ssim", "lpips", "niqe"):
         metric = metrics.find(name)
-        fits = min(last.shape[-2:]) >= metric.smallest and (target is not None or not metric.needs_reference)
+        fits = min(stages["result"].shape[-2:]) >= metric.smallest and (target is not None or not metric.needs_reference)
         if fits and metrics.available(name):
-            against = target.to(last) if metric.needs_reference and target is not None else None
-            values = [float(metrics.score(name, picture, against)) for picture in (first, now, last)]
             digits = 1 if name in ("psnr", "niqe") else 3
-            arrow = "↓" if metric.lower_better else "↑"
-            lines.append(f"{name + ' ' + arrow:7}" + "".join(f"{value:7.{digits}f}" for value in values))
+            values = [float(metrics.score(name, picture, target)) for picture in stages.values()]
+            lines.append(f"{name} {'↓' if metric.lower_better else '↑'}".ljust(7) + "".join(f"{v:7.{digits}f}" for v in values))
     return "\n".join(lines)
 
 
 def example_pairs(model: ITER, side: int = 192, seed: int = 0) -> dict[str, Pair]:
     """The bundled test photos as the panel shows them: their middle, `side` HQ pixels, degraded as the tier was trained."""
-    from itersr.degradation import MILD, Degradation, degrade
-
-    ranges = MILD if model.tier.degradation == "mild" else Degradation()
+    tier = model.tier
     pairs: dict[str, Pair] = {}
-    for name, photo in bundled("test").items():
-        top, left = ((n - side) // 2 for n in photo.shape[-2:])
-        hq = photo[:, top : top + side, left : left + side]
-        lq = degrade(hq[None], generator=torch.Generator().manual_seed(seed), scale=model.tier.scale, ranges=ranges)
+    for name, hq in _middles(side).items():
+        generator = torch.Generator().manual_seed(seed)
+        lq = deg.degrade(hq[None], generator=generator, scale=tier.scale, ranges=ranges(tier.degradation))
         pairs[name] = (lq[0], hq)
     return pairs
 
 
 def restoration_panel(model: ITER, photos: Mapping[str, Pair] | None = None) -> Any:
-    """`restoration_view` with a control for each setting: an ipywidgets box.
-
-    photos: name → (LQ image, HQ image or None); the bundled test photos if left out.
-    """
+    """`restoration_view` with a control for each setting. photos: those of `example_pairs`, or others by name."""
     import ipywidgets
 
-    pairs = dict(photos or example_pairs(model))
+    pairs = photos or example_pairs(model)
     T = model.tier.steps
     controls = {
         "photo": ipywidgets.Dropdown(options=list(pairs), description="photo"),
@@ -233,25 +213,15 @@ def restoration_panel(model: ITER, photos: Mapping[str, Pair] | None = None) -> 
     return _live(view, controls)
 
 
-# ----------------------------------------------------------------------------------------------------- degradation
-
-
 def degradation_view(photo: Tensor, sigma: float, factor: float, noise: float, quality: int, order: str, seed: int) -> Figure:
     """One photo through a chosen degradation, ×4: HQ, after each step, and the LQ image.
 
-    Args:
-        photo: an HQ image (3, H, W) in [0, 1], H and W multiples of 4.
-        sigma: width of an isotropic Gaussian blur, in pixels. factor: of the detour by resizing.
-        noise: σ of colour noise, in 1/255. quality: of the JPEG.
-        order: "first" (blur, resize, noise, JPEG) or "second" (the same twice).
-        seed: of the noise.
-
-    Raises:
-        ValueError: `order` is another word, or a setting that the degradation refuses.
+    photo: an HQ image (3, H, W) in [0, 1], H and W multiples of 4. sigma: width of an isotropic Gaussian blur, in pixels.
+    factor: of resizing. noise: σ of colour noise, in 1/255, and its seed. quality: of the JPEG.
+    order: "first" (blur, resize, noise, JPEG) or "second" (the same twice).
+    ValueError for another order, or a setting that the degradation refuses.
     """
     from matplotlib.figure import Figure
-
-    from itersr import degradation as deg
 
     if order not in ("first", "second"):
         raise ValueError(f'order is {order!r}, needed "first" or "second"')
@@ -269,24 +239,16 @@ def degradation_view(photo: Tensor, sigma: float, factor: float, noise: float, q
     }  # fmt: skip
     figure = Figure(figsize=(8, 5.4), layout="constrained")
     for axis, (title, picture) in zip(figure.subplots(2, 3).flat, steps.items(), strict=True):
-        axis.imshow(picture[0].clamp(0, 1).permute(1, 2, 0).numpy(), interpolation="nearest")
-        axis.set_title(f"{title}, {picture.shape[-1]}×{picture.shape[-2]}", fontsize=9)
+        _show(axis, picture.clamp(0, 1), f"{title}, {picture.shape[-1]}×{picture.shape[-2]}", interpolation="nearest")
         axis.axis("off")
     return figure
 
 
 def degradation_panel(photos: Mapping[str, Tensor] | None = None) -> Any:
-    """`degradation_view` with a control for each setting: an ipywidgets box.
-
-    photos: name → HQ image (3, H, W); the middle 192×192 pixels of the bundled test photos if left out.
-    """
+    """`degradation_view` with a control for each setting. photos: the middle of the bundled test photos, or others by name."""
     import ipywidgets
 
-    chosen = dict(photos or {})
-    if not chosen:
-        for name, photo in bundled("test").items():
-            top, left = ((n - 192) // 2 for n in photo.shape[-2:])
-            chosen[name] = photo[:, top : top + 192, left : left + 192].contiguous()
+    chosen = photos or _middles(192)
 
     def slider(label: str, value: float, low: float, high: float, step: float) -> Any:
         return ipywidgets.FloatSlider(value=value, min=low, max=high, step=step, description=label, continuous_update=False)
@@ -300,8 +262,4 @@ def degradation_panel(photos: Mapping[str, Tensor] | None = None) -> Any:
         "order": ipywidgets.Dropdown(options=["first", "second"], description="order"),
         "seed": ipywidgets.BoundedIntText(value=0, min=0, max=999, description="seed"),
     }
-
-    def view(photo: str, **settings: Any) -> Figure:
-        return degradation_view(chosen[photo], **settings)
-
-    return _live(view, controls)
+    return _live(lambda photo, **settings: degradation_view(chosen[photo], **settings), controls)
