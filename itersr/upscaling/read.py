@@ -83,7 +83,7 @@ def read(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> Photo:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow warns of odd metadata; what matters becomes an ImageError or a note
         try:
-            image = _open(data)
+            image = _open(io.BytesIO(data))
         except Exception as error:
             unknown = isinstance(error, Image.UnidentifiedImageError)
             what = "is not an image in a format known here" if unknown else "is damaged"
@@ -120,14 +120,21 @@ def _content(path: str | os.PathLike[str]) -> bytes:
 _global = threading.Lock()  # for what belongs to the whole process: Pillow's limit, and stderr
 
 
-def _open(data: bytes) -> Any:
+def _open(file: Any) -> Any:
     """The Pillow image, header only. Pillow's own limit of pixels is one global number; ours is an argument of `read`."""
     with _global:
         before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
-            return Image.open(io.BytesIO(data), formats=FORMATS)
+            return Image.open(file, formats=FORMATS)
         finally:
             Image.MAX_IMAGE_PIXELS = before
+
+
+def size(path: str | os.PathLike[str]) -> tuple[int, int] | None:
+    """The sides of a picture, by the header of its file; None where there is none, as `read` tells in its turn."""
+    with contextlib.suppress(Exception), _open(path) as image:
+        return image.size
+    return None
 
 
 def _decode(data: bytes, image: Any) -> Photo:
