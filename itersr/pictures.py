@@ -198,6 +198,7 @@ def from_pil(image: Any, notes: list[str] | None = None) -> Photo:
     if 0 in image.size:
         raise ValueError(f"image has the size {image.size}, needed at least one pixel")
     turn = orientation(image)
+    white_is_0 = getattr(image, "tag_v2", {}).get(262) == 0  # in a TIFF: Pillow sees to it up to 8 bits only
     if mode in ("CMYK", "LAB"):
         if notes is not None:
             notes.append(f"{mode} turned into sRGB" + (" through its ICC profile" if profile and mode == "CMYK" else ""))
@@ -206,13 +207,13 @@ def from_pil(image: Any, notes: list[str] | None = None) -> Photo:
         values = np.asarray(image)
         if values.min() < 0 or values.max() > 65535:
             raise ValueError(f"image of mode I holds {values.min()} to {values.max()}, needed [0, 65535]")
-        values = values.astype(np.uint16)
-        if getattr(image, "tag_v2", {}).get(262) == 0:  # a TIFF where 0 is white: Pillow sees to it up to 8 bits only
-            values = 65535 - values
+        values = 65535 - values.astype(np.uint16) if white_is_0 else values.astype(np.uint16)
         return from_pixels(values if clear is None else with_clear(values[..., None], clear), turn, profile)
     if mode == "F":
-        _check(np.asarray(image), "image of mode F")
-    elif clear is not None and mode in ("1", "L", "P", "RGB"):
+        values = np.asarray(image)
+        _check(values, "image of mode F")
+        return from_pixels(1 - values if white_is_0 else values, turn, profile)
+    if clear is not None and mode in ("1", "L", "P", "RGB"):
         image = image.convert("LA" if mode in ("1", "L") else "RGBA")
     elif mode not in ("L", "LA", "RGB", "RGBA"):
         image = image.convert({"1": "L", "La": "LA", "PA": "RGBA", "RGBa": "RGBA"}.get(mode, "RGB"))

@@ -33,7 +33,7 @@ OTHERS = frozenset(".heic .heif .hif .avif .jxl .jp2 .psd .xcf .exr .hdr .dng .c
 # EXIF fields that stay true of an enlarged picture: who, when, with what, where. Orientation is applied, sizes would be wrong.
 _EXIF_KEPT = (270, 271, 272, 282, 283, 296, 305, 306, 315, 33432)
 _EXIF_FOLDERS = {0x8769: (0xA002, 0xA003, 0xA005), 0x8825: ()}  # Exif (without pixel sizes), GPS
-_BITS, _PLANES, _EXTRA = 258, 284, 338  # TIFF tags
+_BITS, _PLANES, _EXTRA, _KIND = 258, 284, 338, 339  # TIFF tags
 
 
 class ImageError(FileError):
@@ -80,8 +80,7 @@ def read(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> Photo:
     pixels (width × height), which is told before they are decoded.
     """
     data = _content(path)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Pillow warns of odd metadata; what matters becomes an ImageError or a note
+    with warnings.catch_warnings(action="ignore"):  # Pillow warns of odd metadata; what matters becomes an error or a note
         try:
             image = _open(io.BytesIO(data))
         except Exception as error:
@@ -132,7 +131,7 @@ def _open(file: Any) -> Any:
 
 def size(path: str | os.PathLike[str]) -> tuple[int, int] | None:
     """The sides of a picture, by the header of its file; None where there is none, as `read` tells in its turn."""
-    with contextlib.suppress(Exception), _open(path) as image:
+    with contextlib.suppress(Exception), warnings.catch_warnings(action="ignore"), _open(path) as image:
         return image.size
     return None
 
@@ -147,27 +146,32 @@ def _decode(data: bytes, image: Any) -> Photo:
             notes.append(f"{image.n_frames} frames or pages: only the first is used")
             image.seek(0)
     tags = getattr(image, "tag_v2", {})
-    deep = image.mode in ("RGB", "RGBA") and (";16" in stored or max(tags.get(_BITS, (8,))) == 16)
-    photo = None
-    with _quiet() if deep or image.format == "TIFF" else contextlib.nullcontext():
+    deep = ";16" in stored or max(tags.get(_BITS, (8,))) == 16
+    planar = tags.get(_PLANES) == 2  # channel after channel: Pillow reads only 8 bit RGB, RGBA and CMYK so
+    if deep and 2 in tags.get(_KIND, ()):
+        raise ValueError("signed numbers of 16 bits")
+    if stored in ("L;2", "L;4") and "transparency" in image.info:
+        image.info["transparency"] *= {"L;2": 85, "L;4": 17}[stored]  # Pillow widens the pixels to 8 bits, and not this one
+    own, photo = (deep and image.mode in ("RGB", "RGBA")) or (planar and (deep or image.mode in ("LA", "La"))), None
+    with _quiet() if own or image.format == "TIFF" else contextlib.nullcontext():
         image.load()  # a truncated file fails here, whichever decoder makes the pixels
         try:
-            photo = _deep_photo(data, image, turn, stored) if deep else None
+            photo = _own_photo(data, image, turn, stored, planar) if own else None
         except Exception as error:
-            if tags.get(_PLANES) == 2:  # Pillow takes each plane for one of 8 bits
+            if planar:
                 raise
             notes.append(f"16 bit {image.format} read with 8 bits ({' '.join(str(error).split())})")
     photo = photo or pictures.from_pil(image, notes)
     return replace(photo, meta=replace(photo.meta, exif=exif, notes=tuple(notes)))
 
 
-def _deep_photo(data: bytes, image: Any, turn: int, stored: str) -> Photo:
-    """The picture in a file with several channels of 16 bits, of which Pillow keeps 8."""
-    bands, tags = len(image.getbands()), getattr(image, "tag_v2", {})
+def _own_photo(data: bytes, image: Any, turn: int, stored: str, planar: bool) -> Photo:
+    """The picture in a file that Pillow does not read in full: several channels of 16 bits, of which it keeps 8, or planes."""
+    bands = len(image.getbands())
     pixels: Any
-    if tags.get(_EXTRA) == (1,):
-        raise ValueError("colours multiplied with alpha")
-    if tags.get(_PLANES) == 2:  # channel after channel, which OpenCV takes for pixel after pixel
+    if image.mode not in ("LA", "RGB", "RGBA") or getattr(image, "tag_v2", {}).get(_EXTRA) == (1,):
+        raise ValueError("unusual channels, or colours multiplied with alpha")
+    if planar:  # OpenCV takes them for pixel after pixel
         import tifffile
 
         pixels = np.moveaxis(tifffile.imread(io.BytesIO(data), key=0), 0, -1)[..., :bands]
@@ -176,11 +180,10 @@ def _deep_photo(data: bytes, image: Any, turn: int, stored: str) -> Photo:
 
         # Blue comes first, grey three times. OpenCV turns a TIFF while it reads it, as Pillow does, but no PNG.
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-        if pixels is not None:
-            pixels = pixels[..., [0, 3] if stored.startswith("LA") else [2, 1, 0, 3][:bands]]
+        if pixels is None or pixels.dtype != np.uint16:
+            raise ValueError("stored in an unknown way")
+        pixels = pixels[..., [0, 3] if stored.startswith("LA") else [2, 1, 0, 3][:bands]]
         turn = pictures.orientation(image)
-    if pixels is None or pixels.dtype != np.uint16:
-        raise ValueError("stored in an unknown way")
     if "transparency" in image.info:
         pixels = pictures.with_clear(pixels[..., :3], image.info["transparency"])
     return pictures.from_pixels(pixels, turn, image.info.get("icc_profile"))
