@@ -51,17 +51,16 @@ def obtain(dataset: Dataset, folder: Path, extra: Path | None = None, quiet: boo
     folder.mkdir(parents=True, exist_ok=True)
     reasons = []
     for archive in dataset.archives:
-        failed = []
         for address in archive.addresses:
             try:
                 return _download(address, archive, folder, quiet), archive
             except Wrong as reason:
-                failed.append(f"{address}: {reason}")
-        reasons.append(f"{archive.file}: {'; '.join(failed) or 'has no address that a program can use'}")
-    raise PrepError(
-        f"{dataset.title}: {'; '.join(reasons)}. Get it by hand from {dataset.by_hand}, put it as "
-        f"{' or '.join(archive.file for archive in dataset.archives)} into a folder, and run again with --archive-dir FOLDER"
-    )
+                reasons.append(f"{address}: {reason}")
+        if not archive.addresses:
+            reasons.append(f"{archive.file}: has no address that a program can use")
+    files = " or ".join(archive.file for archive in dataset.archives)
+    raise PrepError(f"{dataset.title}: {'; '.join(reasons)}. Get it by hand from {dataset.by_hand}, put it as {files} into a "
+                    "folder, and run again with --archive-dir FOLDER")
 
 
 def fault(path: Path, archive: Archive, folder: Path) -> str:
@@ -76,40 +75,25 @@ def fault(path: Path, archive: Archive, folder: Path) -> str:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     record = read_json(folder / "checksums.json")
     first = record.get(archive.file, {}).get("sha256")
-    known = archive.sha256 or first
-    if known is not None and digest != known:
+    known = archive.sha256 or first or digest
+    if digest != known:
         where = "the table" if archive.sha256 else f"the first download, see {folder / 'checksums.json'}"
         return f"sha256 is {digest}, need {known} ({where})"
     if first != digest:
         folder.mkdir(parents=True, exist_ok=True)
-        record[archive.file] = {"sha256": digest, "size": size}
-        write_whole(folder / "checksums.json", json.dumps(record, indent=1) + "\n")
+        write_whole(folder / "checksums.json", json.dumps({**record, archive.file: {"sha256": digest, "size": size}}, indent=1))
     return ""
 
 
 def _download(address: str, archive: Archive, folder: Path, quiet: bool) -> Path:
+    """Connect as often as it brings something, until all bytes are there and right."""
     part, state, final = (folder / f"{archive.file}{ending}" for ending in (".part", ".part.json", ""))
-    resumed = part.exists()
-    _connect(address, archive, part, state, quiet)
-    wrong = fault(part, archive, folder)
-    if not wrong:
-        put(part, final)
-    part.unlink(missing_ok=True)
-    state.unlink(missing_ok=True)
-    if not wrong:
-        return final
-    if resumed:  # the older bytes may be at fault
-        return _download(address, archive, folder, quiet)
-    raise Wrong(f"what it gave: {wrong}")
-
-
-def _connect(address: str, archive: Archive, part: Path, state: Path, quiet: bool) -> None:
-    """Connect as often as it brings something, until all bytes are there."""
-    tries = 0
-    while True:
+    resumed, tries, reason = part.exists(), 0, ""
+    while tries < TRIES:
         before = _size(part)
         try:
-            return _transfer(address, archive, part, state, quiet)
+            _transfer(address, archive, part, state, quiet)
+            break
         except (OSError, http.client.HTTPException) as error:  # urllib's errors are OSErrors
             if isinstance(error, PermissionError) or getattr(error, "errno", None) in NO_SPACE:
                 raise
@@ -121,9 +105,19 @@ def _connect(address: str, archive: Archive, part: Path, state: Path, quiet: boo
                 elif error.code not in (429, 500, 502, 503, 504):
                     raise Wrong(reason) from error
         tries = 0 if _size(part) > before else tries + 1
-        if tries >= TRIES:
-            raise Wrong(f"{reason} ({TRIES} tries)")
-        time.sleep(PAUSE * 2 ** max(0, tries - 1))
+        time.sleep(PAUSE * 2 ** max(0, tries - 1) if tries < TRIES else 0)
+    else:
+        raise Wrong(f"{reason} ({TRIES} tries)")
+    wrong = fault(part, archive, folder)
+    if not wrong:
+        put(part, final)
+    part.unlink(missing_ok=True)
+    state.unlink(missing_ok=True)
+    if not wrong:
+        return final
+    if resumed:  # the older bytes may be at fault
+        return _download(address, archive, folder, quiet)
+    raise Wrong(f"what it gave: {wrong}")
 
 
 def _transfer(address: str, archive: Archive, part: Path, state: Path, quiet: bool) -> None:
@@ -149,12 +143,10 @@ def _transfer(address: str, archive: Archive, part: Path, state: Path, quiet: bo
         total = start + int(length) if length else None
         if archive.size is not None and total not in (None, archive.size):
             raise Wrong(f"offers {total:,} bytes, need {archive.size:,}")
-        free = shutil.disk_usage(part.parent).free
-        if total is not None and total - start > free:
-            raise PrepError(
-                f"{part.parent}: {archive.file} needs {(total - start) / 1e6:,.1f} MB more and {free / 1e6:,.1f} MB are free; "
-                "make room and run again"
-            )
+        missing, free = (total or start) - start, shutil.disk_usage(part.parent).free
+        if missing > free:
+            room = f"{missing / 1e6:,.1f} MB more and {free / 1e6:,.1f} MB are free"
+            raise PrepError(f"{part.parent}: {archive.file} needs {room}; make room and run again")
         tag = answer.headers.get("ETag") or "W/"
         validator = answer.headers.get("Last-Modified") if tag.startswith("W/") else tag  # a weak tag is not for ranges
         bar = tqdm(total=total, initial=start, unit="B", unit_scale=True, desc=archive.file, disable=quiet or None)
