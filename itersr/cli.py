@@ -8,6 +8,7 @@ failure.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import importlib.util
 import io
@@ -103,15 +104,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 class _Lines(logging.Handler):
-    """Progress to stdout, the rest to stderr, around any progress bar."""
+    """Progress to stdout, the rest to stderr, around any progress bar. A line that cannot be printed costs nothing else."""
 
     def emit(self, record: logging.LogRecord) -> None:
         from tqdm import tqdm
 
-        if record.levelno == logging.INFO:
-            tqdm.write(record.getMessage(), file=sys.stdout)
-        else:
-            tqdm.write(self.format(record), file=sys.stderr)
+        plain = record.levelno == logging.INFO
+        with contextlib.suppress(OSError):
+            tqdm.write(record.getMessage() if plain else self.format(record), file=sys.stdout if plain else sys.stderr)
 
 
 def _one_line(error: BaseException) -> str:
@@ -263,6 +263,8 @@ def _evaluate(args: argparse.Namespace) -> int:
     from itersr.model import pick_device
 
     device = pick_device(args.device)
+    if args.json and not Path(args.json).absolute().parent.is_dir():
+        raise NotADirectoryError(f"--json {args.json}: has no folder to lie in; make that folder first")
     if args.json and check_place(Path(args.json)) is not None and not args.force:
         raise FileExistsError(f"--json {args.json}: exists already; use --force to overwrite it, or another name")
     folders: dict[str, Path] = {}

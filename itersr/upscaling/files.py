@@ -228,7 +228,7 @@ def _fitting(jobs: Sequence[Job], sizes: Mapping[Job, tuple[int, int]], scale: f
     if fitting:
         folder = next(folder for folder in fitting[0].target.absolute().parents if folder.exists())
         if needed > (free := shutil.disk_usage(folder).free):
-            log.warning("%s: about %.1f GB are needed, %.1f GB are free", shown(folder), needed / 1e9, free / 1e9)
+            log.warning("%s: about %.0f MB are needed, %.0f MB are free", shown(folder), needed / 1e6, free / 1e6)
     return fitting
 
 
