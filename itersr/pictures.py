@@ -100,11 +100,7 @@ def to_tensor(x: Any) -> Tensor:
     Takes a PIL image of any mode, turned upright, a NumPy array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), a tensor
     (1 or 3, H, W) or (B, 1 or 3, H, W), each of uint8, uint16 or float in [0, 1], or a `Photo`. Alpha does not enter, but
     what it hides wholly gets other colours (`Photo.visible`); `like` carries it over. A float32 tensor (B, 3, H, W) comes
-    back as it is, not copied.
-
-    Raises:
-        TypeError: none of these kinds.
-        ValueError: another dtype, shape or range, NaN or infinity, or no pixels; the message names what was met and needed.
+    back as it is, not copied. TypeError for another kind, ValueError for another dtype, shape or range, NaN, or no pixels.
     """
     if not isinstance(x, Tensor):
         return _photo(x).visible()[None]

@@ -86,10 +86,7 @@ def plan(inputs: Sequence[str | os.PathLike[str]], output: str | os.PathLike[str
 
     `output` is a file when it has an image suffix and there is one input file, else a folder (made later, when needed). What
     an earlier run has put into an input folder, results and traces, is no input. `beside` names what is made with a result.
-
-    Raises:
-        UsageError: no input, one output file for several inputs, two inputs with one output, an unknown `ext`.
-        ImageError: an input folder without images.
+    UsageError for no input, one output for several inputs and an unknown `ext`, ImageError for a folder without images.
     """
     if not inputs:
         raise UsageError("no input: name image files or folders")
@@ -170,14 +167,10 @@ def _refuse(path: Path, job: Job, inputs: Mapping[tuple[int, int], Path], force:
 
 def upscale_files(load: Callable[[], Any], inputs: Sequence[str | os.PathLike[str]], output: str | os.PathLike[str],
                   options: Options | None = None, progress: bool = False) -> list[Failure]:
-    """Upscale files and folders; gives the files that could not be done, [] when all are.
+    """Upscale files and folders (`plan` says what becomes of `inputs` and `output`); gives the files that could not be done.
 
-    Args:
-        load: gives the model, an `ITER` or what has its `upscale` and `tier.scale` (and its `restore`, for traces). Called
-            once, when there is a picture to upscale: bad input is told in milliseconds.
-        inputs: image files and folders. output: a file or a folder, see `plan`.
-        options: naming, memory and the settings of Alg. 2.
-        progress: show bars on stderr, over the files and over the tiles of each.
+    load: gives the model, an `ITER` or what has its `upscale` and `tier.scale` (and its `restore`, for traces). Called once,
+    when there is a picture to upscale: bad input is told in milliseconds. progress: bars on stderr, over files and over tiles.
 
     Each failure is logged as one line (error level), each success too (info level). KeyboardInterrupt passes through and leaves
     finished files only. Raises what `plan` and `load` raise.
@@ -220,7 +213,7 @@ def _fitting(jobs: Sequence[Job], sizes: Mapping[Job, tuple[int, int]], scale: f
     fitting, needed = [], 0.0
     for job in jobs:
         with _told(job, failures):
-            width, height = (max(1, round(side * scale)) for side in sizes.get(job, (1, 1)))
+            width, height = (round(side * scale) for side in sizes.get(job, (1, 1)))
             file_format = SUFFIXES[job.target.suffix.lower()]
             check_limits(job.target, file_format, (height, width))
             needed += BYTES[file_format] * width * height
@@ -303,23 +296,21 @@ def _upscale_one(model: Any, photo: Photo, target: Path, options: Options, progr
 
 def _in_memory(call: Callable[..., Any], photo: Photo, target: Path, options: Options) -> Any:
     """What `call` gives with the tile of the options, or with a smaller one when memory ran out."""
-    try:
-        return call() if options.tile is None else call(tile=options.tile)
-    except (MemoryError, RuntimeError) as error:
-        if not _out_of_memory(error):
-            raise
-    # Outside the except block: its traceback would keep the first try's tensors alive.
-    smaller = options.tile // 2 if options.tile else min(FIRST_TILE, max(photo.size) // 2)
-    smaller = max(SMALLEST_TILE, smaller // 16 * 16)
-    log.warning("%s: out of memory; once more with --tile %d", shown(target.name), smaller)
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-    try:
-        return call(tile=smaller)
-    except (MemoryError, RuntimeError) as error:
-        if not _out_of_memory(error):
-            raise
-        raise RuntimeError(f"out of memory with --tile {smaller} too; use a smaller --tile, or --device cpu") from error
+    tile, again = options.tile, False
+    while True:
+        try:
+            return call() if tile is None else call(tile=tile)
+        except (MemoryError, RuntimeError) as error:
+            if not _out_of_memory(error):
+                raise
+            if again:
+                raise RuntimeError(f"out of memory with --tile {tile} too; use a smaller --tile, or --device cpu") from error
+        # Outside the except block: its traceback would keep the first try's tensors alive.
+        smaller = tile // 2 if tile else min(FIRST_TILE, max(photo.size) // 2)
+        tile, again = max(SMALLEST_TILE, smaller // 16 * 16), True
+        log.warning("%s: out of memory; once more with --tile %d", shown(target.name), tile)
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
 
 
 def _out_of_memory(error: BaseException) -> bool:
@@ -366,9 +357,7 @@ def degrade_files(inputs: Sequence[str | os.PathLike[str]], output: str | os.Pat
 
     Every picture has its own generator, made of `seed` and its name, so that its LQ image does not depend on which others are
     made with it. The draw in draws.jsonl is enough to make it again (`degradation.Draw.from_dict`, `degradation.apply`).
-
-    Raises:
-        UsageError, ImageError: see `plan`; draws.jsonl exists and `force` is False.
+    Raises what `plan` does, and UsageError where draws.jsonl exists and `force` is False.
     """
     from itersr import degradation
 

@@ -103,17 +103,17 @@ def read(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> Photo:
 
 def _content(path: str | os.PathLike[str]) -> bytes:
     try:
-        data = Path(path).read_bytes()
-    except FileNotFoundError as error:
-        raise ImageError(path, "does not exist", "check the name") from error
-    except IsADirectoryError as error:
-        raise ImageError(path, "is a folder", "name an image file") from error
+        if data := Path(path).read_bytes():
+            return data
+        what, cure = "is empty (0 bytes)", "get the file again"
+    except FileNotFoundError:
+        what, cure = "does not exist", "check the name"
+    except IsADirectoryError:
+        what, cure = "is a folder", "name an image file"
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise ImageError(path, f"cannot be read ({reason})", "check the file and its permissions") from error
-    if not data:
-        raise ImageError(path, "is empty (0 bytes)", "get the file again")
-    return data
+        what, cure = f"cannot be read ({reason})", "check the file and its permissions"
+    raise ImageError(path, what, cure)
 
 
 _global = threading.Lock()  # for what belongs to the whole process: Pillow's limit, and stderr
@@ -152,7 +152,8 @@ def _decode(data: bytes, image: Any) -> Photo:
         raise ValueError("signed numbers of 16 bits")
     if stored in ("L;2", "L;4") and "transparency" in image.info:
         image.info["transparency"] *= {"L;2": 85, "L;4": 17}[stored]  # Pillow widens the pixels to 8 bits, and not this one
-    own, photo = (deep and image.mode in ("RGB", "RGBA")) or (planar and (deep or image.mode in ("LA", "La"))), None
+    own = (deep and image.mode in ("RGB", "RGBA")) or (planar and (deep or image.mode in ("LA", "La")))
+    photo = None
     with _quiet() if own or image.format == "TIFF" else contextlib.nullcontext():
         image.load()  # a truncated file fails here, whichever decoder makes the pixels
         try:

@@ -18,21 +18,13 @@ from PIL.PngImagePlugin import putchunk
 from PIL.TiffTags import TAGS_V2_GROUPS
 
 from itersr import pictures
-from itersr.disk import WriteError, whole_file
+from itersr.disk import WriteError, shown, whole_file
 from itersr.pictures import Photo
 
 log = logging.getLogger(__name__)
 
-SUFFIXES = {
-    ".png": "PNG",
-    ".jpg": "JPEG",
-    ".jpeg": "JPEG",
-    ".jfif": "JPEG",
-    ".webp": "WEBP",
-    ".tif": "TIFF",
-    ".tiff": "TIFF",
-    ".bmp": "BMP",
-}
+SUFFIXES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".jfif": "JPEG", ".webp": "WEBP", ".tif": "TIFF", ".tiff": "TIFF",
+            ".bmp": "BMP"}
 _ROWS = 256  # of a strip of TIFF
 _LONGEST_SIDE = {"JPEG": 65_500, "WEBP": 16_383}  # in pixels; JPEG's is that of its library
 _MOST_EXIF = {"JPEG": 65_533}  # bytes
@@ -75,14 +67,14 @@ def write(photo: Photo, path: str | os.PathLike[str], quality: int = 95) -> None
     that of JPEG (4:4:4) and WebP. WriteError for what `check_output` refuses, an unwritable folder and a full disk.
     """
     file_format = check_output(path, photo.size, photo.meta.exif)
+    if photo.alpha is not None and file_format in ("JPEG", "BMP"):
+        log.warning("%s: %s has no alpha, the picture is laid on white", shown(path), file_format)
+        photo = replace(photo, tensor=photo.tensor.clamp(0, 1) * photo.alpha + (1 - photo.alpha), alpha=None)
     with whole_file(Path(path)) as handle:
         _encode(photo, file_format, handle, quality)
 
 
 def _encode(photo: Photo, file_format: str, handle: IO[bytes], quality: int) -> None:
-    if photo.alpha is not None and file_format in ("JPEG", "BMP"):
-        log.warning("%s has no alpha: the picture is laid on white", file_format)
-        photo = replace(photo, tensor=photo.tensor.clamp(0, 1) * photo.alpha + (1 - photo.alpha), alpha=None)
     deep = photo.meta.bits == 16 and file_format in ("PNG", "TIFF")
     # WebP knows no grey, and few programs open 16 bit grey with alpha: such pictures are written as RGB and RGBA.
     if file_format == "WEBP" or (deep and photo.alpha is not None):
