@@ -264,7 +264,7 @@ def _evaluate(args: argparse.Namespace) -> int:
 
     device = pick_device(args.device)
     if args.json and not Path(args.json).absolute().parent.is_dir():
-        raise NotADirectoryError(f"--json {args.json}: has no folder to lie in; make that folder first")
+        raise NotADirectoryError(f"--json {args.json}: there is no folder for it; make that folder first")
     if args.json and check_place(Path(args.json)) is not None and not args.force:
         raise FileExistsError(f"--json {args.json}: exists already; use --force to overwrite it, or another name")
     folders: dict[str, Path] = {}

@@ -19,6 +19,7 @@ _REASONS = {
     errno.EACCES: _LOCKED,
     errno.EPERM: _LOCKED,
     errno.EROFS: _LOCKED,
+    errno.ENOENT: ("there is no folder for it", "make that folder first"),
     errno.ENAMETOOLONG: ("its name is too long", "choose a shorter one"),
 }
 

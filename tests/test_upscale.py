@@ -1015,7 +1015,7 @@ def test_what_exists_is_refused_before_anything_is_measured_or_converted(
     measure = ["evaluate", "--outputs", f"A={tmp_path / 'none'}", "--metrics", "niqe", "--json"]
     for command, said in (
         ([*measure, tmp_path / "mine" / "README.md"], "README.md: exists already; use --force"),
-        ([*measure, tmp_path / "nowhere" / "x.json"], "has no folder to lie in"),
+        ([*measure, tmp_path / "nowhere" / "x.json"], "there is no folder for it"),
         (["convert", tmp_path, "-o", tmp_path / "mine"], "mine: exists and is not an empty folder; name another"),
     ):
         code, _, err = run_cli(capsys, *command)

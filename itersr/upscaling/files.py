@@ -29,7 +29,7 @@ from itersr import pictures
 from itersr.disk import FileError, check_place, shown, whole_file, whole_folder, writing
 from itersr.pictures import Photo
 from itersr.upscaling.read import MAX_PIXELS, ImageError, image_files, read, size
-from itersr.upscaling.write import SUFFIXES, check_limits, check_output, write
+from itersr.upscaling.write import SUFFIXES, check_output, write
 
 log = logging.getLogger(__name__)
 
@@ -156,10 +156,9 @@ def _refuse(path: Path, job: Job, inputs: Mapping[tuple[int, int], Path], force:
     if (other := inputs.get((found.st_dev, found.st_ino))) is not None:
         result = "its own result" if other == job.source else f"the result of {shown(job.source)}"
         raise ImageError(other, f"would be overwritten by {result}", "use a --suffix or another folder")
-    if path.suffix.lower() in SUFFIXES:
-        if stat.S_ISDIR(found.st_mode):
-            raise ImageError(path, "is a folder", "name a file, or another folder")
-    elif not (path / "trace.json").is_file():
+    if path.suffix.lower() in SUFFIXES and stat.S_ISDIR(found.st_mode):
+        raise ImageError(path, "is a folder", "name a file, or another folder")
+    if path.suffix.lower() not in SUFFIXES and not (path / "trace.json").is_file():
         raise ImageError(path, "exists and holds no trace", "rename it, or use another folder (-o)")
     if not force:
         raise ImageError(path, "exists already", "use --force to overwrite it, or another folder (-o)")
@@ -214,9 +213,7 @@ def _fitting(jobs: Sequence[Job], sizes: Mapping[Job, tuple[int, int]], scale: f
     for job in jobs:
         with _told(job, failures):
             width, height = (round(side * scale) for side in sizes.get(job, (1, 1)))
-            file_format = SUFFIXES[job.target.suffix.lower()]
-            check_limits(job.target, file_format, (height, width))
-            needed += BYTES[file_format] * width * height
+            needed += BYTES[check_output(job.target, (height, width))] * width * height
             fitting.append(job)
     if fitting:
         folder = next(folder for folder in fitting[0].target.absolute().parents if folder.exists())

@@ -30,33 +30,25 @@ _LONGEST_SIDE = {"JPEG": 65_500, "WEBP": 16_383}  # in pixels; JPEG's is that of
 _MOST_EXIF = {"JPEG": 65_533}  # bytes
 
 
-def check_output(path: str | os.PathLike[str], size: tuple[int, int] | None = None, exif: bytes | None = None) -> str:
+def check_output(path: str | os.PathLike[str], size: tuple[int, int] = (1, 1), exif: bytes | None = None) -> str:
     """The format that `write` will use for `path`; worth asking before a long computation.
 
-    WriteError for an unknown suffix, a folder where the file should go, no folder to write in, and a `size` (height, width) or
-    `exif` beyond what the format holds.
+    WriteError for an unknown suffix, a folder where the file should go, and a `size` (height, width) or `exif` beyond what the
+    format holds.
     """
-    target = Path(path)
+    target, cure = Path(path), "write PNG or TIFF (--ext png)"
     name = SUFFIXES.get(target.suffix.lower())
     if name is None:
         raise WriteError(target, f"has the suffix {target.suffix!r}", "use one of " + ", ".join(SUFFIXES))
     if target.is_dir():
         raise WriteError(target, "is a folder", "name a file")
-    if not target.parent.is_dir():
-        raise WriteError(target, f"has no folder {str(target.parent)!r} to lie in", "make that folder first")
-    check_limits(target, name, size or (1, 1), exif)
-    return name
-
-
-def check_limits(target: Path, name: str, size: tuple[int, int], exif: bytes | None = None) -> None:
-    """WriteError where a picture of `size` (height, width), or its `exif`, is beyond what the format `name` holds."""
-    cure = "write PNG or TIFF (--ext png)"
     if max(size) > (longest := _LONGEST_SIDE.get(name, max(size))):
         raise WriteError(target, f"would be {size[1]}×{size[0]}, {name} ends at {longest}", cure)
     if name == "BMP" and 3 * size[0] * size[1] > 0xFFFF_0000:
         raise WriteError(target, f"would be {size[1]}×{size[0]}, BMP ends at 4 GB", cure)
     if exif is not None and len(exif) > (most := _MOST_EXIF.get(name, len(exif))):
         raise WriteError(target, f"would hold {len(exif):,} bytes of EXIF, {name} ends at {most:,}", cure)
+    return name
 
 
 def write(photo: Photo, path: str | os.PathLike[str], quality: int = 95) -> None:
