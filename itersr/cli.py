@@ -56,14 +56,12 @@ class _Parser(argparse.ArgumentParser):
 
 def parser() -> argparse.ArgumentParser:
     """All subcommands with their options."""
-    top = _Parser(
-        prog="itersr",
-        description="ITER: iterative token evaluation and refinement for real-world super-resolution.",
-    )
+    about = "ITER: iterative token evaluation and refinement for real-world super-resolution."
+    top = _Parser(prog="itersr", description=about)
     top.add_argument("--version", action="version", version=f"itersr {__version__}")
     commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for name, (add, handler, short, description) in COMMANDS.items():
-        command = commands.add_parser(name, help=short, description=description)
+    for name, (add, handler, short) in COMMANDS.items():
+        command = commands.add_parser(name, help=short, description=handler.__doc__)
         loud = command.add_mutually_exclusive_group()
         loud.add_argument("-q", "--quiet", action="store_true", help="only warnings and errors")
         loud.add_argument("-v", "--verbose", action="store_true", help="also the traceback behind a failure")
@@ -171,6 +169,7 @@ def _add_upscale(p: argparse.ArgumentParser) -> None:
 
 
 def _upscale(args: argparse.Namespace) -> int:
+    """Enlarge photos, ×4 by default."""
     from itersr.model import pick_device
     from itersr.sampling import Sampler
     from itersr.upscaling import files
@@ -238,6 +237,8 @@ def _add_train(p: argparse.ArgumentParser) -> None:
 
 
 def _train(args: argparse.Namespace) -> int:
+    """Train all of a tier's networks, or one stage of them: Stage I (vqgan), then Stages II and III by iter (Alg. 1, all at
+    once), or by lq_encoder and then token_nets."""
     from itersr.training.run import run
 
     if args.data is not None and not Path(args.data).is_dir():
@@ -257,6 +258,7 @@ def _add_evaluate(p: argparse.ArgumentParser) -> None:
 
 
 def _evaluate(args: argparse.Namespace) -> int:
+    """Measure folders of results, any method's, the same way: a table with 95 % intervals over the images."""
     _need("pyiqa")
     from itersr.disk import check_place, whole_file
     from itersr.lab import evaluation, metrics
@@ -312,6 +314,7 @@ def _add_degrade(p: argparse.ArgumentParser) -> None:
 
 
 def _degrade(args: argparse.Namespace) -> int:
+    """Make fixed test pairs by the second-order degradation: OUT/hq, OUT/lq and the draws in OUT/draws.jsonl."""
     from itersr.upscaling import files
 
     if args.scale < 1:
@@ -325,6 +328,7 @@ def _add_convert(p: argparse.ArgumentParser) -> None:
 
 
 def _convert(args: argparse.Namespace) -> int:
+    """Turn the authors' released files into a folder for --weights: safetensors, configuration, model card."""
     from itersr import published
     from itersr.disk import check_place
 
@@ -345,26 +349,21 @@ def _add_reproduce(p: argparse.ArgumentParser) -> None:
 
 
 def _reproduce(args: argparse.Namespace) -> int:
+    """Run the notebooks as experiments: executed copies, figures and results go into one folder."""
     _need("papermill", "jupytext", "ipywidgets", "matplotlib", "pyiqa")
     from itersr.lab.reproduce import run
 
     return run(tier=args.tier, only=args.only, device=args.device, data=args.data, out=args.out)
 
 
-# The options of each command, what runs it, its line in `itersr --help` and the first line of its own page.
-COMMANDS: dict[str, tuple[Callable[..., None], Callable[[argparse.Namespace], int], str, str]] = {
-    "upscale": (_add_upscale, _upscale, "enlarge photos", "Enlarge photos, ×4 by default."),
-    "train": (_add_train, _train, "train a stage",
-              "Train all of a tier's networks, or one stage of them: Stage I (vqgan), then Stages II and III by iter "
-              "(Alg. 1, all at once), or by lq_encoder and then token_nets."),
-    "evaluate": (_add_evaluate, _evaluate, "measure folders of results",
-                 "Measure folders of results, any method's, the same way: a table with 95 % intervals over the images."),
-    "degrade": (_add_degrade, _degrade, "make low-quality test pairs",
-                "Make fixed test pairs by the second-order degradation: OUT/hq, OUT/lq and the draws in OUT/draws.jsonl."),
-    "convert": (_add_convert, _convert, "turn the authors' released files into safetensors",
-                "Turn the authors' released files into a folder for --weights: safetensors, configuration, model card."),
-    "reproduce": (_add_reproduce, _reproduce, "run the notebooks as experiments",
-                  "Run the notebooks as experiments: executed copies, figures and results go into one folder."),
+# The options of each command, what runs it (its docstring begins the page of help), and its line in `itersr --help`.
+COMMANDS: dict[str, tuple[Callable[..., None], Callable[[argparse.Namespace], int], str]] = {
+    "upscale": (_add_upscale, _upscale, "enlarge photos"),
+    "train": (_add_train, _train, "train a stage"),
+    "evaluate": (_add_evaluate, _evaluate, "measure folders of results"),
+    "degrade": (_add_degrade, _degrade, "make low-quality test pairs"),
+    "convert": (_add_convert, _convert, "turn the authors' released files into safetensors"),
+    "reproduce": (_add_reproduce, _reproduce, "run the notebooks as experiments"),
 }
 
 

@@ -9,6 +9,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 import zlib
 from pathlib import Path
@@ -411,6 +412,17 @@ def test_lines_that_cannot_be_printed_stop_nothing(tmp_path: Path, monkeypatch: 
     assert files(tmp_path / "out") == ["a_out.png", "b_out.png"]
     with pytest.raises(OSError):
         full.close()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="pipes of POSIX")
+def test_a_picture_may_come_through_a_pipe(tmp_path: Path, model: Bicubic) -> None:
+    data = picture(tmp_path / "x.png").read_bytes()
+    os.mkfifo(tmp_path / "pipe")
+    writer = threading.Thread(target=lambda: (tmp_path / "pipe").write_bytes(data))
+    writer.start()
+    assert upscale_files(lambda: model, [tmp_path / "pipe"], tmp_path / "y.png") == []
+    writer.join()
+    assert Image.open(tmp_path / "y.png").size == (80, 64)
 
 
 def test_the_model_is_loaded_once_and_only_for_a_good_picture(tmp_path: Path) -> None:

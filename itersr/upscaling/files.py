@@ -183,14 +183,17 @@ def upscale_files(load: Callable[[], Any], inputs: Sequence[str | os.PathLike[st
     jobs = plan(inputs, output, options, lambda target: (trace_folder(target),) if options.save_trace else ())
     jobs = _free(jobs, options, failures)
     sizes = {job: found for job in jobs if (found := size(job.source)) is not None}
-    model: Any = load() if sizes else None
-    if options.precision == "bf16" and model is not None:  # "auto" is fp32: bfloat16 changes single tokens
-        model = model.bfloat16()
-    jobs = _fitting(jobs, sizes, options.scale or model.tier.scale, failures) if sizes else jobs
+
+    def loaded() -> Any:  # "auto" is fp32: bfloat16 changes single tokens
+        return load().bfloat16() if options.precision == "bf16" else load()
+
+    model = loaded() if sizes else None
+    if model is not None:
+        jobs = _fitting(jobs, sizes, options.scale or model.tier.scale, failures)
     clock = _Clock(sum(math.prod(sizes[job]) for job in jobs if job in sizes))
     for job, photo in _photos(jobs, options, failures, progress):
         with _told(job, failures):
-            started = time.perf_counter()
+            started, model = time.perf_counter(), model or loaded()
             with tqdm(unit="tile", desc=shown(job.source.name), leave=False, disable=not progress) as bar:
 
                 def show(done: int, total: int, bar: Any = bar, pixels: int = math.prod(photo.size)) -> None:

@@ -116,12 +116,12 @@ def _content(path: str | os.PathLike[str]) -> bytes:
     raise ImageError(path, what, cure)
 
 
-_global = threading.Lock()  # for what belongs to the whole process: Pillow's limit, and stderr
+_limit, _stderr = threading.Lock(), threading.Lock()  # what belongs to the whole process is changed by one thread at a time
 
 
 def _open(file: Any) -> Any:
     """The Pillow image, header only. Pillow's own limit of pixels is one global number; ours is an argument of `read`."""
-    with _global:
+    with _limit:
         before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
             return Image.open(file, formats=FORMATS)
@@ -130,9 +130,10 @@ def _open(file: Any) -> Any:
 
 
 def size(path: str | os.PathLike[str]) -> tuple[int, int] | None:
-    """The sides of a picture, by the header of its file; None where there is none, as `read` tells in its turn."""
-    with contextlib.suppress(Exception), warnings.catch_warnings(action="ignore"), _open(path) as image:
-        return image.size
+    """The sides of a picture, by the header of its file; None where it has none, as `read` tells in its turn."""
+    if os.path.isfile(path):  # what is read from a pipe is gone
+        with contextlib.suppress(Exception), warnings.catch_warnings(action="ignore"), _open(path) as image:
+            return image.size
     return None
 
 
@@ -210,7 +211,7 @@ def _exif(image: Any, notes: list[str]) -> bytes | None:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Without what libtiff and libpng print to the process's stderr: neither has a switch, and the ImageError says it once."""
-    with _global, contextlib.ExitStack() as undo:
+    with _stderr, contextlib.ExitStack() as undo:
         with contextlib.suppress(OSError):  # there may be no stderr
             kept = os.dup(2)
             undo.callback(os.close, kept)
