@@ -1018,6 +1018,13 @@ def test_degrade_does_not_degrade_its_own_pairs(tmp_path: Path, capsys: pytest.C
     assert files(tmp_path / "set") == ["draws.jsonl", "hq/x.png", "lq/x.png", "x.png"]
 
 
+def test_degrade_tells_what_it_leaves_out_of_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    frames = [Image.new("RGB", (20, 16), colour) for colour in ("red", "blue")]
+    frames[0].save(tmp_path / "x.gif", save_all=True, append_images=frames[1:])
+    code, _, err = run_cli(capsys, "degrade", tmp_path / "x.gif", "-o", tmp_path / "out")
+    assert code == 0 and "x.gif: 2 frames or pages: only the first is used" in err
+
+
 def test_what_exists_is_refused_before_anything_is_measured_or_converted(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

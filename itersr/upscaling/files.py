@@ -202,8 +202,6 @@ def upscale_files(load: Callable[[], Any], inputs: Sequence[str | os.PathLike[st
                     clock.look(pixels * done / total)
 
                 _upscale_one(model, photo, job.target, options, show)
-            for note in photo.meta.notes:
-                log.warning("%s: %s", shown(job.source), note)
             log.info("%s -> %s (%.1f s)", shown(job.source), shown(job.target), time.perf_counter() - started)
         clock.done += math.prod(photo.size)
         clock.look()
@@ -252,6 +250,8 @@ def _photos(jobs: Sequence[Job], options: Options, failures: list[Failure], prog
         for job in bar:
             with _told(job, failures):
                 photo = read(job.source, options.max_pixels)
+                for note in photo.meta.notes:
+                    log.warning("%s: %s", shown(job.source), note)
                 for path in (job.target, *job.beside):
                     with writing(path):
                         path.parent.mkdir(parents=True, exist_ok=True)
