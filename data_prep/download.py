@@ -1,4 +1,4 @@
-"""Find an archive on disk or download it: a cut connection costs nothing, a wrong file is never taken for the right one.
+"""Find an archive on disk or download it: a cut connection loses no byte, and a wrong file is never accepted.
 
 Pooch and torch.hub begin again after a cut. Gdown goes on, but does not remember between two runs which address and which
 state of the file its bytes are from. So this module asks for the missing bytes itself.
@@ -127,7 +127,7 @@ def _transfer(address: str, archive: Archive, part: Path, state: Path, quiet: bo
     if here and have and have == last.get("total"):
         return  # a stop came after the last byte
     headers = {"User-Agent": "itersr-data-prep", "Accept-Encoding": "identity"}
-    # Bytes of another mirror are only gone on with if the checksum of the whole is known beforehand.
+    # Bytes of another mirror are only continued if the checksum of the whole is known beforehand.
     if have and (here or archive.sha256):
         headers["Range"] = f"bytes={have}-"
         if here and last.get("validator"):

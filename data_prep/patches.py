@@ -61,7 +61,7 @@ def png(rgb: np.ndarray) -> bytes:
 def each(one: Callable[[str], Line], sources: list[str], jobs: int, what: str, quiet: bool) -> Iterator[Line]:
     """{"source": name, ...what `one` says of it}, or {"source", "left_out": reason} where it raises ValueError, in order.
 
-    Threads do: decoding and packing run outside Python's lock. A stop waits for the images in hand alone.
+    Threads are enough: decoding and packing run outside Python's lock. A stop waits only for the current images.
     """
 
     def told(source: str) -> Line:

@@ -102,7 +102,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 class _Lines(logging.Handler):
-    """Progress to stdout, the rest to stderr, around any progress bar. A line that cannot be printed costs nothing else."""
+    """Progress to stdout, the rest to stderr, around any progress bar. A line that cannot be printed stops nothing."""
 
     def emit(self, record: logging.LogRecord) -> None:
         from tqdm import tqdm
@@ -176,7 +176,7 @@ def _upscale(args: argparse.Namespace) -> int:
 
     wanted = ("steps", "alpha", "policy", "schedule", "temperature", "preset")
     settings = {name: getattr(args, name) for name in wanted if getattr(args, name) is not None}
-    Sampler(**{name: value for name, value in settings.items() if name != "preset"})  # told before any weights are loaded
+    Sampler(**{name: value for name, value in settings.items() if name != "preset"})  # checks them, before loading weights
     if args.scale is not None and not 0 < args.scale <= 16:
         raise ValueError(f"--scale {args.scale:g}: must be above 0 and at most 16")
     if args.tile is not None and args.tile < 0:

@@ -37,7 +37,7 @@ def listed(paths: Iterable[str | os.PathLike[str]], most: int = 10) -> str:
 
 
 class FileError(Exception):
-    """A file that cannot be used: its `path`, `what` is wrong with it, and the `cure`, told in one line."""
+    """A file that cannot be used: its `path`, `what` is wrong with it, and the `cure`, in one line."""
 
     def __init__(self, path: str | os.PathLike[str], what: str, cure: str) -> None:
         self.path, self.what, self.cure = os.fspath(path), what, cure
@@ -61,9 +61,9 @@ def writing(target: Path) -> Iterator[None]:
 
 
 def check_place(path: Path) -> os.stat_result | None:
-    """What lies at `path` (None: nothing). WriteError where a file or folder could not be made there, as far as can be told."""
+    """What lies at `path` (None: nothing). WriteError where a file or folder cannot be made there, as far as is known."""
     with writing(path):
-        if any(len(os.fsencode(part)) > 255 for part in path.parts):  # a folder that is still to be made cannot tell
+        if any(len(os.fsencode(part)) > 255 for part in path.parts):  # the system does not say so while the folder is missing
             raise OSError(errno.ENAMETOOLONG, "")
         with contextlib.suppress(FileNotFoundError):
             return os.stat(path)

@@ -1,7 +1,7 @@
 """Many files in, as many files out: what `itersr upscale` and `itersr degrade` do around the method.
 
-Names, existing outputs and the limits of formats are looked at for all files first. Then one file follows another, and a bad
-one costs its own line and nothing else. Results appear whole or not at all.
+Names, existing outputs and the limits of formats are checked for all files first. Then the files are done one by one. A bad
+file gives one line of error, and the others are still done. A result appears whole or not at all.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 
 FIRST_TILE = 128  # LQ pixels: what is tried after the model's own choice did not fit into memory
 SMALLEST_TILE = 64
-MEASURED, LONG = 5.0, 60.0  # seconds: so much is measured before the rest is told, if that is so long
+MEASURED, LONG = 5.0, 60.0  # seconds: after MEASURED, the time left is printed if it is above LONG
 BYTES = {"PNG": 2.0, "TIFF": 2.5, "BMP": 3.0, "JPEG": 0.5, "WEBP": 0.4}  # of a file, roughly, for a pixel of a photo
 
 
@@ -128,7 +128,7 @@ def plan(inputs: Sequence[str | os.PathLike[str]], output: str | os.PathLike[str
 
 
 def _free(jobs: Sequence[Job], options: Options, failures: list[Failure]) -> list[Job]:
-    """The jobs whose results have a place. All are looked at before the first is begun; the others are told."""
+    """The jobs whose results can be put in place. All are checked first; the errors of the others are logged."""
     inputs: dict[tuple[int, int], Path] = {}
     for job in jobs:
         with contextlib.suppress(OSError, ValueError):
@@ -169,7 +169,7 @@ def upscale_files(load: Callable[[], Any], inputs: Sequence[str | os.PathLike[st
     """Upscale files and folders (`plan` says what becomes of `inputs` and `output`); gives the files that could not be done.
 
     load: gives the model, an `ITER` or what has its `upscale` and `tier.scale` (and its `restore`, for traces). Called once,
-    when there is a picture to upscale: bad input is told in milliseconds. progress: bars on stderr, over files and over tiles.
+    when there is a picture to upscale: bad input is reported at once. progress: bars on stderr, over files and over tiles.
 
     Each failure is logged as one line (error level), each success too (info level). KeyboardInterrupt passes through and leaves
     finished files only. Raises what `plan` and `load` raise.
@@ -209,7 +209,7 @@ def upscale_files(load: Callable[[], Any], inputs: Sequence[str | os.PathLike[st
 
 
 def _fitting(jobs: Sequence[Job], sizes: Mapping[Job, tuple[int, int]], scale: float, failures: list[Failure]) -> list[Job]:
-    """The jobs whose results their formats can hold; the others are told, and whether the disk may be too small for all."""
+    """The jobs whose results fit their formats; errors of the others are logged, as is a disk that is too small."""
     fitting, needed = [], 0.0
     for job in jobs:
         with _told(job, failures):
@@ -225,7 +225,7 @@ def _fitting(jobs: Sequence[Job], sizes: Mapping[Job, tuple[int, int]], scale: f
 
 @dataclass
 class _Clock:
-    """Says once, when the first tiles or pictures have been measured, how long a long run will take."""
+    """Logs once, after the first tiles or pictures, about how long a long run will take."""
 
     pixels: int  # of all pictures
     done: int = 0  # those of finished pictures
@@ -233,7 +233,7 @@ class _Clock:
     told: bool = False
 
     def look(self, more: float = 0.0) -> None:
-        """`more`: how many pixels of the picture at hand are done."""
+        """`more`: how many pixels of the current picture are done."""
         spent, done = time.perf_counter() - self.began, self.done + more
         if self.told or spent < MEASURED or not done:
             return
@@ -243,7 +243,7 @@ class _Clock:
 
 
 def _photos(jobs: Sequence[Job], options: Options, failures: list[Failure], progress: bool) -> Iterator[tuple[Job, Photo]]:
-    """The jobs whose picture can be read and whose folders can be made, each with its picture; the others are told."""
+    """The jobs whose picture can be read, each with its picture; errors of the others are logged."""
     from tqdm import tqdm
 
     with tqdm(jobs, unit="image", desc="itersr", disable=not progress or len(jobs) < 2) as bar:
@@ -261,7 +261,7 @@ def _photos(jobs: Sequence[Job], options: Options, failures: list[Failure], prog
 
 @contextlib.contextmanager
 def _told(job: Job, failures: list[Failure]) -> Iterator[None]:
-    """What goes wrong in the block costs this file one line, and the others nothing."""
+    """An error in the block is logged as one line and kept in `failures`; the other files are not affected."""
     try:
         yield
     except Exception as error:

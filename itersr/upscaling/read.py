@@ -28,7 +28,7 @@ MAX_PIXELS = 100_000_000
 FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "PPM")
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".jfif", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".ppm", ".pgm"})
 OTHERS = frozenset(".heic .heif .hif .avif .jxl .jp2 .psd .xcf .exr .hdr .dng .cr2 .cr3 .nef .arw .orf .rw2 .raf".split())
-"""Suffixes of pictures that are not read here: `image_files` tells that it leaves such files out."""
+"""Suffixes of pictures that are not read here: `image_files` warns that it leaves such files out."""
 
 # EXIF fields that stay true of an enlarged picture: who, when, with what, where. Orientation is applied, sizes would be wrong.
 _EXIF_KEPT = (270, 271, 272, 282, 283, 296, 305, 306, 315, 33432)
@@ -77,7 +77,7 @@ def read(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> Photo:
     Lab become sRGB through their profile.
 
     ImageError for a file that is missing, unreadable, empty, no image, truncated or damaged, or has more than `max_pixels`
-    pixels (width × height), which is told before they are decoded.
+    pixels (width × height); the last is checked before they are decoded.
     """
     data = _content(path)
     with warnings.catch_warnings(action="ignore"):  # Pillow warns of odd metadata; what matters becomes an error or a note
@@ -130,7 +130,7 @@ def _open(file: Any) -> Any:
 
 
 def size(path: str | os.PathLike[str]) -> tuple[int, int] | None:
-    """The sides of a picture, by the header of its file; None where it has none, as `read` tells in its turn."""
+    """(width, height) by the header of the file, before orientation; None where it cannot be read: `read` then says why."""
     if os.path.isfile(path):  # what is read from a pipe is gone
         with contextlib.suppress(Exception), warnings.catch_warnings(action="ignore"), _open(path) as image:
             return image.size
