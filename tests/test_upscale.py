@@ -434,6 +434,7 @@ def test_the_model_is_loaded_once_and_only_for_a_good_picture(tmp_path: Path) ->
 
     (tmp_path / "bad.png").write_bytes(b"x")
     upscale_files(load, [tmp_path / "bad.png"], tmp_path / "out")
+    upscale_files(load, [picture(tmp_path / "large.png")], tmp_path / "out", Options(max_pixels=300))
     assert loads == []
     upscale_files(load, [picture(tmp_path / "a.png"), picture(tmp_path / "b.png")], tmp_path / "out")
     assert loads == [1]

@@ -182,7 +182,7 @@ def upscale_files(load: Callable[[], Any], inputs: Sequence[str | os.PathLike[st
     failures: list[Failure] = []
     jobs = plan(inputs, output, options, lambda target: (trace_folder(target),) if options.save_trace else ())
     jobs = _free(jobs, options, failures)
-    sizes = {job: found for job in jobs if (found := size(job.source)) is not None}
+    sizes = {job: found for job in jobs if (found := size(job.source)) and math.prod(found) <= options.max_pixels}
 
     def loaded() -> Any:  # "auto" is fp32: bfloat16 changes single tokens
         return load().bfloat16() if options.precision == "bf16" else load()
