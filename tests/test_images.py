@@ -374,12 +374,12 @@ def png_file(values: np.ndarray, bits: int, colour_type: int, extra: bytes) -> b
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + extra + chunk(b"IDAT", body) + chunk(b"IEND", b"")
 
 
-def fault(path: Path, rgb: np.ndarray, alpha: np.ndarray | None, tolerance: float) -> str:
-    """What is wrong with how a file is read: "" if it is right, or refused in one line."""
+def fault(path: Path, rgb: np.ndarray, alpha: np.ndarray | None, tolerance: float, usual: bool = True) -> str:
+    """What is wrong with how a file is read: "" if it is right, or, for an unusual one, refused in one line."""
     try:
         photo = read.read(path)
     except ImageError as error:
-        return "" if "\n" not in str(error) and str(path) in str(error) else f"said {str(error)!r}"
+        return "" if not usual and "\n" not in str(error) and str(path) in str(error) else f"said {str(error)!r}"
     tolerance = max(tolerance, 1.5 / 255) if any("read with 8 bits" in note for note in photo.meta.notes) else tolerance
     got = photo.tensor.permute(1, 2, 0).numpy()
     seen = slice(None) if alpha is None else alpha > 0  # a colour key hides its own colour
@@ -489,7 +489,9 @@ def test_every_kind_of_tiff_is_read_right_or_refused_in_one_line(tmp_path: Path)
         for order, packing, plane in itertools.product("<>", packings, planes):
             write_tiff(tmp_path / "x.tif", bits, pixels, {**settings, **packing, "byteorder": order, "planarconfig": plane})
             count += 1
-            if what := fault(tmp_path / "x.tif", rgb, alpha, tolerance):
+            usual = pixels.dtype in (np.uint8, np.uint16) and name.endswith("None") and plane != "separate"
+            usual &= not name.startswith("uint16 16 bit, miniswhite")  # Pillow opens one byte order of these alone
+            if what := fault(tmp_path / "x.tif", rgb, alpha, tolerance, usual):
                 wrong.append(f"{name}, {order}, {packing}, {plane}: {what}")
     assert not wrong, f"{len(wrong)} of {count}\n" + "\n".join(wrong)
 
