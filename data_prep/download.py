@@ -1,4 +1,4 @@
-"""Find an archive on disk or download it: a cut connection costs nothing, a wrong file is never taken for the right one.
+"""Find an archive on disk or download it: a cut connection loses no byte, and a wrong file is never accepted.
 
 Pooch and torch.hub begin again after a cut. Gdown goes on, but does not remember between two runs which address and which
 state of the file its bytes are from. So this module asks for the missing bytes itself.
@@ -51,17 +51,16 @@ def obtain(dataset: Dataset, folder: Path, extra: Path | None = None, quiet: boo
     folder.mkdir(parents=True, exist_ok=True)
     reasons = []
     for archive in dataset.archives:
-        failed = []
         for address in archive.addresses:
             try:
                 return _download(address, archive, folder, quiet), archive
             except Wrong as reason:
-                failed.append(f"{address}: {reason}")
-        reasons.append(f"{archive.file}: {'; '.join(failed) or 'has no address that a program can use'}")
-    raise PrepError(
-        f"{dataset.title}: {'; '.join(reasons)}. Get it by hand from {dataset.by_hand}, put it as "
-        f"{' or '.join(archive.file for archive in dataset.archives)} into a folder, and run again with --archive-dir FOLDER"
-    )
+                reasons.append(f"{address}: {reason}")
+        if not archive.addresses:
+            reasons.append(f"{archive.file}: has no address that a program can use")
+    files = " or ".join(archive.file for archive in dataset.archives)
+    raise PrepError(f"{dataset.title}: {'; '.join(reasons)}. Get it by hand from {dataset.by_hand}, put it as {files} into a "
+                    "folder, and run again with --archive-dir FOLDER")
 
 
 def fault(path: Path, archive: Archive, folder: Path) -> str:
@@ -76,21 +75,39 @@ def fault(path: Path, archive: Archive, folder: Path) -> str:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     record = read_json(folder / "checksums.json")
     first = record.get(archive.file, {}).get("sha256")
-    known = archive.sha256 or first
-    if known is not None and digest != known:
+    known = archive.sha256 or first or digest
+    if digest != known:
         where = "the table" if archive.sha256 else f"the first download, see {folder / 'checksums.json'}"
         return f"sha256 is {digest}, need {known} ({where})"
     if first != digest:
         folder.mkdir(parents=True, exist_ok=True)
-        record[archive.file] = {"sha256": digest, "size": size}
-        write_whole(folder / "checksums.json", json.dumps(record, indent=1) + "\n")
+        write_whole(folder / "checksums.json", json.dumps({**record, archive.file: {"sha256": digest, "size": size}}, indent=1))
     return ""
 
 
 def _download(address: str, archive: Archive, folder: Path, quiet: bool) -> Path:
+    """Connect as often as it brings something, until all bytes are there and right."""
     part, state, final = (folder / f"{archive.file}{ending}" for ending in (".part", ".part.json", ""))
-    resumed = part.exists()
-    _connect(address, archive, part, state, quiet)
+    resumed, tries, reason = part.exists(), 0, ""
+    while tries < TRIES:
+        before = _size(part)
+        try:
+            _transfer(address, archive, part, state, quiet)
+            break
+        except (OSError, http.client.HTTPException) as error:  # urllib's errors are OSErrors
+            if isinstance(error, PermissionError) or getattr(error, "errno", None) in NO_SPACE:
+                raise
+            reason = str(getattr(error, "reason", None) or error) or type(error).__name__
+            if isinstance(error, urllib.error.HTTPError):
+                reason = f"answered {error.code} {error.reason}"
+                if error.code == 416:  # it has fewer bytes than are here: they are others
+                    part.unlink(missing_ok=True)
+                elif error.code not in (429, 500, 502, 503, 504):
+                    raise Wrong(reason) from error
+        tries = 0 if _size(part) > before else tries + 1
+        time.sleep(PAUSE * 2 ** max(0, tries - 1) if tries < TRIES else 0)
+    else:
+        raise Wrong(f"{reason} ({TRIES} tries)")
     wrong = fault(part, archive, folder)
     if not wrong:
         put(part, final)
@@ -103,29 +120,6 @@ def _download(address: str, archive: Archive, folder: Path, quiet: bool) -> Path
     raise Wrong(f"what it gave: {wrong}")
 
 
-def _connect(address: str, archive: Archive, part: Path, state: Path, quiet: bool) -> None:
-    """Connect as often as it brings something, until all bytes are there."""
-    tries = 0
-    while True:
-        before = _size(part)
-        try:
-            return _transfer(address, archive, part, state, quiet)
-        except (OSError, http.client.HTTPException) as error:  # urllib's errors are OSErrors
-            if isinstance(error, PermissionError) or getattr(error, "errno", None) in NO_SPACE:
-                raise
-            reason = str(getattr(error, "reason", None) or error) or type(error).__name__
-            if isinstance(error, urllib.error.HTTPError):
-                reason = f"answered {error.code} {error.reason}"
-                if error.code == 416:  # it has fewer bytes than are here: they are others
-                    part.unlink(missing_ok=True)
-                elif error.code not in (429, 500, 502, 503, 504):
-                    raise Wrong(reason) from error
-        tries = 0 if _size(part) > before else tries + 1
-        if tries >= TRIES:
-            raise Wrong(f"{reason} ({TRIES} tries)")
-        time.sleep(PAUSE * 2 ** max(0, tries - 1))
-
-
 def _transfer(address: str, archive: Archive, part: Path, state: Path, quiet: bool) -> None:
     """One connection: go on where `part` ends, if it came from this address and the file there is still the same."""
     last, have = read_json(state), _size(part)
@@ -133,7 +127,7 @@ def _transfer(address: str, archive: Archive, part: Path, state: Path, quiet: bo
     if here and have and have == last.get("total"):
         return  # a stop came after the last byte
     headers = {"User-Agent": "itersr-data-prep", "Accept-Encoding": "identity"}
-    # Bytes of another mirror are only gone on with if the checksum of the whole is known beforehand.
+    # Bytes of another mirror are only continued if the checksum of the whole is known beforehand.
     if have and (here or archive.sha256):
         headers["Range"] = f"bytes={have}-"
         if here and last.get("validator"):
@@ -149,12 +143,10 @@ def _transfer(address: str, archive: Archive, part: Path, state: Path, quiet: bo
         total = start + int(length) if length else None
         if archive.size is not None and total not in (None, archive.size):
             raise Wrong(f"offers {total:,} bytes, need {archive.size:,}")
-        free = shutil.disk_usage(part.parent).free
-        if total is not None and total - start > free:
-            raise PrepError(
-                f"{part.parent}: {archive.file} needs {(total - start) / 1e6:,.1f} MB more and {free / 1e6:,.1f} MB are free; "
-                "make room and run again"
-            )
+        missing, free = (total or start) - start, shutil.disk_usage(part.parent).free
+        if missing > free:
+            room = f"{missing / 1e6:,.1f} MB more and {free / 1e6:,.1f} MB are free"
+            raise PrepError(f"{part.parent}: {archive.file} needs {room}; make room and run again")
         tag = answer.headers.get("ETag") or "W/"
         validator = answer.headers.get("Last-Modified") if tag.startswith("W/") else tag  # a weak tag is not for ranges
         bar = tqdm(total=total, initial=start, unit="B", unit_scale=True, desc=archive.file, disable=quiet or None)

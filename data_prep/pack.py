@@ -17,7 +17,6 @@ from tqdm import tqdm
 from . import PrepError
 from .patches import pixels
 
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm"})
 SAMPLE = 40  # photos on which the quality is searched, before all are encoded
 
 
@@ -54,15 +53,23 @@ def size(files: list[bytes]) -> int:
     return sum(map(len, files))
 
 
-def targets(folders: list[Path]) -> dict[str, Path]:
-    """The packed names and their photos: a/b/dir → dir/…/name.webp, sorted. Raises PrepError if two have one name."""
+def targets(folders: list[Path], out: Path = Path()) -> dict[str, Path]:
+    """The packed names and their photos: a/b/dir → dir/…/name.webp, sorted.
+
+    Raises PrepError if two have one name, or `out` cannot take one; a warning names what is left out.
+    """
+    from itersr.disk import FileError, check_place
+    from itersr.upscaling.read import image_files  # with PyTorch, which the datasets do not need
+
     found = []
-    for folder in folders:
-        photos = [path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file()]
-        if not photos:
-            raise PrepError(f"{folder}: there is no photo in it")
-        root = folder.resolve().name
-        found += [((root / path.relative_to(folder)).with_suffix(".webp").as_posix(), path) for path in photos]
+    try:
+        for folder in folders:
+            root = folder.resolve().name
+            found += [((root / path.relative_to(folder)).with_suffix(".webp").as_posix(), path) for path in image_files(folder)]
+        for name, _ in found:
+            check_place(out / name)
+    except FileError as error:
+        raise PrepError(str(error)) from error
     name, count = Counter(name for name, _ in found).most_common(1)[0]
     if count > 1:
         raise PrepError(f"{' and '.join(str(path) for each, path in found if each == name)}: both would be called {name}")
@@ -82,7 +89,7 @@ def pack(
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise PrepError(f"{out}: is there and not an empty folder, name another")
-    photos = targets(folders)
+    photos = targets(folders, out)
     paths, budget = list(photos.values()), megabytes * 1e6
     with ThreadPoolExecutor(jobs) as pool:  # Pillow decodes and encodes outside Python's lock
 

@@ -6,9 +6,7 @@ The grid starts at the top left corner. A rest at the right or the lower border 
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import json
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -60,10 +58,10 @@ def png(rgb: np.ndarray) -> bytes:
     return cv2.imencode(".png", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR))[1].tobytes()
 
 
-def each(one: Callable[[str], Line], sources: list[str], jobs: int, what: str, quiet: bool, done: int = 0) -> Iterator[Line]:
+def each(one: Callable[[str], Line], sources: list[str], jobs: int, what: str, quiet: bool) -> Iterator[Line]:
     """{"source": name, ...what `one` says of it}, or {"source", "left_out": reason} where it raises ValueError, in order.
 
-    Threads do: decoding and packing run outside Python's lock. A stop waits for the images in hand alone.
+    Threads are enough: decoding and packing run outside Python's lock. A stop waits only for the current images.
     """
 
     def told(source: str) -> Line:
@@ -72,19 +70,18 @@ def each(one: Callable[[str], Line], sources: list[str], jobs: int, what: str, q
         except ValueError as error:
             return {"source": source, "left_out": str(error)}
 
-    pool, total = ThreadPoolExecutor(jobs), done + len(sources)
+    pool = ThreadPoolExecutor(jobs)
     try:
-        yield from tqdm(pool.map(told, sources), what, total, initial=done, unit=" images", disable=quiet or None)
+        yield from tqdm(pool.map(told, sources), what, len(sources), unit=" images", disable=quiet or None)
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def cut(source: Path, target: Path, journal: Path, jobs: int = 1, size: int = SIZE, quiet: bool = False) -> list[Line]:
-    """Cut every image of the folder `source` into target/NAME_TOP_LEFT.png; images that `journal` lists are done already.
+def cut(source: Path, target: Path, jobs: int = 1, size: int = SIZE, quiet: bool = False) -> list[Line]:
+    """Cut every image of the folder `source` into target/NAME_TOP_LEFT.png.
 
-    The journal gets one line an image, after its patches are written: {"source", "left_out": reason}, or {"source", "patches"}
-    with a manifest line each, {"patch": file, "source", "box": [left, top, right, bottom], "sha256": of the pixels}.
-    Returns the journal's lines sorted by source.
+    Gives a line an image, in order: {"source", "left_out": reason}, or {"source", "patches"} with the manifest's line of each
+    patch, {"patch": file, "source", "box": [left, top, right, bottom], "sha256": of the pixels}.
     """
 
     def one(name: str) -> Line:
@@ -100,17 +97,5 @@ def cut(source: Path, target: Path, journal: Path, jobs: int = 1, size: int = SI
             lines.append({"patch": file, "source": name, "box": box, "sha256": digest(patch)})
         return {"patches": lines}
 
-    target.mkdir(parents=True, exist_ok=True)
-    names = sorted(path.name for path in source.iterdir())
-    done: dict[str, Line] = {}
-    for text in journal.read_text().splitlines() if journal.exists() else ():
-        with contextlib.suppress(ValueError):  # a line that a stop cut short
-            line = json.loads(text)
-            done[line["source"]] = line
-    with journal.open("a") as file:
-        waiting = [name for name in names if name not in done]
-        for line in each(one, waiting, jobs, "cut", quiet, len(done)):
-            file.write("\n" + json.dumps(line))  # the line break comes first, to end a line that was cut short
-            file.flush()
-            done[line["source"]] = line
-    return [done[name] for name in names]
+    target.mkdir(parents=True)
+    return list(each(one, sorted(path.name for path in source.iterdir()), jobs, "cut", quiet))

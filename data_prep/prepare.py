@@ -1,10 +1,10 @@
 """From the table to a finished folder.
 
     ROOT/archives/FILE          what was downloaded; FILE.part while it is on its way
-    ROOT/.work/NAME/            unpacked images, patches so far, a journal of the images done
+    ROOT/.work/NAME/            unpacked images and patches, while they are made
     ROOT/NAME/                  appears whole, by one rename: images, manifest.jsonl, dataset.json
 
-So a folder ROOT/NAME with a dataset.json is complete, and a stop at any moment costs at most the images in hand.
+So a folder ROOT/NAME with a dataset.json is complete. After a stop the next run goes on with the download, and cuts anew.
 """
 
 from __future__ import annotations
@@ -24,53 +24,49 @@ from .unpack import unpack
 SEED = 0  # of the synthetic pairs
 
 
-def prepare(
-    dataset: Dataset, root: Path, jobs: int = 1, archive_dir: Path | None = None, size: int = SIZE, quiet: bool = False
-) -> str:
+def prepare(dataset: Dataset, root: Path, jobs: int = 1, archive_dir: Path | None = None, size: int = SIZE,
+            quiet: bool = False) -> str:
     """Make ROOT/NAME if it is not there yet; returns a line that says what is there now.
 
-    Raises PrepError with one line that says what to do. What was done until then is kept, and a further call goes on from it.
+    Raises PrepError with one line that says what to do; what was downloaded until then is kept.
     """
     final, work = root / dataset.name, root / ".work" / dataset.name
     spec = json.loads(json.dumps({"kind": dataset.kind, "take": dataset.take, "size": size}))
     if os.path.lexists(final):
-        return _check_done(final, spec)
+        about = read_json(final / "dataset.json")
+        if "spec" not in about:
+            raise PrepError(f"{final}: exists and was not made here; move it away or choose another --root")
+        if about["spec"] != spec:
+            raise PrepError(f"{final}: was made with other settings ({about['spec']}); delete it to make it again")
+        return _told(final, about) + " (was there already)"
     if archive_dir is not None and archive_dir.resolve().is_relative_to(work.resolve()):
         raise PrepError(f"{archive_dir}: lies in {work}, which is deleted in the end; move it elsewhere")
     made = work / "made"
     make = {"patches": _patches, "images": _images, "pairs": _pairs}[dataset.kind]
     try:
-        work.mkdir(parents=True, exist_ok=True)
-        source = _unpacked(dataset, spec, root, work, archive_dir, quiet)
+        shutil.rmtree(work, ignore_errors=True)
+        path, archive = obtain(dataset, root / "archives", archive_dir, quiet)
+        unpack(path, archive, dataset, work / "unpacked", quiet)
         done = make(work / "unpacked", made, jobs, size, quiet)
         lines = [line for line in done if "left_out" not in line]
         left_out = [line for line in done if "left_out" in line]
         if not lines:
             raise PrepError(f"{dataset.title}: no usable image; the first was left out because: {left_out[0]['left_out']}")
-        about: dict[str, Any] = {
-            "name": dataset.name, "title": dataset.title, "spec": spec, "source": source, "entries": len(lines),
-            "sources": len({line["source"] for line in lines}), "sources_expected": dataset.images, "left_out": left_out,
-            "licence": dataset.licence, "citation": dataset.citation,
-        }  # fmt: skip
+        known = read_json(root / "archives" / "checksums.json").get(archive.file, {}) if path.is_file() else {}
+        source = {"file": archive.file, "addresses": archive.addresses, "size": archive.size, "sha256": archive.sha256, **known}
+        about = {"name": dataset.name, "title": dataset.title, "spec": spec, "source": source, "entries": len(lines),
+                 "sources": len({line["source"] for line in lines}), "sources_expected": dataset.images,
+                 "left_out": left_out, "licence": dataset.licence, "citation": dataset.citation}
         write_whole(made / "manifest.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
         write_whole(made / "dataset.json", json.dumps(about, indent=1, ensure_ascii=False) + "\n")
-        (work / "source.json").unlink()  # a later run must not go on from here: the journal tells of patches that move away now
         put(made, final)
+        return _told(final, about)
     except OSError as error:
         if error.errno in NO_SPACE:
             raise PrepError(f"{root}: no space left for {dataset.name}; make room and run again to go on") from error
         raise PrepError(f"{error.filename or root}: {error.strerror or error}") from error
-    shutil.rmtree(work, ignore_errors=True)
-    return _told(final, about)
-
-
-def _check_done(final: Path, spec: dict[str, Any]) -> str:
-    about = read_json(final / "dataset.json")
-    if "spec" not in about:
-        raise PrepError(f"{final}: exists and was not made here; move it away or choose another --root")
-    if about["spec"] != spec:
-        raise PrepError(f"{final}: was made with other settings ({about['spec']}); delete it to make it again")
-    return _told(final, about) + " (was there already)"
+    finally:
+        shutil.rmtree(work, ignore_errors=True)  # after a full disk the user needs the room
 
 
 def _told(final: Path, about: dict[str, Any]) -> str:
@@ -80,34 +76,15 @@ def _told(final: Path, about: dict[str, Any]) -> str:
     return line + (f", {missing} fewer images than published" if missing > 0 else "")
 
 
-def _unpacked(
-    dataset: Dataset, spec: dict[str, Any], root: Path, work: Path, archive_dir: Path | None, quiet: bool
-) -> dict[str, Any]:
-    """Fill work/unpacked from the first archive that can be had; returns what it was."""
-    source = read_json(work / "source.json")
-    if (work / "unpacked").exists() and source.pop("spec", None) == spec:
-        return source
-    shutil.rmtree(work)
-    work.mkdir()
-    path, archive = obtain(dataset, root / "archives", archive_dir, quiet)
-    unpack(path, archive, dataset, work / "unpacking", quiet)
-    record = read_json(root / "archives" / "checksums.json").get(archive.file, {}) if path.is_file() else {}
-    source = {"file": archive.file, "addresses": archive.addresses, "size": archive.size, "sha256": archive.sha256, **record}
-    write_whole(work / "source.json", json.dumps({**source, "spec": spec}))
-    os.replace(work / "unpacking", work / "unpacked")
-    return source
-
-
 # Each of these makes the folder `made` from the unpacked images; returns the manifest's lines and those of images left out.
 
 
 def _patches(unpacked: Path, made: Path, jobs: int, size: int, quiet: bool) -> list[Line]:
-    done = cut(unpacked / "hq", made / "patches", made.with_name("journal.jsonl"), jobs, size, quiet)
+    done = cut(unpacked / "hq", made / "patches", jobs, size, quiet)
     return [line for image in done for line in image.get("patches", [image])]
 
 
 def _images(unpacked: Path, made: Path, jobs: int, size: int, quiet: bool) -> list[Line]:
-    shutil.rmtree(made, ignore_errors=True)
     stems = {folder.name: {path.stem for path in folder.iterdir()} for folder in sorted(unpacked.iterdir())}
     for folder in stems:
         (made / folder).mkdir(parents=True)
@@ -130,7 +107,6 @@ def _pairs(unpacked: Path, made: Path, jobs: int, size: int, quiet: bool) -> lis
     """
     from itersr.upscaling import files  # with PyTorch, which the other datasets do not need
 
-    shutil.rmtree(made, ignore_errors=True)
     failures = files.degrade_files([unpacked / "hq"], made, seed=SEED, scale=4, force=True, progress=not quiet)
     if broken := [failure for failure in failures if not failure.usage]:  # the machine's fault: a full disk, say
         raise PrepError(f"{broken[0].message}; mend it and run again")

@@ -29,29 +29,24 @@ DAMAGED = (zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, EOFError, zli
 def unpack(source: Path, archive: Archive, dataset: Dataset, target: Path, quiet: bool = False) -> None:
     """Write the images that `dataset.take` names from `source` (an archive or a folder) to target/FOLDER/NAME.ending.
 
-    `target` is made anew. Raises PrepError for a damaged archive, one that holds more than `archive.limit` bytes of images, two
-    images of one name (whatever their endings), or none; `target` is gone then.
+    Raises PrepError for a damaged archive, one that holds more than `archive.limit` bytes of images, two images of one name
+    (whatever their endings), or none.
     """
-    shutil.rmtree(target, ignore_errors=True)
-    target.mkdir(parents=True)
     try:
         _take(source, archive, dataset, target, quiet)
-    except BaseException as error:
-        shutil.rmtree(target, ignore_errors=True)  # after a full disk the user needs the room
-        if isinstance(error, DAMAGED):
-            raise PrepError(f"{source}: is damaged or no archive ({error}); delete it and run again") from error
-        raise
+    except DAMAGED as error:
+        raise PrepError(f"{source}: is damaged or no archive ({error}); delete it and run again") from error
 
 
 def _take(source: Path, archive: Archive, dataset: Dataset, target: Path, quiet: bool) -> None:
-    written, taken = 0, set()
+    written, taken = 0, set[tuple[str, str]]()
     for path, size, opened in tqdm(_members(source), desc=f"unpack {source.name}", unit=" files", disable=quiet or None):
-        matches = [(folder, re.fullmatch(pattern, path.removeprefix("./"))) for folder, pattern in dataset.take]
-        folder, match = next(((folder, match) for folder, match in matches if match), ("", None))
         where = PurePosixPath(path)
-        if match is None or where.name.startswith(".") or "__MACOSX" in where.parts:
+        matches = [(folder, re.fullmatch(pattern, path.removeprefix("./"))) for folder, pattern in dataset.take]
+        found = [(folder, "_".join(filter(None, match.groups()))) for folder, match in matches if match]
+        if not found or where.name.startswith(".") or "__MACOSX" in where.parts:
             continue
-        name = "_".join(group for group in match.groups() if group)
+        folder, name = found[0]
         if not re.fullmatch(r"[\w+() -][\w.+() -]*", name):
             raise PrepError(f"{source}: holds a file with the odd name {path!r}")
         if (folder, name) in taken:  # patches and partners go by the name without its ending
@@ -60,7 +55,7 @@ def _take(source: Path, archive: Archive, dataset: Dataset, target: Path, quiet:
         written += size
         if written > archive.limit:
             raise PrepError(f"{source}: holds more than {archive.limit:,} bytes of images; refused")
-        (target / folder).mkdir(exist_ok=True)
+        (target / folder).mkdir(parents=True, exist_ok=True)
         with opened() as packed, (target / folder / (name + where.suffix.lower())).open("xb") as file:
             shutil.copyfileobj(packed, file)
     if not taken:

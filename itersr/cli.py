@@ -8,12 +8,14 @@ failure.
 from __future__ import annotations
 
 import argparse
+import contextlib
+import dataclasses
 import importlib.util
 import io
 import json
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -54,19 +56,22 @@ class _Parser(argparse.ArgumentParser):
 
 def parser() -> argparse.ArgumentParser:
     """All subcommands with their options."""
-    top = _Parser(
-        prog="itersr",
-        description="ITER: iterative token evaluation and refinement for real-world super-resolution.",
-    )
+    about = "ITER: iterative token evaluation and refinement for real-world super-resolution."
+    top = _Parser(prog="itersr", description=about)
     top.add_argument("--version", action="version", version=f"itersr {__version__}")
     commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    common = argparse.ArgumentParser(add_help=False)
-    loud = common.add_mutually_exclusive_group()
-    loud.add_argument("-q", "--quiet", action="store_true", help="only warnings and errors")
-    loud.add_argument("-v", "--verbose", action="store_true", help="also the traceback behind a failure")
-    for add in (_add_upscale, _add_train, _add_evaluate, _add_degrade, _add_convert, _add_reproduce):
-        add(commands, common)
+    for name, (add, handler, short) in COMMANDS.items():
+        command = commands.add_parser(name, help=short, description=handler.__doc__)
+        loud = command.add_mutually_exclusive_group()
+        loud.add_argument("-q", "--quiet", action="store_true", help="only warnings and errors")
+        loud.add_argument("-v", "--verbose", action="store_true", help="also the traceback behind a failure")
+        command.set_defaults(handler=handler)
+        add(command)
     return top
+
+
+def _device(p: Any, default: str = "auto") -> None:
+    p.add_argument("--device", default=default, help="auto, cpu, cuda, cuda:1 … (default: %(default)s)")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -97,15 +102,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 class _Lines(logging.Handler):
-    """Progress to stdout, the rest to stderr, around any progress bar."""
+    """Progress to stdout, the rest to stderr, around any progress bar. A line that cannot be printed stops nothing."""
 
     def emit(self, record: logging.LogRecord) -> None:
         from tqdm import tqdm
 
-        if record.levelno == logging.INFO:
-            tqdm.write(record.getMessage(), file=sys.stdout)
-        else:
-            tqdm.write(self.format(record), file=sys.stderr)
+        plain = record.levelno == logging.INFO
+        with contextlib.suppress(OSError):
+            tqdm.write(record.getMessage() if plain else self.format(record), file=sys.stdout if plain else sys.stderr)
 
 
 def _one_line(error: BaseException) -> str:
@@ -133,8 +137,7 @@ def _is_usage(error: BaseException) -> bool:
 # ------------------------------------------------------------------------------------------------------------ upscale
 
 
-def _add_upscale(commands: Any, common: argparse.ArgumentParser) -> None:
-    p = commands.add_parser("upscale", parents=[common], help="enlarge photos", description="Enlarge photos, ×4 by default.")
+def _add_upscale(p: argparse.ArgumentParser) -> None:
     p.add_argument("inputs", nargs="+", metavar="IN", help="image files and folders")
     p.add_argument("-o", "--output", default="results", metavar="OUT", help="a file, or a folder (default: %(default)s)")
     p.add_argument("-s", "--scale", type=float, help="size of the result; other than the model's by resizing its result")
@@ -146,7 +149,7 @@ def _add_upscale(commands: Any, common: argparse.ArgumentParser) -> None:
     p.add_argument("--quality", type=int, default=95, help="of JPEG and WebP outputs (default: %(default)s)")
     p.add_argument("--color-fix", choices=COLOR_FIXES, default="wavelet", help="hold colours to the input's (default: wavelet)")
     p.add_argument("--save-trace", action="store_true", help="also write masks and pictures of every step")
-    p.add_argument("--max-pixels", type=int, default=None, metavar="N", help="largest input (default: 100 million)")
+    p.add_argument("--max-pixels", type=int, default=100_000_000, metavar="N", help="largest input (default: 100 million)")
     w = p.add_argument_group("model").add_mutually_exclusive_group()
     w.add_argument("--tier", choices=TIERS, help="shipped weights to use (default: the best that ship)")
     w.add_argument("--weights", metavar="DIR", help="a folder of weights, as `itersr train` writes it")
@@ -160,21 +163,20 @@ def _add_upscale(commands: Any, common: argparse.ArgumentParser) -> None:
     a.add_argument("--preset", choices=("paper", "released"), help="settings to start from (released: see itersr.sampling)")
     a.add_argument("--seed", type=int, default=0, help="the same for every file (default: %(default)s)")
     d = p.add_argument_group("device and memory")
-    d.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 … (default: auto)")
+    _device(d)
     d.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto", help="of weights (auto: fp32)")
     d.add_argument("-t", "--tile", type=int, metavar="N", help="tiles of N input pixels, 0: one piece (default: by size)")
-    p.set_defaults(handler=_upscale)
 
 
 def _upscale(args: argparse.Namespace) -> int:
+    """Enlarge photos, ×4 by default."""
     from itersr.model import pick_device
     from itersr.sampling import Sampler
     from itersr.upscaling import files
-    from itersr.upscaling.read import MAX_PIXELS
 
     wanted = ("steps", "alpha", "policy", "schedule", "temperature", "preset")
     settings = {name: getattr(args, name) for name in wanted if getattr(args, name) is not None}
-    Sampler(**{name: value for name, value in settings.items() if name != "preset"})  # told before any weights are loaded
+    Sampler(**{name: value for name, value in settings.items() if name != "preset"})  # checks them, before loading weights
     if args.scale is not None and not 0 < args.scale <= 16:
         raise ValueError(f"--scale {args.scale:g}: must be above 0 and at most 16")
     if args.tile is not None and args.tile < 0:
@@ -182,21 +184,8 @@ def _upscale(args: argparse.Namespace) -> int:
     if not 1 <= args.quality <= 100:
         raise ValueError(f"--quality {args.quality}: must be from 1 to 100")
     pick_device(args.device)
-    options = files.Options(
-        suffix=args.suffix,
-        ext=args.ext,
-        force=args.force,
-        skip_existing=args.skip_existing,
-        scale=args.scale,
-        seed=args.seed,
-        tile=args.tile,
-        precision=args.precision,
-        color_fix=args.color_fix,
-        save_trace=args.save_trace,
-        max_pixels=args.max_pixels or MAX_PIXELS,
-        quality=args.quality,
-        settings=settings,
-    )
+    named = {field.name: getattr(args, field.name) for field in dataclasses.fields(files.Options) if field.name in args}
+    options = files.Options(**named, settings=settings)
     return _code(files.upscale_files(lambda: _model(args), args.inputs, args.output, options, progress=_bars(args)))
 
 
@@ -205,11 +194,9 @@ def _bars(args: argparse.Namespace) -> bool:
 
 
 def _model(args: argparse.Namespace) -> Any:
-    from itersr import ITER
+    from itersr import ITER, published
 
     if args.published is not None:
-        from itersr import published
-
         return published.load(args.published, device=args.device)
     return ITER.from_pretrained(args.tier if args.weights is None else Path(args.weights), device=args.device)
 
@@ -223,12 +210,7 @@ def _code(failures: Sequence[Any]) -> int:
 # --------------------------------------------------------------------------------------------------- the other commands
 
 
-def _add_train(commands: Any, common: argparse.ArgumentParser) -> None:
-    p = commands.add_parser(
-        "train", parents=[common], help="train a stage",
-        description="Train all of a tier's networks, or one stage of them: Stage I (vqgan), then Stages II and III by iter "
-                    "(Alg. 1, all at once), or by lq_encoder and then token_nets.",
-    )  # fmt: skip
+def _add_train(p: argparse.ArgumentParser) -> None:
     p.add_argument("what", choices=("all", "vqgan", "lq_encoder", "token_nets", "iter"),
                    help="all stages one after the other, or one of them")
     p.add_argument("--tier", choices=TIERS, default="smoke", help="sizes and schedule (default: %(default)s)")
@@ -248,13 +230,14 @@ def _add_train(commands: Any, common: argparse.ArgumentParser) -> None:
     p.add_argument("--form", choices=("paper", "posterior", "image"),
                    help="what φ_r reads beside tokens: no more, E_l's posterior, the LQ image too (default: the tier's)")
     p.add_argument("--seed", type=int, default=0, help="of first weights and of what is drawn (default: %(default)s)")
-    p.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 … (default: auto)")
+    _device(p)
     p.add_argument("--precision", choices=("auto", "no", "bf16"), default="auto", help="mixed precision (auto: bf16 on a GPU)")
     p.add_argument("--workers", type=int, metavar="N", help="processes that make crops (default: cores less one with a GPU)")
-    p.set_defaults(handler=_train)
 
 
 def _train(args: argparse.Namespace) -> int:
+    """Train all of a tier's networks, or one stage of them: Stage I (vqgan), then Stages II and III by iter (Alg. 1, all at
+    once), or by lq_encoder and then token_nets."""
     from itersr.training.run import run
 
     if args.data is not None and not Path(args.data).is_dir():
@@ -262,27 +245,29 @@ def _train(args: argparse.Namespace) -> int:
     return run(args)
 
 
-def _add_evaluate(commands: Any, common: argparse.ArgumentParser) -> None:
-    p = commands.add_parser(
-        "evaluate", parents=[common], help="measure folders of results",
-        description="Measure folders of results, any method's, the same way: a table with 95 % intervals over the images.",
-    )  # fmt: skip
+def _add_evaluate(p: argparse.ArgumentParser) -> None:
     p.add_argument("--outputs", nargs="+", action="extend", required=True, metavar="NAME=DIR",
                    help="a method's name and its results; several here, or one after each --outputs")
     p.add_argument("--reference", metavar="DIR", help="the originals, for metrics that compare: same subfolder and file name")
     p.add_argument("--metrics", help="comma-separated (default: niqe, and with --reference psnr, ssim, lpips; those at hand)")
     p.add_argument("--json", metavar="FILE", help="also write every value and the conventions there")
+    p.add_argument("--force", action="store_true", help="overwrite the file of --json")
     p.add_argument("--download", action="store_true", help="fetch missing weights of metrics")
-    p.add_argument("--device", default="cpu", help="auto, cpu, cuda, cuda:1 … (default: cpu)")
-    p.set_defaults(handler=_evaluate)
+    _device(p, "cpu")
 
 
 def _evaluate(args: argparse.Namespace) -> int:
+    """Measure folders of results, any method's, the same way: a table with 95 % intervals over the images."""
     _need("pyiqa")
+    from itersr.disk import check_place, whole_file
     from itersr.lab import evaluation, metrics
     from itersr.model import pick_device
 
     device = pick_device(args.device)
+    if args.json and not Path(args.json).absolute().parent.is_dir():
+        raise NotADirectoryError(f"--json {args.json}: there is no folder for it; make that folder first")
+    if args.json and check_place(Path(args.json)) is not None and not args.force:
+        raise FileExistsError(f"--json {args.json}: exists already; use --force to overwrite it, or another name")
     folders: dict[str, Path] = {}
     for entry in args.outputs:
         name, equals, folder = entry.partition("=")
@@ -291,10 +276,8 @@ def _evaluate(args: argparse.Namespace) -> int:
         if name in folders:
             raise ValueError(f"--outputs {entry}: the name {name} is there twice")
         folders[name] = Path(folder)
-    if args.metrics:
-        names = [name.strip() for name in args.metrics.split(",") if name.strip()]
-    else:
-        names = ["psnr", "ssim", "lpips", "niqe"] if args.reference else ["niqe"]
+    usual = "psnr,ssim,lpips,niqe" if args.reference else "niqe"
+    names = [name.strip() for name in (args.metrics or usual).split(",") if name.strip()]
     for name in list(names):
         if metrics.find(name).needs_reference and not args.reference:
             raise ValueError(f"--metrics {name}: compares with originals; add --reference DIR")
@@ -306,41 +289,31 @@ def _evaluate(args: argparse.Namespace) -> int:
     if not names:
         raise metrics.MetricUnavailable("no metric can be computed here: use --download, or set TORCH_HOME")
 
-    rows = {
-        name: evaluation.measure(folder, names, args.reference, device, progress=sys.stderr.isatty())
-        for name, folder in folders.items()
-    }
+    rows = {name: evaluation.measure(folder, names, args.reference, device, progress=_bars(args))
+            for name, folder in folders.items()}
     summaries = {name: evaluation.summarise(of_one) for name, of_one in rows.items()}
+    conventions = {name: metrics.describe(name) for name in names}
     print(evaluation.table(summaries))
-    for name in names:
-        print(f"{name}: {metrics.describe(name)}")
+    for name, convention in conventions.items():
+        print(f"{name}: {convention}")
     if args.json:
-        from itersr.disk import whole_file
-
-        record = {
-            "conventions": {name: metrics.describe(name) for name in names},
-            "summary": summaries,
-            "rows": [{"method": name, **row} for name, of_one in rows.items() for row in of_one],
-        }
+        every = [{"method": name, **row} for name, of_one in rows.items() for row in of_one]
         with whole_file(Path(args.json)) as handle:
+            record = {"conventions": conventions, "summary": summaries, "rows": every}
             handle.write((json.dumps(record, indent=1) + "\n").encode())
     return 0
 
 
-def _add_degrade(commands: Any, common: argparse.ArgumentParser) -> None:
-    p = commands.add_parser(
-        "degrade", parents=[common], help="make low-quality test pairs",
-        description="Make fixed test pairs by the second-order degradation: OUT/hq, OUT/lq and the draws in OUT/draws.jsonl.",
-    )  # fmt: skip
+def _add_degrade(p: argparse.ArgumentParser) -> None:
     p.add_argument("inputs", nargs="+", metavar="IN", help="image files and folders")
     p.add_argument("-o", "--output", required=True, metavar="OUT", help="a folder")
     p.add_argument("--seed", type=int, default=0, help="with its name, what a picture's draw is made of (default: %(default)s)")
     p.add_argument("-s", "--scale", type=int, default=4, help="how much smaller (default: %(default)s)")
     p.add_argument("--force", action="store_true", help="overwrite existing pairs")
-    p.set_defaults(handler=_degrade)
 
 
 def _degrade(args: argparse.Namespace) -> int:
+    """Make fixed test pairs by the second-order degradation: OUT/hq, OUT/lq and the draws in OUT/draws.jsonl."""
     from itersr.upscaling import files
 
     if args.scale < 1:
@@ -348,42 +321,49 @@ def _degrade(args: argparse.Namespace) -> int:
     return _code(files.degrade_files(args.inputs, args.output, args.seed, args.scale, args.force, progress=_bars(args)))
 
 
-def _add_convert(commands: Any, common: argparse.ArgumentParser) -> None:
-    p = commands.add_parser(
-        "convert", parents=[common], help="turn the authors' released files into safetensors",
-        description="Turn the authors' released files into a folder for --weights: safetensors, configuration, model card.",
-    )  # fmt: skip
+def _add_convert(p: argparse.ArgumentParser) -> None:
     p.add_argument("published", metavar="DIR", help="the folder with ITER_swinvqgan.pth and ITER_x4.pth (or ITER_x2.pth)")
-    p.add_argument("-o", "--output", required=True, metavar="OUT", help="a folder")
-    p.set_defaults(handler=_convert)
+    p.add_argument("-o", "--output", required=True, metavar="OUT", help="a new or empty folder")
 
 
 def _convert(args: argparse.Namespace) -> int:
+    """Turn the authors' released files into a folder for --weights: safetensors, configuration, model card."""
     from itersr import published
+    from itersr.disk import check_place
 
-    print(published.convert(*published.locate(args.published), args.output))
+    out = Path(args.output)
+    if check_place(out) is not None and (not out.is_dir() or any(out.iterdir())):
+        raise FileExistsError(f"-o {out}: exists and is not an empty folder; name another")
+    print(published.convert(*published.locate(args.published), out))
     return 0
 
 
-def _add_reproduce(commands: Any, common: argparse.ArgumentParser) -> None:
-    p = commands.add_parser(
-        "reproduce", parents=[common], help="run the notebooks as experiments",
-        description="Run the notebooks as experiments: executed copies, figures and results go into one folder.",
-    )  # fmt: skip
+def _add_reproduce(p: argparse.ArgumentParser) -> None:
     p.add_argument("--tier", default="smoke", metavar="T",
                    help=f"{', '.join(TIERS)}, or a folder of weights, for notebooks 06-09 (default: %(default)s)")
     p.add_argument("--only", metavar="NN", help="notebooks by number, for example 07 or 02,07 (default: all)")
-    p.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 … (default: auto)")
+    _device(p)
     p.add_argument("--data", metavar="DIR", help="a folder of photos (default: photos inside scikit-image)")
     p.add_argument("--out", metavar="DIR", help="the run folder (default: a new one below runs)")
-    p.set_defaults(handler=_reproduce)
 
 
 def _reproduce(args: argparse.Namespace) -> int:
+    """Run the notebooks as experiments: executed copies, figures and results go into one folder."""
     _need("papermill", "jupytext", "ipywidgets", "matplotlib", "pyiqa")
     from itersr.lab.reproduce import run
 
     return run(tier=args.tier, only=args.only, device=args.device, data=args.data, out=args.out)
+
+
+# The options of each command, what runs it (its docstring begins the page of help), and its line in `itersr --help`.
+COMMANDS: dict[str, tuple[Callable[..., None], Callable[[argparse.Namespace], int], str]] = {
+    "upscale": (_add_upscale, _upscale, "enlarge photos"),
+    "train": (_add_train, _train, "train a stage"),
+    "evaluate": (_add_evaluate, _evaluate, "measure folders of results"),
+    "degrade": (_add_degrade, _degrade, "make low-quality test pairs"),
+    "convert": (_add_convert, _convert, "turn the authors' released files into safetensors"),
+    "reproduce": (_add_reproduce, _reproduce, "run the notebooks as experiments"),
+}
 
 
 if __name__ == "__main__":

@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import IO
 
 _LOCKED = ("the folder may not be written to", "choose another folder (-o)")
+_FULL = "free some or write elsewhere"
 _REASONS = {
-    errno.ENOSPC: ("no space left on the disk", "free some or write elsewhere"),
-    errno.EDQUOT: ("the disk quota is used up", "free some or write elsewhere"),
+    errno.ENOSPC: ("no space left on the disk", _FULL),
+    errno.EDQUOT: ("the disk quota is used up", _FULL),
     errno.EACCES: _LOCKED,
     errno.EPERM: _LOCKED,
     errno.EROFS: _LOCKED,
+    errno.ENOENT: ("there is no folder for it", "make that folder first"),
     errno.ENAMETOOLONG: ("its name is too long", "choose a shorter one"),
 }
 
@@ -35,7 +37,7 @@ def listed(paths: Iterable[str | os.PathLike[str]], most: int = 10) -> str:
 
 
 class FileError(Exception):
-    """A file that cannot be used: its `path`, `what` is wrong with it, and the `cure`, told in one line."""
+    """A file that cannot be used: its `path`, `what` is wrong with it, and the `cure`, in one line."""
 
     def __init__(self, path: str | os.PathLike[str], what: str, cure: str) -> None:
         self.path, self.what, self.cure = os.fspath(path), what, cure
@@ -44,6 +46,31 @@ class FileError(Exception):
 
 class WriteError(FileError):
     """An output that could not be written. Nothing is left at its path that was not there before."""
+
+
+@contextlib.contextmanager
+def writing(target: Path) -> Iterator[None]:
+    """What keeps the block from writing becomes a WriteError that names `target`."""
+    try:
+        yield
+    except WriteError as error:  # of a file inside a hidden folder
+        raise WriteError(target, error.what, error.cure) from error
+    except OSError as error:
+        reason, cure = _REASONS.get(error.errno or 0, (error.strerror or str(error), "write elsewhere (-o)"))
+        raise WriteError(target, f"cannot be written ({reason})", cure) from error
+
+
+def check_place(path: Path) -> os.stat_result | None:
+    """What lies at `path` (None: nothing). WriteError where a file or folder cannot be made there, as far as is known."""
+    with writing(path):
+        if any(len(os.fsencode(part)) > 255 for part in path.parts):  # the system does not say so while the folder is missing
+            raise OSError(errno.ENAMETOOLONG, "")
+        with contextlib.suppress(FileNotFoundError):
+            return os.stat(path)
+        folder = next(folder for folder in path.absolute().parents if folder.exists())
+        if not os.access(folder, os.W_OK):
+            raise OSError(errno.EACCES, "")
+        return None
 
 
 @contextlib.contextmanager
@@ -86,15 +113,3 @@ def whole_folder(target: Path) -> Iterator[Path]:
 
 def _beside(target: Path) -> Path:
     return target.with_name(f".{target.stem[:50]}.{secrets.token_hex(4)}.part")
-
-
-@contextlib.contextmanager
-def writing(target: Path) -> Iterator[None]:
-    """What keeps the block from writing becomes a WriteError that names `target`."""
-    try:
-        yield
-    except WriteError as error:  # of a file inside a hidden folder
-        raise WriteError(target, error.what, error.cure) from error
-    except OSError as error:
-        reason, cure = _REASONS.get(error.errno or 0, (error.strerror or str(error), "write elsewhere (-o)"))
-        raise WriteError(target, f"cannot be written ({reason})", cure) from error

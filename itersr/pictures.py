@@ -100,11 +100,7 @@ def to_tensor(x: Any) -> Tensor:
     Takes a PIL image of any mode, turned upright, a NumPy array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), a tensor
     (1 or 3, H, W) or (B, 1 or 3, H, W), each of uint8, uint16 or float in [0, 1], or a `Photo`. Alpha does not enter, but
     what it hides wholly gets other colours (`Photo.visible`); `like` carries it over. A float32 tensor (B, 3, H, W) comes
-    back as it is, not copied.
-
-    Raises:
-        TypeError: none of these kinds.
-        ValueError: another dtype, shape or range, NaN or infinity, or no pixels; the message names what was met and needed.
+    back as it is, not copied. TypeError for another kind, ValueError for another dtype, shape or range, NaN, or no pixels.
     """
     if not isinstance(x, Tensor):
         return _photo(x).visible()[None]
@@ -198,6 +194,7 @@ def from_pil(image: Any, notes: list[str] | None = None) -> Photo:
     if 0 in image.size:
         raise ValueError(f"image has the size {image.size}, needed at least one pixel")
     turn = orientation(image)
+    white_is_0 = getattr(image, "tag_v2", {}).get(262) == 0  # in a TIFF: Pillow sees to it up to 8 bits only
     if mode in ("CMYK", "LAB"):
         if notes is not None:
             notes.append(f"{mode} turned into sRGB" + (" through its ICC profile" if profile and mode == "CMYK" else ""))
@@ -206,13 +203,13 @@ def from_pil(image: Any, notes: list[str] | None = None) -> Photo:
         values = np.asarray(image)
         if values.min() < 0 or values.max() > 65535:
             raise ValueError(f"image of mode I holds {values.min()} to {values.max()}, needed [0, 65535]")
-        values = values.astype(np.uint16)
-        if getattr(image, "tag_v2", {}).get(262) == 0:  # a TIFF where 0 is white: Pillow sees to it up to 8 bits only
-            values = 65535 - values
+        values = 65535 - values.astype(np.uint16) if white_is_0 else values.astype(np.uint16)
         return from_pixels(values if clear is None else with_clear(values[..., None], clear), turn, profile)
     if mode == "F":
-        _check(np.asarray(image), "image of mode F")
-    elif clear is not None and mode in ("1", "L", "P", "RGB"):
+        values = np.asarray(image)
+        _check(values, "image of mode F")
+        return from_pixels(1 - values if white_is_0 else values, turn, profile)
+    if clear is not None and mode in ("1", "L", "P", "RGB"):
         image = image.convert("LA" if mode in ("1", "L") else "RGBA")
     elif mode not in ("L", "LA", "RGB", "RGBA"):
         image = image.convert({"1": "L", "La": "LA", "PA": "RGBA", "RGBa": "RGBA"}.get(mode, "RGB"))

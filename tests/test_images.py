@@ -5,15 +5,19 @@ from __future__ import annotations
 import errno
 import functools
 import io
+import itertools
 import os
 import stat
 import struct
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
+import tifffile
 import torch
 from PIL import Image, ImageCms, ImageOps
 
@@ -171,8 +175,8 @@ def test_16_bit_round_trip_is_exact_and_others_read_it(tmp_path: Path, channels:
     path = tmp_path / f"x.{suffix}"
     write.write(photo, path)
     again = read.read(path)
-    if (channels, suffix) == (2, "tif"):
-        grey = False  # written as RGBA: Pillow, and so many a program, opens no 16 bit grey TIFF with alpha
+    if channels == 2:
+        grey = False  # written as RGBA: Pillow, and so many a program, opens no 16 bit grey TIFF with alpha, nor writes a PNG
     assert again.meta.bits == 16 and again.meta.grey is grey and again.meta.icc == photo.meta.icc
     assert torch.equal((again.tensor * 65535).round(), (photo.tensor * 65535).round())
     if photo.alpha is not None:
@@ -219,8 +223,6 @@ def test_exif_orientation_is_applied_once_and_forgotten(tmp_path: Path, orientat
 @pytest.mark.parametrize("compression", [None, "zlib"])
 @pytest.mark.parametrize("channels", [3, 4])
 def test_16_bit_tiff_of_both_byte_orders(tmp_path: Path, byteorder: str, compression: str | None, channels: int) -> None:
-    import tifffile
-
     pixels = noise(12, 10, channels, dtype=np.uint16)
     extra = {"extrasamples": ["unassalpha"]} if channels == 4 else {}
     tifffile.imwrite(tmp_path / "x.tif", pixels, photometric="rgb", byteorder=byteorder, compression=compression, **extra)
@@ -233,8 +235,6 @@ def test_16_bit_tiff_of_both_byte_orders(tmp_path: Path, byteorder: str, compres
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("suffix", ["png", "tif"])
 def test_16_bit_orientation(tmp_path: Path, orientation: int, suffix: str) -> None:
-    import tifffile
-
     pixels = (smooth(16, 24).astype(np.uint16) * 257).copy()
     exif = Image.Exif()
     exif[0x0112] = orientation
@@ -256,8 +256,6 @@ def test_16_bit_orientation(tmp_path: Path, orientation: int, suffix: str) -> No
 @pytest.mark.parametrize("compression", [None, "zlib"])
 @pytest.mark.parametrize("orientation", [1, 6])
 def test_16_bit_tiff_with_a_plane_for_each_channel(tmp_path: Path, compression: str | None, orientation: int) -> None:
-    import tifffile
-
     pixels = smooth(16, 24).astype(np.uint16) * 257
     tifffile.imwrite(
         tmp_path / "x.tif", pixels.transpose(2, 0, 1).copy(), photometric="rgb", planarconfig="separate",
@@ -270,8 +268,6 @@ def test_16_bit_tiff_with_a_plane_for_each_channel(tmp_path: Path, compression: 
 
 
 def test_a_tiff_where_0_is_white_is_no_negative(tmp_path: Path) -> None:
-    import tifffile
-
     pixels = noise(9, 7, dtype=np.uint16)
     tifffile.imwrite(tmp_path / "x.tif", 65535 - pixels, photometric="miniswhite")
     for tensor in (read.read(tmp_path / "x.tif").tensor, pictures.to_tensor(Image.open(tmp_path / "x.tif"))[0]):
@@ -308,6 +304,10 @@ def test_broken_exif_is_no_reason_to_refuse_a_picture(tmp_path: Path) -> None:
     assert read.read(tmp_path / "x.jpg").size == (8, 8)
 
 
+def chunk(name: bytes, body: bytes) -> bytes:
+    return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+
+
 def whole_png() -> bytes:
     out = io.BytesIO()
     Image.fromarray(noise(40, 40, 3)).save(out, format="PNG")
@@ -315,9 +315,6 @@ def whole_png() -> bytes:
 
 
 def bomb_png(width: int, height: int) -> bytes:
-    def chunk(name: bytes, body: bytes) -> bytes:
-        return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
-
     head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     body = chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(b"\0" * 1000)) + chunk(b"IEND", b"")
     return b"\x89PNG\r\n\x1a\n" + body
@@ -359,6 +356,146 @@ def test_the_pixel_limit_can_be_set_and_pillows_own_is_left_alone(tmp_path: Path
     assert Image.MAX_IMAGE_PIXELS == before
 
 
+# ------------------------------------------------------------------- every way to store a picture: read right, or refused
+
+
+def packed(values: np.ndarray, bits: int) -> np.ndarray:
+    """(H, W, C) of integers below 2^bits as (H, bytes of a row): small ones packed, 16 bit with the high byte first."""
+    rows = values.reshape(len(values), -1)
+    if bits == 16:
+        return rows.astype(">u2").view(np.uint8)
+    each = np.unpackbits(rows.astype(np.uint8)[..., None], axis=-1)[..., 8 - bits :]
+    return np.packbits(each.reshape(len(rows), -1), axis=-1)
+
+
+def png_file(values: np.ndarray, bits: int, colour_type: int, extra: bytes) -> bytes:
+    head = struct.pack(">IIBBBBB", values.shape[1], values.shape[0], bits, colour_type, 0, 0, 0)
+    body = zlib.compress(b"".join(b"\0" + row.tobytes() for row in packed(values, bits)))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + extra + chunk(b"IDAT", body) + chunk(b"IEND", b"")
+
+
+def fault(path: Path, rgb: np.ndarray, alpha: np.ndarray | None, tolerance: float, usual: bool = True) -> str:
+    """What is wrong with how a file is read: "" if it is right, or, for an unusual one, refused in one line."""
+    try:
+        photo = read.read(path)
+    except ImageError as error:
+        return "" if not usual and "\n" not in str(error) and str(path) in str(error) else f"said {str(error)!r}"
+    tolerance = max(tolerance, 1.5 / 255) if any("read with 8 bits" in note for note in photo.meta.notes) else tolerance
+    got = photo.tensor.permute(1, 2, 0).numpy()
+    seen = slice(None) if alpha is None else alpha > 0  # a colour key hides its own colour
+    wrong = "" if np.abs(got - rgb)[seen].max() <= tolerance else f"colours off by {np.abs(got - rgb)[seen].max():.3f}"
+    if (alpha is None) != (photo.alpha is None):
+        return wrong + " alpha"
+    if alpha is not None and photo.alpha is not None and np.abs(photo.alpha[0].numpy() - alpha).max() > tolerance:
+        wrong += " values of alpha"
+    return wrong
+
+
+def png_cases() -> Iterator[tuple[str, bytes, np.ndarray, np.ndarray | None]]:
+    """What a PNG can be: a name, the file, its colours and its alpha."""
+    rng = np.random.default_rng(0)
+    kinds = ((0, 1), (2, 3), (3, 1), (4, 2), (6, 4))  # colour type and channels: grey, RGB, palette, and two with alpha
+    for bits, (colour_type, channels), clear in itertools.product((1, 2, 4, 8, 16), kinds, (False, True)):
+        if (bits < 8 and colour_type not in (0, 3)) or (colour_type == 3 and bits == 16) or (clear and colour_type > 3):
+            continue
+        values = rng.integers(0, 2**bits, (7, 9, channels))
+        extra, alpha = b"", None
+        colours = values[..., :3] if channels > 2 else values[..., :1].repeat(3, -1)
+        rgb = colours / (2**bits - 1)
+        if channels in (2, 4):
+            alpha = values[..., -1] / (2**bits - 1)
+        if colour_type == 3:
+            table = rng.integers(0, 256, (2**bits, 3))
+            rgb, extra = table[values[..., 0]] / 255, chunk(b"PLTE", table.astype(np.uint8).tobytes())
+        if clear and colour_type == 3:
+            some = rng.integers(0, 256, 2**bits)
+            alpha, extra = some[values[..., 0]] / 255, extra + chunk(b"tRNS", some.astype(np.uint8).tobytes())
+        elif clear:
+            key = values[3, 4]
+            alpha, extra = (values != key).any(-1).astype(float), chunk(b"tRNS", key.astype(">u2").tobytes())
+        yield f"{bits} bit, type {colour_type}, clear {clear}", png_file(values, bits, colour_type, extra), rgb, alpha
+
+
+def test_every_kind_of_png_is_read_right(tmp_path: Path) -> None:
+    wrong, count = [], 0
+    for name, data, rgb, alpha in png_cases():
+        (tmp_path / "x.png").write_bytes(data)
+        count += 1
+        if what := fault(tmp_path / "x.png", rgb, alpha, 1e-6):
+            wrong.append(f"{name}: {what}")
+    assert not wrong and count == 26, "\n".join(wrong)
+
+
+def tiff_cases() -> Iterator[tuple[str, int, np.ndarray, np.ndarray, np.ndarray | None, dict[str, Any]]]:
+    """What a TIFF can be: a name, bits of a channel, pixels (H, W, C), their colours and alpha, and tifffile's settings."""
+    rng = np.random.default_rng(0)
+    kinds: list[tuple[int, Any]] = [(bits, np.uint8) for bits in (1, 2, 4, 8)]
+    kinds += [(8 * np.dtype(kind).itemsize, kind) for kind in "uint16 uint32 int16 float16 float32 float64".split()]
+    photometrics = {"minisblack": 1, "miniswhite": 1, "palette": 1, "rgb": 3, "separated": 4}
+    extras = (None, "unassalpha", "assocalpha", "unspecified")
+    for (bits, kind), (photometric, channels), extra in itertools.product(kinds, photometrics.items(), extras):
+        whole = np.dtype(kind).kind != "f"
+        if (bits < 8 and (channels > 1 or extra)) or (photometric == "palette" and (bits not in (4, 8) or extra)):
+            continue
+        top = np.iinfo(kind).max if bits > 8 and whole else 2**bits - 1 if whole else 1
+        values = rng.random((7, 16, channels + (extra is not None)))
+        if extra == "assocalpha":
+            values[..., -1] = 0.5 + values[..., -1] / 2
+            values[..., :-1] *= values[..., -1:]
+        stored = (values * top).astype(kind)
+        colours = stored[..., :channels].astype(float) / top
+        alpha = stored[..., -1].astype(float) / top if extra and "alpha" in extra else None
+        if extra == "assocalpha":
+            colours = (colours / alpha[..., None]).clip(0, 1)
+        settings: dict[str, Any] = {"photometric": photometric, "extrasamples": [extra] if extra else None}
+        if photometric == "palette":
+            settings["colormap"] = rng.integers(0, 256, (3, 2**bits)).astype(np.uint16) * 257
+            colours = settings["colormap"].T[stored[..., 0]] / 65535
+        elif photometric == "miniswhite":
+            colours = 1 - colours
+        elif photometric == "separated":
+            colours = (1 - colours[..., :3]) * (1 - colours[..., 3:])
+        rgb = colours.repeat(3, -1) if colours.shape[-1] == 1 else colours
+        yield f"{np.dtype(kind)} {bits} bit, {photometric}, {extra}", bits, stored, rgb, alpha, settings
+
+
+def write_tiff(path: Path, bits: int, pixels: np.ndarray, settings: dict[str, Any]) -> None:
+    """By tifffile, which packs no 1, 2 or 4 bits alone: such rows are written as bytes, and the tags changed."""
+    table = settings.pop("colormap") if bits < 8 and "colormap" in settings else None
+    if table is not None:
+        settings |= {"colormap": np.zeros((3, 256), np.uint16)}
+    if settings.get("planarconfig") == "separate":
+        pixels = np.moveaxis(pixels, -1, 0).copy()
+    elif pixels.shape[-1] == 1:
+        pixels = pixels[..., 0]
+    tifffile.imwrite(path, packed(pixels, bits) if bits < 8 else pixels, metadata=None, **settings)
+    if bits < 8:
+        with tifffile.TiffFile(path, mode="r+b") as file:
+            tags = file.pages[0].tags
+            tags[258].overwrite(bits)
+            tags[256].overwrite(pixels.shape[1])
+            if table is not None:
+                tags[320].overwrite(table.ravel())
+
+
+def test_every_kind_of_tiff_is_read_right_or_refused_in_one_line(tmp_path: Path) -> None:
+    wrong, count = [], 0
+    for name, bits, pixels, rgb, alpha, settings in tiff_cases():
+        tolerance = 4 / 255 if "assocalpha" in name else 2.5 / 255 if "separated" in name else 1e-3 if bits == 8 else 1e-4
+        packings: list[dict[str, Any]] = [{}, {"compression": "zlib"}]
+        if bits in (8, 16) and "float" not in name:
+            packings.append({"compression": "zlib", "predictor": 2})
+        planes = ("contig", "separate") if pixels.shape[-1] > 1 else (None,)
+        for order, packing, plane in itertools.product("<>", packings, planes):
+            write_tiff(tmp_path / "x.tif", bits, pixels, {**settings, **packing, "byteorder": order, "planarconfig": plane})
+            count += 1
+            usual = pixels.dtype in (np.uint8, np.uint16) and name.endswith("None") and plane != "separate"
+            usual &= not name.startswith("uint16 16 bit, miniswhite")  # Pillow opens one byte order of these alone
+            if what := fault(tmp_path / "x.tif", rgb, alpha, tolerance, usual):
+                wrong.append(f"{name}, {order}, {packing}, {plane}: {what}")
+    assert not wrong, f"{len(wrong)} of {count}\n" + "\n".join(wrong)
+
+
 # --------------------------------------------------------------------------------------------------------------- write
 
 
@@ -392,8 +529,6 @@ def test_a_cameras_exif_folders_survive(tmp_path: Path, suffix: str, bits: int) 
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
 @pytest.mark.parametrize("bits", [8, 16])
 def test_tifffile_and_libtiff_read_our_tiff(tmp_path: Path, channels: int, bits: int) -> None:
-    import tifffile
-
     height = 600  # several strips
     x = torch.rand(channels, height, 10, generator=torch.Generator().manual_seed(0))
     grey = channels < 3

@@ -68,7 +68,7 @@ def test_refusals_leave_nothing_behind(folders: list[Path], tmp_path: Path) -> N
     with pytest.raises(PrepError, match="6 photos take .* at quality 1"):
         pack(folders, out, 0.0001, quiet=True)
     (tmp_path / "else" / "a").mkdir(parents=True)
-    with pytest.raises(PrepError, match="no photo"):
+    with pytest.raises(PrepError, match="holds no image file"):
         pack([*folders, tmp_path / "else" / "a"], out, 1, quiet=True)
     Image.new("RGB", (20, 20)).save(tmp_path / "else" / "a" / "one.bmp")
     with pytest.raises(PrepError, match=r"both would be called a/one\.webp"):
@@ -94,3 +94,15 @@ def test_the_command(folders: list[Path], tmp_path: Path, capsys: pytest.Capture
         with pytest.raises(SystemExit) as stop:
             main([*call, *more])
         assert stop.value.code == 2
+
+
+def test_what_is_left_out_is_told_and_a_long_name_at_the_start(
+    folders: list[Path], tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folders[0] / "phone.heic").write_bytes(b"x")
+    pack(folders, tmp_path / "out", 1, quiet=True)
+    assert caplog.messages == [f"{folders[0]}: 1 left out (another format, a link or unreadable): phone.heic"]
+    Image.new("RGB", (20, 20)).save(folders[0] / ("n" * 251 + ".png"))
+    monkeypatch.setattr("data_prep.pack.encoded", lambda *_, **__: pytest.fail("encoded before all names were looked at"))
+    with pytest.raises(PrepError, match="nnn.webp: cannot be written .its name is too long"):
+        pack(folders, tmp_path / "later", 1, quiet=True)

@@ -9,6 +9,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 import zlib
 from pathlib import Path
@@ -24,6 +25,7 @@ from torch.nn import functional as F
 
 from itersr import cli, disk, pictures
 from itersr.pictures import Meta, Photo
+from itersr.upscaling import files as upscaling
 from itersr.upscaling.files import Options, UsageError, upscale_files
 from itersr.upscaling.read import ImageError, read
 from itersr.upscaling.write import write
@@ -40,6 +42,7 @@ class Bicubic:
         self.calls: list[dict[str, Any]] = []
 
     def upscale(self, image: Tensor, *, seed: int = 0, **settings: Any) -> Tensor:
+        settings.pop("progress", None)
         self.calls.append({"seed": seed, **settings})
         return F.interpolate(image, scale_factor=4, mode="bicubic", align_corners=False).clamp(0, 1)
 
@@ -220,7 +223,7 @@ def test_a_stopped_batch_goes_on(tmp_path: Path, model: Bicubic, caplog: pytest.
     with caplog.at_level("INFO", "itersr"):
         assert upscale_files(lambda: model, [tmp_path / "in"], tmp_path / "out", Options(skip_existing=True)) == []
     assert (tmp_path / "out" / "a_out.png").read_bytes() == b"done" and len(model.calls) == 2
-    assert caplog.messages[-1] == "1 skipped: their results exist"
+    assert "1 skipped: their results exist" in caplog.messages
     place = tmp_path / "in" / "sub"
     failures = upscale_files(lambda: model, [place], place, Options(skip_existing=True, suffix=""))
     assert "its own result" in failures[0].message, "an input is no result of itself"
@@ -261,6 +264,83 @@ def test_an_input_is_never_overwritten(tmp_path: Path, model: Bicubic) -> None:
     before = path.read_bytes()
     failures = upscale_files(lambda: model, [path], tmp_path, Options(suffix="", force=True))
     assert "its own result" in failures[0].message and path.read_bytes() == before
+
+
+def test_an_input_is_not_overwritten_by_the_result_of_another(tmp_path: Path, model: Bicubic) -> None:
+    first, second = picture(tmp_path / "a.png"), picture(tmp_path / "a_out.png", size=(9, 9))
+    before = second.read_bytes()
+    (failure,) = upscale_files(lambda: model, [first, second], tmp_path, Options(force=True))
+    assert failure.message.startswith(f"{second}: would be overwritten by the result of {first}") and failure.usage
+    assert second.read_bytes() == before and files(tmp_path) == ["a.png", "a_out.png", "a_out_out.png"]
+
+
+def test_what_cannot_be_made_is_told_before_the_first_picture(
+    tmp_path: Path, model: Bicubic, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A name, an existing file, a trace that is none, a format's limit: all are told before a picture is computed."""
+    place = tmp_path / "in"
+    for name in ("a.png", "there.png", "traced.png", "n" * 250 + ".png"):
+        picture(place / name)
+    picture(place / "wide.webp", size=(4097, 2))
+    picture(tmp_path / "out" / "there_out.png")
+    (tmp_path / "out" / "traced_out_trace").mkdir()
+    (tmp_path / "out" / "traced_out_trace" / "mine.txt").write_text("mine")
+
+    class Late(Bicubic):
+        def restore(self, *_: Any, **__: Any) -> Any:
+            assert len([record for record in caplog.records if record.levelname == "ERROR"]) == 4
+            raise RuntimeError("reached")
+
+    failures = upscale_files(Late, [place], tmp_path / "out", Options(save_trace=True))
+    said = [failure.message.rpartition("/")[2] for failure in failures]
+    for start in ("there_out.png: exists already", "traced_out_trace: exists and holds no trace",
+                  "wide_out.webp: would be 16388×8", "a.png: reached"):
+        assert any(message.startswith(start) for message in said), said
+    assert any("too long" in message for message in said) and len(said) == 5
+    failures = upscale_files(Late, [place / ("n" * 250 + ".png")], tmp_path / "new" / "folder")
+    assert "too long" in failures[0].message and not (tmp_path / "new").exists()
+
+
+def test_too_much_exif_for_jpeg_is_told_before_the_networks_run(tmp_path: Path, model: Bicubic) -> None:
+    exif = Image.Exif()
+    exif[0x8769] = {0x927C: bytes(70_000)}  # a camera's own notes
+    path = picture(tmp_path / "x.png", exif=exif)
+    (failure,) = upscale_files(lambda: model, [path], tmp_path / "out", Options(ext="jpg"))
+    assert "of EXIF, JPEG ends at 65,533; write PNG or TIFF" in failure.message and model.calls == []
+    assert upscale_files(lambda: model, [path], tmp_path / "out") == []
+
+
+def test_a_folder_that_may_not_be_written_to_is_told_before_the_networks_run(
+    tmp_path: Path, model: Bicubic, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = picture(tmp_path / "x.png")
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    (failure,) = upscale_files(lambda: model, [path], tmp_path / "out")
+    assert "may not be written to" in failure.message and not failure.usage and model.calls == []
+
+
+def test_a_disk_that_is_too_small_is_told_before_the_networks_run(
+    tmp_path: Path, model: Bicubic, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = picture(tmp_path / "x.png", size=(300, 200))
+    monkeypatch.setattr(upscaling.shutil, "disk_usage", lambda _: SimpleNamespace(free=1_000_000))
+    assert upscale_files(lambda: model, [path], tmp_path / "out") == []
+    assert caplog.messages == [f"{tmp_path}: about 2 MB are needed, 1 MB are free"]
+
+
+def test_a_long_run_says_once_how_long_it_will_take(
+    tmp_path: Path, smoke: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    paths = [picture(tmp_path / f"{i}.png", size=(80, 64)) for i in range(3)]
+    monkeypatch.setattr(upscaling, "MEASURED", 0)
+    for limit, lines in ((0, 1), (3600, 0)):
+        monkeypatch.setattr(upscaling, "LONG", limit)
+        caplog.clear()
+        with caplog.at_level("INFO", "itersr"):
+            assert upscale_files(lambda: smoke, paths, tmp_path / str(limit), Options(tile=16)) == []
+        told = [message for message in caplog.messages if message.endswith("to go")]
+        assert len(told) == lines and all(re.fullmatch(r"about \d+ minutes to go", message) for message in told)
+        assert not lines or caplog.messages[0] == told[0], "before the first picture is done"
 
 
 @pytest.mark.parametrize(
@@ -318,7 +398,31 @@ def test_odd_names_cost_only_themselves(tmp_path: Path, monkeypatch: pytest.Monk
         assert cli.main(["upscale", str(tmp_path / "in"), "-o", str(tmp_path / "out")]) == 1
     made = ["a_out.png", os.fsdecode(b"bytes_\xe9_out.png"), "line\nbreak_out.png", "z_out.png"]
     assert files(tmp_path / "out") == made
-    assert sum("too long" in line for line in log.read_text().splitlines()) == 1
+    lines = log.read_text().splitlines()
+    assert sum("too long" in line for line in lines) == 1 and len(lines) == 6, "a line a file, and one for what is left out"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/dev/full")
+def test_lines_that_cannot_be_printed_stop_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = [picture(tmp_path / name) for name in ("a.png", "b.png")]
+    monkeypatch.setattr(cli, "_model", lambda args: Bicubic())
+    full = open("/dev/full", "w", buffering=1, encoding="utf-8")
+    monkeypatch.setattr(sys, "stdout", full)
+    assert cli.main(["upscale", *map(str, paths), "-o", str(tmp_path / "out")]) == 0
+    assert files(tmp_path / "out") == ["a_out.png", "b_out.png"]
+    with pytest.raises(OSError):
+        full.close()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="pipes of POSIX")
+def test_a_picture_may_come_through_a_pipe(tmp_path: Path, model: Bicubic) -> None:
+    data = picture(tmp_path / "x.png").read_bytes()
+    os.mkfifo(tmp_path / "pipe")
+    writer = threading.Thread(target=lambda: (tmp_path / "pipe").write_bytes(data))
+    writer.start()
+    assert upscale_files(lambda: model, [tmp_path / "pipe"], tmp_path / "y.png") == []
+    writer.join()
+    assert Image.open(tmp_path / "y.png").size == (80, 64)
 
 
 def test_the_model_is_loaded_once_and_only_for_a_good_picture(tmp_path: Path) -> None:
@@ -330,6 +434,7 @@ def test_the_model_is_loaded_once_and_only_for_a_good_picture(tmp_path: Path) ->
 
     (tmp_path / "bad.png").write_bytes(b"x")
     upscale_files(load, [tmp_path / "bad.png"], tmp_path / "out")
+    upscale_files(load, [picture(tmp_path / "large.png")], tmp_path / "out", Options(max_pixels=300))
     assert loads == []
     upscale_files(load, [picture(tmp_path / "a.png"), picture(tmp_path / "b.png")], tmp_path / "out")
     assert loads == [1]
@@ -904,6 +1009,38 @@ def test_degrade_overwrites_no_original(tmp_path: Path, capsys: pytest.CaptureFi
         code, _, err = run_cli(capsys, "degrade", tmp_path / "set" / "hq", "-o", tmp_path / "set", *more)
         assert code == 2 and "its own result" in err and path.read_bytes() == before
     assert files(tmp_path / "set") == ["hq/x.png"]
+
+
+def test_degrade_does_not_degrade_its_own_pairs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    picture(tmp_path / "set" / "x.png", size=(65, 51))
+    for _ in range(2):
+        code, _, err = run_cli(capsys, "degrade", tmp_path / "set", "-o", tmp_path / "set", "--force")
+        assert code == 0, err
+    assert files(tmp_path / "set") == ["draws.jsonl", "hq/x.png", "lq/x.png", "x.png"]
+
+
+def test_degrade_tells_what_it_leaves_out_of_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    frames = [Image.new("RGB", (20, 16), colour) for colour in ("red", "blue")]
+    frames[0].save(tmp_path / "x.gif", save_all=True, append_images=frames[1:])
+    code, _, err = run_cli(capsys, "degrade", tmp_path / "x.gif", "-o", tmp_path / "out")
+    assert code == 0 and "x.gif: 2 frames or pages: only the first is used" in err
+
+
+def test_what_exists_is_refused_before_anything_is_measured_or_converted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("pyiqa", reason="pyiqa is not installed")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "README.md").write_text("mine")
+    measure = ["evaluate", "--outputs", f"A={tmp_path / 'none'}", "--metrics", "niqe", "--json"]
+    for command, said in (
+        ([*measure, tmp_path / "mine" / "README.md"], "README.md: exists already; use --force"),
+        ([*measure, tmp_path / "nowhere" / "x.json"], "there is no folder for it"),
+        (["convert", tmp_path, "-o", tmp_path / "mine"], "mine: exists and is not an empty folder; name another"),
+    ):
+        code, _, err = run_cli(capsys, *command)
+        assert code == 2 and said in err and len(err.splitlines()) == 1, err
+    assert (tmp_path / "mine" / "README.md").read_text() == "mine"
 
 
 @pytest.mark.parametrize("encoding", ["cp1252", "ascii", "utf-8"])

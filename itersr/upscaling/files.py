@@ -1,7 +1,7 @@
 """Many files in, as many files out: what `itersr upscale` and `itersr degrade` do around the method.
 
-Names are settled first. Then one file follows another: what is wrong with it (name, existing output, format, size) is told
-before its first pixel is computed, and a bad one costs its own line and nothing else. Results appear whole or not at all.
+Names, existing outputs and the limits of formats are checked for all files first. Then the files are done one by one. A bad
+file gives one line of error, and the others are still done. A result appears whole or not at all.
 """
 
 from __future__ import annotations
@@ -10,8 +10,10 @@ import contextlib
 import hashlib
 import json
 import logging
+import math
 import os
 import shutil
+import stat
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,15 +26,17 @@ import torch
 from PIL import Image
 
 from itersr import pictures
-from itersr.disk import FileError, shown, whole_file, whole_folder, writing
+from itersr.disk import FileError, check_place, shown, whole_file, whole_folder, writing
 from itersr.pictures import Photo
-from itersr.upscaling.read import MAX_PIXELS, ImageError, image_files, read
+from itersr.upscaling.read import MAX_PIXELS, ImageError, image_files, read, size
 from itersr.upscaling.write import SUFFIXES, check_output, write
 
 log = logging.getLogger(__name__)
 
 FIRST_TILE = 128  # LQ pixels: what is tried after the model's own choice did not fit into memory
 SMALLEST_TILE = 64
+MEASURED, LONG = 5.0, 60.0  # seconds: after MEASURED, the time left is printed if it is above LONG
+BYTES = {"PNG": 2.0, "TIFF": 2.5, "BMP": 3.0, "JPEG": 0.5, "WEBP": 0.4}  # of a file, roughly, for a pixel of a photo
 
 
 @dataclass(frozen=True)
@@ -56,10 +60,11 @@ class Options:
 
 @dataclass(frozen=True)
 class Job:
-    """One file to read, and the place of its result."""
+    """One file to read, the place of its result, and what is made with it: a second picture, or the folder of a trace."""
 
     source: Path
     target: Path
+    beside: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -75,15 +80,13 @@ class UsageError(ValueError):
     """The call as a whole makes no sense; the message is one line with the cure."""
 
 
-def plan(inputs: Sequence[str | os.PathLike[str]], output: str | os.PathLike[str], options: Options) -> list[Job]:
+def plan(inputs: Sequence[str | os.PathLike[str]], output: str | os.PathLike[str], options: Options,
+         beside: Callable[[Path], tuple[Path, ...]] = lambda target: ()) -> list[Job]:
     """Which file becomes which. Folders are searched with all they contain, and mirrored below `output`.
 
     `output` is a file when it has an image suffix and there is one input file, else a folder (made later, when needed). What
-    an earlier run has put into an input folder, results and traces, is no input.
-
-    Raises:
-        UsageError: no input, one output file for several inputs, two inputs with one output or trace, an unknown `ext`.
-        ImageError: an input folder without images.
+    an earlier run has put into an input folder, results and traces, is no input. `beside` names what is made with a result.
+    UsageError for no input, one output for several inputs and an unknown `ext`, ImageError for a folder without images.
     """
     if not inputs:
         raise UsageError("no input: name image files or folders")
@@ -96,60 +99,77 @@ def plan(inputs: Sequence[str | os.PathLike[str]], output: str | os.PathLike[str
         sources += [(entry, file) for file in image_files(entry)] if os.path.isdir(entry) else [(None, entry)]
     single = out.suffix.lower() in SUFFIXES and not os.path.isdir(out)
     if single and (len(sources) > 1 or sources[0][0] is not None):
-        raise UsageError(f"-o {out}: one file for {len(sources)} inputs; name a folder")
+        raise UsageError(f"-o {shown(out)}: one file for {len(sources)} inputs; name a folder")
     if not single and os.path.exists(out) and not os.path.isdir(out):
-        raise UsageError(f"-o {out}: is a file and has no image suffix ({', '.join(SUFFIXES)}); name a folder")
+        raise UsageError(f"-o {shown(out)}: is a file and has no image suffix ({', '.join(SUFFIXES)}); name a folder")
 
-    places: dict[tuple[Path | None, Path], Path] = {}
-    made: set[Path] = set()  # what this call makes, and an earlier one like it has made
+    targets: dict[tuple[Path | None, Path], Path] = {}
+    made: set[str] = set()  # what this call makes, and an earlier one like it has made
     for root, source in sources:
         ending = source.suffix.lower() if ext == "auto" else f".{ext}"
         name = source.stem + (f"_{options.suffix}" if options.suffix else "") + (ending if ending in SUFFIXES else ".png")
         target = out if single else out / (source.parent.relative_to(root) if root is not None else "") / name
-        places[root, source] = target
-        if _whole(target) != _whole(source):
-            made |= {_whole(target), _whole(trace_folder(target))}
-        if root is not None and _whole(root) in _whole(out).parents:
-            made.add(_whole(out))
-    jobs: dict[Path, Job] = {}
-    for (root, source), target in places.items():
-        if root is not None and made & {_whole(source), *_whole(source).parents}:
+        targets[root, source] = target
+        made |= {os.path.abspath(path) for path in (target, trace_folder(target), *beside(target))} - {os.path.abspath(source)}
+        if root is not None and Path(os.path.abspath(root)) in Path(os.path.abspath(out)).parents:
+            made.add(os.path.abspath(out))
+    jobs: dict[str, Job] = {}
+    for (root, source), target in targets.items():
+        place = Path(os.path.abspath(source))
+        if root is not None and made & {str(place), *map(str, place.parents)}:
             continue
-        for made_here in (target, trace_folder(target)) if options.save_trace else (target,):
-            first = jobs.setdefault(_whole(made_here), Job(source, target)).source
+        job = Job(source, target, beside(target))
+        for path in (target, *job.beside):
+            first = jobs.setdefault(os.path.abspath(path), job).source
             if first != source:
-                raise UsageError(f"{first} and {source} would both become {made_here}; rename one or use another folder")
+                both = f"{shown(first)} and {shown(source)} would both become {shown(path)}"
+                raise UsageError(f"{both}; rename one or use another folder")
     return list(dict.fromkeys(jobs.values()))
 
 
-def _whole(path: Path) -> Path:
-    return Path(os.path.abspath(path))
+def _free(jobs: Sequence[Job], options: Options, failures: list[Failure]) -> list[Job]:
+    """The jobs whose results can be put in place. All are checked first; the errors of the others are logged."""
+    inputs: dict[tuple[int, int], Path] = {}
+    for job in jobs:
+        with contextlib.suppress(OSError, ValueError):
+            found = os.stat(job.source)
+            inputs[found.st_dev, found.st_ino] = job.source
+    free, force = [], options.force or options.skip_existing
+    for job in jobs:
+        with _told(job, failures):
+            _refuse(job.target, job, inputs, force)
+            if options.skip_existing and job.target.exists():
+                continue
+            for path in job.beside:
+                _refuse(path, job, inputs, force)
+            free.append(job)
+    if skipped := len(jobs) - len(free) - len(failures):
+        log.info("%d skipped: their results exist", skipped)
+    return free
 
 
-def _refuse(source: Path, target: Path, force: bool) -> None:
-    """ImageError where a result may not be put at `target`, WriteError where that cannot be found out."""
-    with writing(target):
-        there = target.exists()
-    if not there:
+def _refuse(path: Path, job: Job, inputs: Mapping[tuple[int, int], Path], force: bool) -> None:
+    """ImageError where what lies at `path` may not be replaced, WriteError where nothing can be made there."""
+    found = check_place(path)
+    if found is None:
         return
-    if target.is_dir():
-        raise ImageError(target, "is a folder", "name a file, or another folder")
-    if source.exists() and target.samefile(source):
-        raise ImageError(source, "would be overwritten by its own result", "use a --suffix or another folder")
+    if (other := inputs.get((found.st_dev, found.st_ino))) is not None:
+        result = "its own result" if other == job.source else f"the result of {shown(job.source)}"
+        raise ImageError(other, f"would be overwritten by {result}", "use a --suffix or another folder")
+    if path.suffix.lower() in SUFFIXES and stat.S_ISDIR(found.st_mode):
+        raise ImageError(path, "is a folder", "name a file, or another folder")
+    if path.suffix.lower() not in SUFFIXES and not (path / "trace.json").is_file():
+        raise ImageError(path, "exists and holds no trace", "rename it, or use another folder (-o)")
     if not force:
-        raise ImageError(target, "exists already", "use --force to overwrite it, or another folder (-o)")
+        raise ImageError(path, "exists already", "use --force to overwrite it, or another folder (-o)")
 
 
 def upscale_files(load: Callable[[], Any], inputs: Sequence[str | os.PathLike[str]], output: str | os.PathLike[str],
                   options: Options | None = None, progress: bool = False) -> list[Failure]:
-    """Upscale files and folders; gives the files that could not be done, [] when all are.
+    """Upscale files and folders (`plan` says what becomes of `inputs` and `output`); gives the files that could not be done.
 
-    Args:
-        load: gives the model, an `ITER` or what has its `upscale` and `tier.scale` (and its `restore`, for traces). Called
-            once, when the first good picture is at hand: bad input is told in milliseconds.
-        inputs: image files and folders. output: a file or a folder, see `plan`.
-        options: naming, memory and the settings of Alg. 2.
-        progress: show bars on stderr, over the files and over the tiles of each.
+    load: gives the model, an `ITER` or what has its `upscale` and `tier.scale` (and its `restore`, for traces). Called once,
+    when there is a picture to upscale: bad input is reported at once. progress: bars on stderr, over files and over tiles.
 
     Each failure is logged as one line (error level), each success too (info level). KeyboardInterrupt passes through and leaves
     finished files only. Raises what `plan` and `load` raise.
@@ -159,47 +179,89 @@ def upscale_files(load: Callable[[], Any], inputs: Sequence[str | os.PathLike[st
         raise UsageError(f"precision {options.precision!r}: there are auto, fp32 and bf16")
     from tqdm import tqdm
 
-    model: Any = None
     failures: list[Failure] = []
-    for job, photo in _photos(plan(inputs, output, options), options, failures, progress):
-        if model is None:  # "auto" is fp32: bfloat16 changes single tokens
-            model = load().bfloat16() if options.precision == "bf16" else load()
+    jobs = plan(inputs, output, options, lambda target: (trace_folder(target),) if options.save_trace else ())
+    jobs = _free(jobs, options, failures)
+    sizes = {job: found for job in jobs if (found := size(job.source)) and math.prod(found) <= options.max_pixels}
+
+    def loaded() -> Any:  # "auto" is fp32: bfloat16 changes single tokens
+        return load().bfloat16() if options.precision == "bf16" else load()
+
+    model = loaded() if sizes else None
+    if model is not None:
+        jobs = _fitting(jobs, sizes, options.scale or model.tier.scale, failures)
+    clock = _Clock(sum(math.prod(sizes[job]) for job in jobs if job in sizes))
+    for job, photo in _photos(jobs, options, failures, progress):
         with _told(job, failures):
-            started = time.perf_counter()
-            with tqdm(unit="tile", desc=job.source.name, leave=False, disable=not progress) as bar:
-                _upscale_one(model, photo, job.target, options, bar if progress else None)
-            for note in photo.meta.notes:
-                log.warning("%s: %s", job.source, note)
-            log.info("%s -> %s (%.1f s)", job.source, job.target, time.perf_counter() - started)
+            started, model = time.perf_counter(), model or loaded()
+            with tqdm(unit="tile", desc=shown(job.source.name), leave=False, disable=not progress) as bar:
+
+                def show(done: int, total: int, bar: Any = bar, pixels: int = math.prod(photo.size)) -> None:
+                    bar.total = total
+                    bar.update(done - bar.n)
+                    clock.look(pixels * done / total)
+
+                _upscale_one(model, photo, job.target, options, show)
+            log.info("%s -> %s (%.1f s)", shown(job.source), shown(job.target), time.perf_counter() - started)
+        clock.done += math.prod(photo.size)
+        clock.look()
     return failures
 
 
+def _fitting(jobs: Sequence[Job], sizes: Mapping[Job, tuple[int, int]], scale: float, failures: list[Failure]) -> list[Job]:
+    """The jobs whose results fit their formats; errors of the others are logged, as is a disk that is too small."""
+    fitting, needed = [], 0.0
+    for job in jobs:
+        with _told(job, failures):
+            width, height = (round(side * scale) for side in sizes.get(job, (1, 1)))
+            needed += BYTES[check_output(job.target, (height, width))] * width * height
+            fitting.append(job)
+    if fitting:
+        folder = next(folder for folder in fitting[0].target.absolute().parents if folder.exists())
+        if needed > (free := shutil.disk_usage(folder).free):
+            log.warning("%s: about %.0f MB are needed, %.0f MB are free", shown(folder), needed / 1e6, free / 1e6)
+    return fitting
+
+
+@dataclass
+class _Clock:
+    """Logs once, after the first tiles or pictures, about how long a long run will take."""
+
+    pixels: int  # of all pictures
+    done: int = 0  # those of finished pictures
+    began: float = field(default_factory=time.perf_counter)
+    told: bool = False
+
+    def look(self, more: float = 0.0) -> None:
+        """`more`: how many pixels of the current picture are done."""
+        spent, done = time.perf_counter() - self.began, self.done + more
+        if self.told or spent < MEASURED or not done:
+            return
+        self.told = True
+        if (left := spent * (self.pixels / done - 1)) > LONG:
+            log.info("about %s to go", f"{left / 3600:.1f} hours" if left > 5400 else f"{left / 60:.0f} minutes")
+
+
 def _photos(jobs: Sequence[Job], options: Options, failures: list[Failure], progress: bool) -> Iterator[tuple[Job, Photo]]:
-    """The jobs whose picture can be read and whose result has a place, each with its picture; the others are told."""
+    """The jobs whose picture can be read, each with its picture; errors of the others are logged."""
     from tqdm import tqdm
 
-    skipped = 0
     with tqdm(jobs, unit="image", desc="itersr", disable=not progress or len(jobs) < 2) as bar:
         for job in bar:
             with _told(job, failures):
-                _refuse(job.source, job.target, options.force or options.skip_existing)
-                if options.skip_existing and job.target.exists():
-                    skipped += 1
-                    continue
-                if options.save_trace and trace_folder(job.target).exists() and not (options.force or options.skip_existing):
-                    raise ImageError(trace_folder(job.target), "exists already", "use --force to overwrite it")
                 photo = read(job.source, options.max_pixels)
-                with writing(job.target):
-                    job.target.parent.mkdir(parents=True, exist_ok=True)
-                check_output(job.target)
+                for note in photo.meta.notes:
+                    log.warning("%s: %s", shown(job.source), note)
+                for path in (job.target, *job.beside):
+                    with writing(path):
+                        path.parent.mkdir(parents=True, exist_ok=True)
+                check_output(job.target, exif=photo.meta.exif)
                 yield job, photo
-    if skipped:
-        log.info("%d skipped: their results exist", skipped)
 
 
 @contextlib.contextmanager
 def _told(job: Job, failures: list[Failure]) -> Iterator[None]:
-    """What goes wrong in the block costs this file one line, and the others nothing."""
+    """An error in the block is logged as one line and kept in `failures`; the other files are not affected."""
     try:
         yield
     except Exception as error:
@@ -212,18 +274,16 @@ def _told(job: Job, failures: list[Failure]) -> Iterator[None]:
         failures.append(Failure(job.source, message, usage=isinstance(error, ImageError)))
 
 
-def _upscale_one(model: Any, photo: Photo, target: Path, options: Options, bar: Any = None) -> None:
+def _upscale_one(model: Any, photo: Photo, target: Path, options: Options, progress: Callable[[int, int], None]) -> None:
     h, w = (max(1, round(side * (options.scale or model.tier.scale))) for side in photo.size)
-    check_output(target, (h, w))
     settings: dict[str, Any] = {"seed": options.seed, **options.settings}
     lq, trace = pictures.to_tensor(photo), None
-    told = {} if bar is None else {"progress": partial(_show, bar)}
     if options.save_trace:
-        trace = _in_memory(lambda tile: model.restore(lq, **settings, **told, **tile), photo, target, options)
+        trace = _in_memory(partial(model.restore, lq, progress=progress, **settings), photo, target, options)
         result = pictures.match_colors(trace.image.cpu().clone(), lq, options.color_fix)
     else:
-        fixed = {"color_fix": options.color_fix}
-        result = _in_memory(lambda tile: model.upscale(lq, **fixed, **settings, **told, **tile), photo, target, options)
+        call = partial(model.upscale, lq, color_fix=options.color_fix, progress=progress, **settings)
+        result = _in_memory(call, photo, target, options)
     result = result.detach().float().cpu()
     if not torch.isfinite(result).all():
         raise RuntimeError("the model's result holds NaN or infinity; try --precision fp32")
@@ -234,30 +294,23 @@ def _upscale_one(model: Any, photo: Photo, target: Path, options: Options, bar: 
     write(photo.upscaled(result[0]), target, options.quality)
 
 
-def _show(bar: Any, done: int, total: int) -> None:
-    bar.total = total
-    bar.update(done - bar.n)
-
-
-def _in_memory(call: Callable[[dict[str, int]], Any], photo: Photo, target: Path, options: Options) -> Any:
-    """call(tile), and once more with a smaller tile when memory ran out."""
-    try:
-        return call({} if options.tile is None else {"tile": options.tile})
-    except (MemoryError, RuntimeError) as error:
-        if not _out_of_memory(error):
-            raise
-    # Outside the except block: its traceback would keep the first try's tensors alive.
-    smaller = options.tile // 2 if options.tile else min(FIRST_TILE, max(photo.size) // 2)
-    smaller = max(SMALLEST_TILE, smaller // 16 * 16)
-    log.warning("%s: out of memory; once more with --tile %d", target.name, smaller)
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-    try:
-        return call({"tile": smaller})
-    except (MemoryError, RuntimeError) as error:
-        if not _out_of_memory(error):
-            raise
-        raise RuntimeError(f"out of memory with --tile {smaller} too; use a smaller --tile, or --device cpu") from error
+def _in_memory(call: Callable[..., Any], photo: Photo, target: Path, options: Options) -> Any:
+    """What `call` gives with the tile of the options, or with a smaller one when memory ran out."""
+    tile, again = options.tile, False
+    while True:
+        try:
+            return call() if tile is None else call(tile=tile)
+        except (MemoryError, RuntimeError) as error:
+            if not _out_of_memory(error):
+                raise
+            if again:
+                raise RuntimeError(f"out of memory with --tile {tile} too; use a smaller --tile, or --device cpu") from error
+        # Outside the except block: its traceback would keep the first try's tensors alive.
+        smaller = tile // 2 if tile else min(FIRST_TILE, max(photo.size) // 2)
+        tile, again = max(SMALLEST_TILE, smaller // 16 * 16), True
+        log.warning("%s: out of memory; once more with --tile %d", shown(target.name), tile)
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
 
 
 def _out_of_memory(error: BaseException) -> bool:
@@ -304,9 +357,7 @@ def degrade_files(inputs: Sequence[str | os.PathLike[str]], output: str | os.Pat
 
     Every picture has its own generator, made of `seed` and its name, so that its LQ image does not depend on which others are
     made with it. The draw in draws.jsonl is enough to make it again (`degradation.Draw.from_dict`, `degradation.apply`).
-
-    Raises:
-        UsageError, ImageError: see `plan`; draws.jsonl exists and `force` is False.
+    Raises what `plan` does, and UsageError where draws.jsonl exists and `force` is False.
     """
     from itersr import degradation
 
@@ -319,10 +370,10 @@ def degrade_files(inputs: Sequence[str | os.PathLike[str]], output: str | os.Pat
     failures: list[Failure] = []
     lines: list[str] = []
     options = Options(suffix="", ext="png", force=force, max_pixels=max_pixels)
-    for job, photo in _photos(plan(inputs, out / "lq", options), options, failures, progress):
+    jobs = plan(inputs, out / "lq", options, lambda target: (out / "hq" / target.relative_to(out / "lq"),))
+    for job, photo in _photos(_free(jobs, options, failures), options, failures, progress):
         with _told(job, failures):
             name = job.target.relative_to(out / "lq")
-            _refuse(job.source, out / "hq" / name, force)
             h, w = (side // scale * scale for side in photo.size)
             if min(h, w) == 0:
                 raise ImageError(job.source, f"is {photo.size[1]}×{photo.size[0]}", f"use at least {scale}×{scale}")
@@ -330,13 +381,11 @@ def degrade_files(inputs: Sequence[str | os.PathLike[str]], output: str | os.Pat
             digest = hashlib.sha256(os.fsencode(f"{seed}/{name.as_posix()}")).digest()
             draws = degradation.draw(1, generator=torch.Generator().manual_seed(int.from_bytes(digest[:7], "little")))
             lq = degradation.apply(hq[None], draws, scale=scale)[0]
-            for folder, tensor in (("hq", hq), ("lq", lq)):
-                with writing(out / folder / name):
-                    (out / folder / name).parent.mkdir(parents=True, exist_ok=True)
-                write(Photo(tensor), out / folder / name)
+            write(Photo(hq), job.beside[0])
+            write(Photo(lq), job.target)
             line = {"image": name.as_posix(), "seed": seed, "scale": scale, "size": [h, w], "draw": draws[0].to_dict()}
             lines.append(json.dumps(line))
-            log.info("%s -> %s", job.source, out / "lq" / name)
+            log.info("%s -> %s", shown(job.source), shown(job.target))
     if lines:
         with whole_file(record) as handle:
             handle.write(("\n".join(lines) + "\n").encode())

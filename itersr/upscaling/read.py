@@ -1,4 +1,4 @@
-"""Files to pictures: any usual image file becomes a `Photo`, and whatever is wrong with one an `ImageError` of one line."""
+"""Reading: any usual image file becomes a `Photo`, and whatever is wrong with one an `ImageError` of one line."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import contextlib
 import io
 import logging
 import os
-import sys
 import threading
 import warnings
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,12 +28,12 @@ MAX_PIXELS = 100_000_000
 FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "PPM")
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".jfif", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".ppm", ".pgm"})
 OTHERS = frozenset(".heic .heif .hif .avif .jxl .jp2 .psd .xcf .exr .hdr .dng .cr2 .cr3 .nef .arw .orf .rw2 .raf".split())
-"""Suffixes of pictures that are not read here: `image_files` tells that it leaves such files out."""
+"""Suffixes of pictures that are not read here: `image_files` warns that it leaves such files out."""
 
 # EXIF fields that stay true of an enlarged picture: who, when, with what, where. Orientation is applied, sizes would be wrong.
 _EXIF_KEPT = (270, 271, 272, 282, 283, 296, 305, 306, 315, 33432)
 _EXIF_FOLDERS = {0x8769: (0xA002, 0xA003, 0xA005), 0x8825: ()}  # Exif (without pixel sizes), GPS
-_BITS, _PLANES, _EXTRA = 258, 284, 338  # TIFF tags
+_BITS, _PLANES, _EXTRA, _KIND = 258, 284, 338, 339  # TIFF tags
 
 
 class ImageError(FileError):
@@ -44,9 +44,7 @@ def image_files(path: str | os.PathLike[str]) -> list[Path]:
     """Every image file below a folder, subfolders included, sorted by path; hidden files and folders are left out.
 
     One warning names pictures in other formats, linked folders, and what cannot be opened: these are left out too.
-
-    Raises:
-        ImageError: not a folder, or no image file in it.
+    ImageError where this is no folder, or no image file is in it.
     """
     root = Path(path)
     if not os.path.isdir(root):
@@ -78,18 +76,13 @@ def read(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> Photo:
     the format has it. EXIF orientation is applied. ICC profiles of RGB and grey pictures are kept, pixels untouched; CMYK and
     Lab become sRGB through their profile.
 
-    Args:
-        path: the file.
-        max_pixels: refuse larger pictures (width × height) before they are decoded.
-
-    Raises:
-        ImageError: missing, a folder, unreadable, empty, not an image, truncated or damaged, or larger than `max_pixels`.
+    ImageError for a file that is missing, unreadable, empty, no image, truncated or damaged, or has more than `max_pixels`
+    pixels (width × height); the last is checked before they are decoded.
     """
     data = _content(path)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Pillow warns of odd metadata; what matters becomes an ImageError or a note
+    with warnings.catch_warnings(action="ignore"):  # Pillow warns of odd metadata; what matters becomes an error or a note
         try:
-            image = _open(data)
+            image = _open(io.BytesIO(data))
         except Exception as error:
             unknown = isinstance(error, Image.UnidentifiedImageError)
             what = "is not an image in a format known here" if unknown else "is damaged"
@@ -103,90 +96,99 @@ def read(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> Photo:
         except MemoryError as error:
             what = f"needs more memory than there is ({width}×{height})"
             raise ImageError(path, what, "cut it into parts") from error
-        except Exception as error:
-            # Decoders meet hostile bytes here; Pillow raises OSError, SyntaxError, ValueError, struct.error and more.
+        except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error and more for damaged files
             what = f"cannot be decoded ({str(error) or type(error).__name__})"
-            raise ImageError(path, what, "the file is truncated or damaged: get it again") from error
+            raise ImageError(path, what, "get the file again, or save it anew in another program") from error
 
 
 def _content(path: str | os.PathLike[str]) -> bytes:
     try:
-        data = Path(path).read_bytes()
-    except FileNotFoundError as error:
-        raise ImageError(path, "does not exist", "check the name") from error
-    except IsADirectoryError as error:
-        raise ImageError(path, "is a folder", "name an image file") from error
+        if data := Path(path).read_bytes():
+            return data
+        what, cure = "is empty (0 bytes)", "get the file again"
+    except FileNotFoundError:
+        what, cure = "does not exist", "check the name"
+    except IsADirectoryError:
+        what, cure = "is a folder", "name an image file"
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise ImageError(path, f"cannot be read ({reason})", "check the file and its permissions") from error
-    if not data:
-        raise ImageError(path, "is empty (0 bytes)", "get the file again")
-    return data
+        what, cure = f"cannot be read ({reason})", "check the file and its permissions"
+    raise ImageError(path, what, cure)
 
 
-_limit = threading.Lock()
+_limit, _stderr = threading.Lock(), threading.Lock()  # what belongs to the whole process is changed by one thread at a time
 
 
-def _open(data: bytes) -> Any:
+def _open(file: Any) -> Any:
     """The Pillow image, header only. Pillow's own limit of pixels is one global number; ours is an argument of `read`."""
     with _limit:
         before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
-            return Image.open(io.BytesIO(data), formats=FORMATS)
+            return Image.open(file, formats=FORMATS)
         finally:
             Image.MAX_IMAGE_PIXELS = before
+
+
+def size(path: str | os.PathLike[str]) -> tuple[int, int] | None:
+    """(width, height) by the header of the file, before orientation; None where it cannot be read: `read` then says why."""
+    if os.path.isfile(path):  # what is read from a pipe is gone
+        with contextlib.suppress(Exception), warnings.catch_warnings(action="ignore"), _open(path) as image:
+            return image.size
+    return None
 
 
 def _decode(data: bytes, image: Any) -> Photo:
     """Pixels and meta of a freshly opened (not yet loaded) Pillow image."""
     notes: list[str] = []
-    stored_turn = pictures.orientation(image)
-    exif = _exif(image, notes)
+    stored = str(image.tile[0][3]) if image.tile else ""  # how Pillow names the pixels before it loads them: "RGB;16B", say
+    turn, exif = pictures.orientation(image), _exif(image, notes)
     with contextlib.suppress(Exception):
         if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:  # MPO: a phone's JPEG with another picture behind it
             notes.append(f"{image.n_frames} frames or pages: only the first is used")
             image.seek(0)
-    with _silence:
+    tags = getattr(image, "tag_v2", {})
+    deep = ";16" in stored or max(tags.get(_BITS, (8,))) == 16
+    planar = tags.get(_PLANES) == 2  # channel after channel: Pillow reads only 8 bit RGB, RGBA and CMYK so
+    if deep and 2 in tags.get(_KIND, ()):
+        raise ValueError("signed numbers of 16 bits")
+    if stored in ("L;2", "L;4") and "transparency" in image.info:
+        image.info["transparency"] *= {"L;2": 85, "L;4": 17}[stored]  # Pillow widens the pixels to 8 bits, and not this one
+    own = (deep and image.mode in ("RGB", "RGBA")) or (planar and (deep or image.mode in ("LA", "La")))
+    photo = None
+    with _quiet() if own or image.format == "TIFF" else contextlib.nullcontext():
         image.load()  # a truncated file fails here, whichever decoder makes the pixels
-        photo = _deep_photo(data, image, stored_turn, notes) or pictures.from_pil(image, notes)
+        try:
+            photo = _own_photo(data, image, turn, stored, planar) if own else None
+        except Exception as error:
+            if planar:
+                raise
+            notes.append(f"16 bit {image.format} read with 8 bits ({' '.join(str(error).split())})")
+    photo = photo or pictures.from_pil(image, notes)
     return replace(photo, meta=replace(photo.meta, exif=exif, notes=tuple(notes)))
 
 
-def _deep_photo(data: bytes, image: Any, stored_turn: int, notes: list[str]) -> Photo | None:
-    """The picture in a file with several channels of 16 bits, of which Pillow keeps 8; None for all other files.
-
-    What neither OpenCV nor tifffile reads is left to Pillow's 8 bits, with a note.
-    """
-    tags = getattr(image, "tag_v2", {})
-    bits = data[24] if image.format == "PNG" else max(tags.get(_BITS, (8,)))  # PNG: length, name, width, height, bits, colour
-    if bits != 16 or image.mode not in ("LA", "RGB", "RGBA"):
-        return None
+def _own_photo(data: bytes, image: Any, turn: int, stored: str, planar: bool) -> Photo:
+    """The picture in a file that Pillow does not read in full: several channels of 16 bits, of which it keeps 8, or planes."""
     bands = len(image.getbands())
-    try:
-        if tags.get(_EXTRA) == (1,):
-            raise ValueError("colours multiplied with alpha")
-        decoded: Any
-        if tags.get(_PLANES) == 2:  # channel after channel, which OpenCV takes for pixel after pixel
-            import tifffile
+    pixels: Any
+    if image.mode not in ("LA", "RGB", "RGBA") or getattr(image, "tag_v2", {}).get(_EXTRA) == (1,):
+        raise ValueError("unusual channels, or colours multiplied with alpha")
+    if planar:  # OpenCV takes them for pixel after pixel
+        import tifffile
 
-            decoded = np.moveaxis(tifffile.imread(io.BytesIO(data), key=0), 0, -1)
-            order, turn = list(range(bands)), stored_turn
-        else:
-            import cv2
+        pixels = np.moveaxis(tifffile.imread(io.BytesIO(data), key=0), 0, -1)[..., :bands]
+    else:
+        import cv2
 
-            # Blue comes first, grey three times. OpenCV turns a TIFF while it reads it, as Pillow does, but no PNG.
-            decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-            order = [0, 3] if image.format == "PNG" and data[25] == 4 else [2, 1, 0, 3][:bands]
-            turn = pictures.orientation(image)
-        if decoded is None or decoded.dtype != np.uint16:
+        # Blue comes first, grey three times. OpenCV turns a TIFF while it reads it, as Pillow does, but no PNG.
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+        if pixels is None or pixels.dtype != np.uint16:
             raise ValueError("stored in an unknown way")
-        pixels = decoded[..., order]
-        if "transparency" in image.info:
-            pixels = pictures.with_clear(pixels[..., :3], image.info["transparency"])
-        return pictures.from_pixels(pixels, turn, image.info.get("icc_profile"))
-    except Exception as error:
-        notes.append(f"16 bit {image.format} read with 8 bits ({' '.join(str(error).split())})")
-        return None
+        pixels = pixels[..., [0, 3] if stored.startswith("LA") else [2, 1, 0, 3][:bands]]
+        turn = pictures.orientation(image)
+    if "transparency" in image.info:
+        pixels = pictures.with_clear(pixels[..., :3], image.info["transparency"])
+    return pictures.from_pixels(pixels, turn, image.info.get("icc_profile"))
 
 
 def _exif(image: Any, notes: list[str]) -> bytes | None:
@@ -206,36 +208,14 @@ def _exif(image: Any, notes: list[str]) -> bytes | None:
         return None
 
 
-class _Silence:
-    """libtiff and libpng print what they find wrong straight to the process's stderr; the ImageError says it once.
-
-    Photos are read by several threads: the first one in takes stderr away, and the last one out brings it back.
-    """
-
-    def __init__(self) -> None:
-        self.lock, self.inside, self.kept = threading.Lock(), 0, -1
-
-    def __enter__(self) -> None:
-        with self.lock:
-            self.inside += 1
-            if self.inside == 1:
-                if sys.stderr is not None:
-                    sys.stderr.flush()
-                try:
-                    self.kept = os.dup(2)
-                except OSError:  # there is no stderr
-                    self.kept = -1
-                    return
-                with open(os.devnull, "w") as nowhere:
-                    os.dup2(nowhere.fileno(), 2)
-
-    def __exit__(self, *error: object) -> None:
-        with self.lock:
-            self.inside -= 1
-            if not self.inside and self.kept >= 0:
-                os.dup2(self.kept, 2)
-                os.close(self.kept)
-                self.kept = -1
-
-
-_silence = _Silence()
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what libtiff and libpng print to the process's stderr: neither has a switch, and the ImageError says it once."""
+    with _stderr, contextlib.ExitStack() as undo:
+        with contextlib.suppress(OSError):  # there may be no stderr
+            kept = os.dup(2)
+            undo.callback(os.close, kept)
+            undo.callback(os.dup2, kept, 2)
+            with open(os.devnull, "w") as nowhere:
+                os.dup2(nowhere.fileno(), 2)
+        yield

@@ -42,7 +42,7 @@ def main() -> None:
             patches.png = writer
             made = Path(folder, f"made {time.monotonic()}")
             start = time.perf_counter()
-            done = patches.cut(source, made, Path(folder, f"{made.name}.jsonl"), args.jobs, quiet=True)
+            done = patches.cut(source, made, args.jobs, quiet=True)
             seconds = time.perf_counter() - start
             pixels = count * photo.shape[0] * photo.shape[1]
             size = sum(path.stat().st_size for path in made.iterdir()) / (len(done[0]["patches"]) * count * 256 * 256)
