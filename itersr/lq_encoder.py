@@ -28,8 +28,8 @@ class Stem(nn.Module):
         self.stages = nn.ModuleList(stages)
         self.project = nn.Conv2d(width, config.swin.width, 1)
 
-    def look(self, lq: Tensor) -> Tensor:
-        """What the Swin layers are given of an LQ image, (B, Swin width, H/2ⁿ, W/2ⁿ)."""
+    def lq_features(self, lq: Tensor) -> Tensor:
+        """What the Swin layers read of LQ images: (B, Swin width, H/2ⁿ, W/2ⁿ)."""
         x = self.conv_in(lq.to(self.conv_in.weight.dtype))
         for stage in self.stages:
             x = stage(x)
@@ -47,9 +47,9 @@ class LQEncoder(Stem):
         self.swin = SwinLayers(config.swin.width, config.swin)
         self.head = nn.Conv2d(config.swin.width, codes, 1)
 
-    def features(self, lq: Tensor) -> Tensor:
-        """(B, Swin width, H/2ⁿ, W/2ⁿ): all but the last 1×1 convolution. Often fewer numbers than the logits that it makes."""
-        return self.swin(self.look(lq))
+    def hidden(self, lq: Tensor) -> Tensor:
+        """What the output layer, a 1×1 convolution, reads: (B, Swin width, H/2ⁿ, W/2ⁿ), often fewer numbers than the logits."""
+        return self.swin(self.lq_features(lq))
 
     def forward(self, lq: Tensor) -> Tensor:
-        return self.head(self.features(lq))
+        return self.head(self.hidden(lq))

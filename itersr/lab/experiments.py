@@ -203,11 +203,11 @@ def oracle(s_h: Tensor, doubt: float = 1e-3) -> EvaluatorFn:
 def trusting(model: ITER, lq: Tensor, trust: float) -> RefinerFn:
     """φ_r of which only a share is believed, see `Method.trust`; for one image (1, 3, H, W)."""
     padded = model.pad(lq)
-    evidence = model.log_posterior(padded)
-    refiner, _ = model.functions(evidence, model.look(padded))
+    log_probs = model.log_posterior(padded)
+    refiner, _ = model.functions(log_probs, model.lq_features(padded))
 
     def refine(*maps: Tensor) -> Tensor:
-        return evidence + trust * (refiner(*maps).float().log_softmax(1) - evidence)
+        return log_probs + trust * (refiner(*maps).float().log_softmax(1) - log_probs)
 
     return refine
 
