@@ -1,11 +1,11 @@
 """Large pictures in tiles: the same result as in one piece, in memory that does not grow with the picture.
 
-A network without a layer that mixes the whole picture gives a place a value that depends on its neighbourhood alone, its
-receptive field. A tile that is computed with a margin (halo) of that width around it is therefore exact inside, and its inner
-part can be put in place as it is: no blending, no seams (`apply_tiled`). Windows of attention and padding count from the
-origin, so tiles begin at multiples of the window; the mask of shifted windows and the zeros of a convolution's padding, which
-belong at the picture's border, also stand at the border of a tile, and the halo covers what they spoil (`reach`).
-Where a layer mixes the whole picture no halo is enough, and tiles overlap and are cross-faded instead (`blend`).
+In a network without a layer that mixes the whole picture, a place depends on a neighbourhood alone, its receptive field. A
+tile that is computed with a margin (halo) of that width around it is therefore exact inside, and the inner parts are put
+together without blending and without seams (`apply_tiled`). Windows of attention count from the origin, so tiles begin at
+multiples of the window. Padding of convolutions and the mask of shifted windows act at the border of a tile too, where the
+whole picture has none; the halo covers what they change (`reach`). Where a layer mixes the whole picture no halo is enough,
+and tiles overlap and are cross-faded instead (`blend`).
 """
 
 from __future__ import annotations
@@ -51,13 +51,8 @@ def tiles(length: int, tile: int, overlap: int = 0, multiple: int = 1) -> list[T
             raise ValueError(f"{name} is {value}, needed at least {least}")
     step = max(multiple, tile // multiple * multiple)
     halo = -(-overlap // multiple) * multiple
-    return [
-        Tile(
-            core=slice(start, min(start + step, length)),
-            read=slice(max(0, start - halo), min(start + step + halo, length)),
-        )
-        for start in range(0, length, step)
-    ]
+    cores = [slice(start, min(start + step, length)) for start in range(0, length, step)]
+    return [Tile(core, slice(max(0, core.start - halo), min(core.start + step + halo, length))) for core in cores]
 
 
 def grid(size: tuple[int, int], tile: int, overlap: int = 0, multiple: int = 1) -> Iterator[tuple[Tile, Tile]]:
@@ -77,7 +72,7 @@ def scaled(s: slice, factor: int) -> slice:
 
 
 def swin_reach(places: int, config: SwinConfig) -> int:
-    """How many places from a tile's border are spoiled after `SwinLayers`, when `places` of its input are.
+    """How many places from a tile's border are wrong after `SwinLayers`, when `places` of its input are.
 
     A convolution carries a fault one place further. A window that holds one faulty token is faulty as a whole: after a block
     the faulty stretch ends at a border of its windows, which lie half a side further along in every second block.
@@ -120,6 +115,17 @@ def is_local(tier: Tier) -> bool:
 # ------------------------------------------------------------------------------------------------------- putting together
 
 
+def _parts(fn: Part, size: tuple[int, int], tile: int, overlap: int, multiple: int,
+           factor: int) -> Iterator[tuple[Tile, Tile, Tensor]]:
+    """The tiles of a picture, each with what `fn` gives for it."""
+    for row, column in grid(size, tile, overlap, multiple):
+        y = fn(row.read, column.read)
+        h, w = (t.read.stop - t.read.start for t in (row, column))
+        if tuple(y.shape[-2:]) != (h * factor, w * factor):
+            raise ValueError(f"fn made {tuple(y.shape[-2:])} of a tile {(h, w)}, needed {(h * factor, w * factor)}")
+        yield row, column, y
+
+
 def apply_tiled(fn: Part, size: tuple[int, int], tile: int, overlap: int, multiple: int = 1, factor: int = 1) -> Tensor:
     """What `fn` gives for a picture of `size`, computed tile by tile: (B, C, factor·H, factor·W).
 
@@ -134,29 +140,20 @@ def apply_tiled(fn: Part, size: tuple[int, int], tile: int, overlap: int, multip
     Raises:
         ValueError: fn gives another size, and what `tiles` refuses.
     """
-    out: Tensor | None = None
-    for row, column in grid(size, tile, overlap, multiple):
-        y = _checked(fn(row.read, column.read), row, column, factor)
-        if out is None:
+    out = torch.empty(0)
+    for row, column, y in _parts(fn, size, tile, overlap, multiple, factor):
+        if not out.numel():
             out = y.new_empty((*y.shape[:-2], size[0] * factor, size[1] * factor))
         inner = y[..., scaled(row.inner, factor), scaled(column.inner, factor)]
         out[..., scaled(row.core, factor), scaled(column.core, factor)] = inner
-    assert out is not None  # there is at least one tile
     return out
-
-
-def _checked(y: Tensor, row: Tile, column: Tile, factor: int) -> Tensor:
-    h, w = (t.read.stop - t.read.start for t in (row, column))
-    if tuple(y.shape[-2:]) != (h * factor, w * factor):
-        raise ValueError(f"fn made {tuple(y.shape[-2:])} of a tile {(h, w)}, needed {(h * factor, w * factor)}")
-    return y
 
 
 def ramp(tile: Tile, length: int, factor: int = 1) -> Tensor:
     """Blending weights of one tile along one axis, (read length · factor,): 1 inside, falling to 0 over the overlaps.
 
-    Two neighbours' ramps, as `tiles` cuts them, are symmetric about their common border, so that they add up to 1 on it; at the
-    ends of the axis there is nothing to blend with and the weight stays 1.
+    Two neighbours' ramps are symmetric about their common border and add up to 1; at the ends of the axis there is nothing to
+    blend with and the weight stays 1.
     """
     size = (tile.read.stop - tile.read.start) * factor
     places = torch.arange(size, dtype=torch.float32) + 0.5
@@ -174,15 +171,13 @@ def blend(fn: Part, size: tuple[int, int], tile: int, overlap: int, multiple: in
 
     Arguments and errors as for `apply_tiled`, the result in float32; constant pictures stay constant.
     """
-    total: Tensor | None = None
+    total = torch.empty(0)
     weights = torch.zeros(size[0] * factor, size[1] * factor)
-    for row, column in grid(size, tile, overlap, multiple):
-        y = _checked(fn(row.read, column.read), row, column, factor)
-        if total is None:
+    for row, column, y in _parts(fn, size, tile, overlap, multiple, factor):
+        if not total.numel():
             total = y.new_zeros((*y.shape[:-2], *weights.shape), dtype=torch.float32)
-        weight = ramp(row, size[0], factor)[:, None] * ramp(column, size[1], factor)[None, :]
-        place = (scaled(row.read, factor), scaled(column.read, factor))
-        total[..., place[0], place[1]] += y.float() * weight.to(y.device)
-        weights[place[0], place[1]] += weight
-    assert total is not None
+        weight = ramp(row, size[0], factor)[:, None] * ramp(column, size[1], factor)
+        rows, columns = scaled(row.read, factor), scaled(column.read, factor)
+        total[..., rows, columns] += y.float() * weight.to(y.device)
+        weights[rows, columns] += weight
     return total.div_(weights.to(total.device))

@@ -76,19 +76,26 @@ class Upsample(nn.Module):
         return F.conv_transpose2d(x, kernel, self.conv.bias, stride=2, padding=1)
 
 
+def levels(widths: list[int], config: VQGANConfig, resample: type[Downsample] | type[Upsample]) -> list[nn.Module]:
+    """Residual blocks at every level's width, and a `resample` between two levels."""
+    blocks: list[nn.Module] = []
+    for level, width in enumerate(widths):
+        if level > 0:
+            blocks.append(resample(widths[level - 1]))
+        for i in range(config.res_blocks):
+            before = widths[max(level - 1, 0)] if i == 0 else width
+            blocks.append(ResBlock(before, width, config.norm))
+    return blocks
+
+
 class Encoder(nn.Module):
     """E_H: image (B, 3, H, W) in [0, 1] → latent (B, code_dim, H/f, W/f)."""
 
     def __init__(self, config: VQGANConfig) -> None:
         super().__init__()
         widths = [config.width * m for m in config.multipliers]
-        blocks: list[nn.Module] = [nn.Conv2d(3, widths[0], 3, padding=1)]
-        for level, width in enumerate(widths):
-            for i in range(config.res_blocks):
-                before = widths[max(level - 1, 0)] if i == 0 else width
-                blocks.append(ResBlock(before, width, config.norm))
-            if level < len(widths) - 1:
-                blocks.append(Downsample(width))
+        width = widths[-1]
+        blocks: list[nn.Module] = [nn.Conv2d(3, widths[0], 3, padding=1), *levels(widths, config, Downsample)]
         blocks.append(ResBlock(width, width, config.norm))
         if config.encoder_swin:
             blocks.append(SwinLayers(width, config.swin))
@@ -103,22 +110,17 @@ class Encoder(nn.Module):
 class Decoder(nn.Module):
     """D_H: quantized latent (B, code_dim, h, w) → image (B, 3, f·h, f·w), about [0, 1] and *not* clamped.
 
-    Clamping belongs to the export: while training it would kill the gradient of every pixel that overshoots.
+    Clamped in training, a pixel beyond [0, 1] would have no gradient.
     """
 
     def __init__(self, config: VQGANConfig) -> None:
         super().__init__()
-        widths = [config.width * m for m in config.multipliers][::-1]
+        widths = [config.width * m for m in reversed(config.multipliers)]
         width = widths[0]
         blocks: list[nn.Module] = [nn.Conv2d(config.code_dim, width, 3, padding=1)]
         blocks += [ResBlock(width, width, config.norm), SwinLayers(width, config.swin), ResBlock(width, width, config.norm)]
-        for level, width in enumerate(widths):
-            for i in range(config.res_blocks):
-                before = widths[max(level - 1, 0)] if i == 0 else width
-                blocks.append(ResBlock(before, width, config.norm))
-            if level < len(widths) - 1:
-                blocks.append(Upsample(width))
-        blocks += [normalization(config.norm, width), nn.Conv2d(width, 3, 3, padding=1)]
+        blocks += levels(widths, config, Upsample)
+        blocks += [normalization(config.norm, widths[-1]), nn.Conv2d(widths[-1], 3, 3, padding=1)]
         self.blocks = nn.Sequential(*blocks)
 
     def forward(self, latent: Tensor) -> Tensor:
