@@ -110,8 +110,8 @@ class WindowAttention(nn.Module):
         self.qkv = nn.Linear(config.width, 3 * config.width)
         self.proj = nn.Linear(config.width, config.width)
 
-    def forward(self, x: Tensor, mask: tuple[Tensor, Tensor] | None = None) -> Tensor:
-        """Attention in the windows of x (B, H, W, C). mask: `mask_kinds` of its size, where a caller has it at hand."""
+    def forward(self, x: Tensor) -> Tensor:
+        """Attention in the windows of x (B, H, W, C)."""
         b, h, w, c = x.shape
         n, side, shift = self.side**2, self.side, self.side // 2
         if self.shifted:
@@ -121,7 +121,7 @@ class WindowAttention(nn.Module):
         rows = self.bias_table.index_select(0, self.index)  # whole rows: much the fastest
         bias = rows.t().contiguous().view(1, self.heads, n, n)  # as a strided view it is read twice as slowly
         if self.shifted:
-            kinds, of_window = mask or mask_kinds(h, w, side, x.device)
+            kinds, of_window = mask_kinds(h, w, side, x.device)
             bias = bias + kinds[:, None].to(bias.dtype)  # (kinds, heads, N, N)
             bias = bias.index_select(0, of_window)  # (windows, heads, N, N)
         out = attend(q, k, v, bias)  # (B·windows, heads, N, d)
@@ -155,8 +155,8 @@ class SwinBlock(nn.Module):
         self.fc1, self.fc2 = nn.Linear(config.width, hidden), nn.Linear(hidden, config.width)
         self.gate = Gate(hidden) if config.gate else None
 
-    def forward(self, x: Tensor, mask: tuple[Tensor, Tensor] | None = None) -> Tensor:
-        x = add(self.attention(self.norm1(x), mask), x)
+    def forward(self, x: Tensor) -> Tensor:
+        x = add(self.attention(self.norm1(x)), x)
         return add(self.contract(F.gelu(self.fc1(self.norm2(x)))), x)
 
     def contract(self, y: Tensor) -> Tensor:
@@ -174,15 +174,13 @@ class SwinGroup(nn.Module):
 
     def __init__(self, config: SwinConfig) -> None:
         super().__init__()
-        self.window = config.window
         self.blocks = nn.ModuleList(SwinBlock(config, shifted=i % 2 == 1) for i in range(config.depth))
         self.conv = nn.Conv2d(config.width, config.width, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
         y = x.permute(0, 2, 3, 1)  # (B, H, W, C)
-        mask = mask_kinds(y.shape[1], y.shape[2], self.window, y.device)
         for block in self.blocks:
-            y = block(y, mask)
+            y = block(y)
         return add(self.conv(y.permute(0, 3, 1, 2)), x)
 
 
