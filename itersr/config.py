@@ -1,4 +1,4 @@
-"""The four tiers: one set of dataclasses, four sets of numbers (nothing else in the package differs between tiers).
+"""The four tiers: one set of dataclasses, four sets of numbers. Nothing else in the package differs between tiers.
 
 `paper` is the published network (Sec. 4.1 and the released tensors' shapes); `smoke`, `tiny` and `small` are the same
 design at smaller sizes, without the two layers that mix the whole picture (GroupNorm and the gate of the released MLP),
@@ -251,15 +251,8 @@ def to_dict(config: Tier) -> dict[str, Any]:
 def from_dict(values: dict[str, Any]) -> Tier:
     """The tier that `to_dict` wrote, trained as the tier of that name is, or as `paper` where there is none; unknown or missing
     fields raise a TypeError that names them."""
-    def swin(part: dict[str, Any]) -> dict[str, Any]:
-        return {**part, "swin": SwinConfig(**part["swin"])}
-
-    usual, vqgan = TIERS.get(values["name"], TIERS["paper"]), swin(values["vqgan"])
-    return Tier(**{
-        **values,
-        "vqgan": VQGANConfig(**{**vqgan, "multipliers": tuple(vqgan["multipliers"])}),
-        "lq_encoder": LQEncoderConfig(**swin(values["lq_encoder"])),
-        "refiner": TokenNetConfig(**swin(values["refiner"])),
-        "evaluator": TokenNetConfig(**swin(values["evaluator"])),
-        "train": usual.train, "plan": usual.plan,
-    })
+    kinds = {"vqgan": VQGANConfig, "lq_encoder": LQEncoderConfig, "refiner": TokenNetConfig, "evaluator": TokenNetConfig}
+    networks = {name: kind(**{**values[name], "swin": SwinConfig(**values[name]["swin"])}) for name, kind in kinds.items()}
+    networks["vqgan"] = dataclasses.replace(networks["vqgan"], multipliers=tuple(values["vqgan"]["multipliers"]))
+    usual = TIERS.get(values["name"], TIERS["paper"])
+    return Tier(**{**values, **networks, "train": usual.train, "plan": usual.plan})

@@ -7,8 +7,8 @@
        └ (resize to H/s, sinc, JPEG) or (JPEG, resize to H/s, sinc) ─ LQ
 
 The model and its default ranges are Real-ESRGAN's (Wang et al. 2021, section 3 and the published training options for
-x4), which ITER's section 4.1 follows. There, size, interpolation and noise type are drawn once a batch; here every
-image has its own draw.
+x4), which ITER's section 4.1 follows. Theirs draws size, interpolation and noise type once a batch; here every image has
+its own draw.
 
 Three parts: what may happen (`Degradation`), what was drawn (`Draw`, plain numbers that can be stored and replayed), and
 the operators, pure functions of tensors. `degrade` is `draw` followed by `apply`. All randomness comes from a CPU
@@ -22,6 +22,7 @@ import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -170,10 +171,7 @@ class Noise:
 
 @dataclass(frozen=True)
 class Order:
-    """One order: blur (None: none), resize, noise.
-
-    `factor` is relative to the HQ size in the first order and to the LQ size in the second.
-    """
+    """One order: blur (or None), resize, noise; `factor` is relative to the HQ size in the first, to the LQ size in the second."""
 
     kernel: Kernel | None
     factor: float
@@ -204,6 +202,7 @@ class Draw:
 
 
 def _build(kind: Any, record: dict[str, Any]) -> Any:
+    """A dataclass, and those inside it, from what `asdict` made of it."""
     wanted = {f.name for f in fields(kind)}
     if set(record) != wanted:
         odd = sorted(wanted ^ set(record))
@@ -348,7 +347,7 @@ def kernel_weights(kernel: Kernel) -> Tensor:
 def mirror_pad(images: Tensor, width: int) -> Tensor:
     """Pad (B,C,H,W) by `width` on all sides, mirrored about the edge pixel, to and fro if the image is smaller."""
     if width < min(images.shape[-2:]):
-        return F.pad(images, [width] * 4, mode="reflect")
+        return F.pad(images, [width] * 4, mode="reflect")  # the same, and faster
     for dim in (-2, -1):
         n = images.shape[dim]
         period = max(2 * n - 2, 1)
@@ -465,12 +464,7 @@ def apply(hq: Tensor, draws: Sequence[Draw], *, scale: int = 4) -> Tensor:
         raise ValueError(f"{len(draws)} draws for {len(hq)} images, need one each")
     if len(hq) == 0:
         return hq.new_zeros(0, 3, hq.shape[2] // scale, hq.shape[3] // scale)
-    size = hq.shape[2] // scale, hq.shape[3] // scale
-
-    def one(image: Tensor, d: Draw) -> Tensor:
-        with torch.no_grad():  # set for each thread
-            return _degrade_one(image, d, size, scale)
-
+    one = partial(_degrade_one, scale=scale)
     images = hq.float().split(1)
     threads = torch.get_num_threads()  # one in a data-loading process
     workers = min(threads, len(draws))
@@ -483,16 +477,17 @@ def apply(hq: Tensor, draws: Sequence[Draw], *, scale: int = 4) -> Tensor:
         torch.set_num_threads(threads)
 
 
-def _degrade_one(image: Tensor, d: Draw, size: tuple[int, int], scale: int) -> Tensor:
-    """One image (1,3,H,W) to its LQ image (1,3,*size): the picture at the top of this file, line by line."""
-    h, w = size
+@torch.no_grad()  # here, since each thread has its own setting
+def _degrade_one(image: Tensor, d: Draw, scale: int) -> Tensor:
+    """One image (1,3,H,W) to its LQ image (1,3,H/scale,W/scale): the diagram at the top of this file, line by line."""
+    h, w = image.shape[2] // scale, image.shape[3] // scale
     image = _order(image, d.first, scale * h, scale * w)
     if d.second is not None:
         image = jpeg(image, d.jpeg_first)
         image = _order(image, d.second, h, w)
     if not d.jpeg_after:
         image = jpeg(image, d.jpeg_last)
-    image = resize(image, size, d.interpolation)
+    image = resize(image, (h, w), d.interpolation)
     if d.sinc is not None:
         image = blur(image, kernel_weights(d.sinc))
     if d.jpeg_after:

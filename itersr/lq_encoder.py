@@ -17,7 +17,7 @@ class Stem(nn.Module):
         width = config.width
         self.conv_in = nn.Conv2d(3, width, 3, padding=1)
         stages: list[nn.Module] = []
-        for i in range(max(halvings, 1)):  # one stage at least, without a stride when LQ pixels and tokens are as many
+        for i in range(max(halvings, 1)):  # at least one stage, without a stride where there is one token for each LQ pixel
             stride = 2 if i < halvings else 1
             stages.append(nn.Sequential(
                 nn.Conv2d(width, 2 * width, 3, stride=stride, padding=1),

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from itersr import pictures, tiling, weights
 from itersr.config import Tier
 from itersr.lq_encoder import LQEncoder, Stem
-from itersr.sampling import EvaluatorFn, ProposeFn, Restored, Sampler, merge, preset_named, restore
+from itersr.sampling import PRESETS, EvaluatorFn, ProposeFn, Restored, Sampler, merge, restore
 from itersr.tiled import Progress, TiledNetworks, tile_for
 from itersr.token_nets import Evaluator, Refiner
 from itersr.vqgan import VQGAN
@@ -36,18 +36,15 @@ def pick_device(device: str | torch.device = "auto") -> torch.device:
     return chosen
 
 
-def one_by_one(network: Callable[..., Tensor], *inputs: Tensor | None) -> Tensor:
-    """Run a network on each image of a batch alone: a batch must give what its images give alone, to the bit, and the sums
-    inside a matrix product depend on how many rows it has."""
-    count = len(next(x for x in inputs if x is not None))
-    if count == 1:
-        return network(*inputs)
-    return torch.cat([network(*(None if x is None else x[i : i + 1] for x in inputs)) for i in range(count)])
+def one_by_one(network: Callable[[Tensor], Tensor], batch: Tensor) -> Tensor:
+    """What a network gives for each image of a batch alone. A batch must give what its images give alone, to the bit, and
+    the sums inside a matrix product depend on how many rows it has."""
+    return network(batch) if len(batch) == 1 else torch.cat([network(image) for image in batch.split(1)])
 
 
 @dataclass(frozen=True)
 class Trace:
-    """One restoration: the picture, and everything that led to it. Pictures of single steps are decoded when asked for."""
+    """One restoration: the picture and all steps that led to it. `at` decodes the picture of a step."""
 
     image: Tensor  # the result, (B, 3, s·H, s·W) in [0, 1]
     restored: Restored  # S_l, m_s, T_s, and S_t, m_t and scores of every step, on the padded token grid
@@ -60,12 +57,12 @@ class Trace:
         return self.restored.start
 
     def at(self, index: int) -> Tensor:
-        """The pictures after step `index` (0: S_l decoded, −1: the result); an image that joins in later is still S_l there.
+        """The pictures after step `index` (0: S_l decoded, −1: the result); an image that starts later is still S_l there.
 
         ValueError where the steps were not kept (`keep_steps=False`), IndexError where there are fewer.
         """
         if not self.restored.steps and not torch.equal(self.restored.tokens, self.restored.condition):
-            raise ValueError("this restoration forgot its steps: restore with keep_steps=True")
+            raise ValueError("the steps of this restoration were not kept: restore with keep_steps=True")
         tokens = self.restored.condition.clone()
         for done in self.restored.steps[: range(len(self.restored.steps) + 1)[index]]:
             tokens[done.active.to(tokens.device)] = done.tokens
@@ -93,7 +90,7 @@ class ITER(nn.Module):
 
     @classmethod
     def from_pretrained(cls, name: str | Path | None = None, device: str | torch.device = "auto") -> ITER:
-        """The shipped weights of a tier, those in a folder, or (None) the best that ship; WeightsError says what is wrong."""
+        """The shipped weights of a tier, those in a folder, or (None) the best that ship. WeightsError: none, or damaged."""
         folder = weights.locate(name)
         tier, extra = weights.read_config(folder)
         model = cls(tier)
@@ -106,11 +103,10 @@ class ITER(nn.Module):
 
     @classmethod
     def from_published(cls, vqgan_path: str | Path, iter_path: str | Path, device: str | torch.device = "auto") -> ITER:
-        """The authors' released networks: `ITER_swinvqgan.pth` with `ITER_x4.pth` or `ITER_x2.pth` (the scale is read off it).
-
-        Float32. Nothing but tensors is unpickled; WeightsError names what is wrong with a file. See `itersr.published`.
+        """The authors' released networks, in float32: `ITER_swinvqgan.pth` with `ITER_x4.pth` or `ITER_x2.pth`, which tells
+        the scale. Nothing but tensors is unpickled; WeightsError names what is wrong with a file. See `itersr.published`.
         """
-        from itersr import published  # which builds on this module
+        from itersr import published  # imports this module
 
         return published.read(vqgan_path, iter_path).ready(device)
 
@@ -118,8 +114,8 @@ class ITER(nn.Module):
         """This model for inference: on its device, without gradients, channels last (the layout of the faster convolutions).
 
         `model.bfloat16()` afterwards halves memory and time on a processor with bfloat16 products. Distances to codes,
-        probabilities, sampling and pixels stay in float32; logits then differ by about a hundredth of their spread, so that
-        single tokens, and with them fine texture, come out differently.
+        probabilities, sampling and pixels stay in float32. Logits differ by about a hundredth of their spread, and so do
+        single tokens and fine texture.
         """
         return self.to(pick_device(device)).to(memory_format=torch.channels_last).eval().requires_grad_(False)
 
@@ -142,7 +138,7 @@ class ITER(nn.Module):
     def pad(self, lq: Tensor) -> Tensor:
         """Mirror an LQ image (B, 3, H, W) at its right and bottom until its token grid is whole windows, and no further.
 
-        In `paper`, GroupNorm and the gate average over the whole padded picture: what is mirrored in weighs a bit everywhere.
+        In `paper`, GroupNorm and the gate average over the whole padded picture: the mirrored part changes all of it a little.
         """
         unit = self.tier.unit // self.tier.scale
         for dim in (-1, -2):  # one axis at a time, in as many mirrors as a very small picture needs
@@ -179,9 +175,11 @@ class ITER(nn.Module):
         """The settings of Alg. 2 for this model: a preset with the tier's T and temperature ("paper" with its α as well), and
         `settings` that replace them. ValueError for an unknown preset and for a wrong value, TypeError for an unknown setting.
         """
+        if preset not in PRESETS:
+            raise ValueError(f"preset {preset!r}: there are {', '.join(PRESETS)}")
         own: dict[str, Any] = {"steps": self.tier.steps, "temperature": self.tier.temperature}
         own |= {"alpha": self.tier.alpha} if preset == "paper" else {}
-        return replace(preset_named(preset), **{**own, **settings})
+        return replace(PRESETS[preset], **{**own, **settings})
 
     @torch.no_grad()
     def restore(self, lq: Tensor, sampler: Sampler | None = None, *, seed: int | Sequence[int] = 0,

@@ -130,10 +130,9 @@ def read_vqgan(path: str | Path) -> dict[str, Tensor]:
 
 
 def fill(module: nn.Module, state: dict[str, Tensor], prefix: str, rows: Rows, source: str | Path) -> None:
-    """Fill one of our networks with released tensors, taking each of them out of `state`.
+    """Fill one of our networks with released tensors, each of which is taken out of `state`.
 
-    WeightsError names, by its released name, the first tensor that is missing, of another shape or not of finite numbers,
-    and then what is left in `state` under the prefix, which no row of the table asks for.
+    WeightsError names, by its released name, the first tensor that is missing, of another shape or not of finite numbers.
     """
     ours: dict[str, Tensor] = {}
     for own, tensor in module.state_dict().items():
@@ -147,9 +146,6 @@ def fill(module: nn.Module, state: dict[str, Tensor], prefix: str, rows: Rows, s
         if not value.is_floating_point() or value.is_meta or not bool(value.sum().isfinite()):
             raise WeightsError(f"{source}: tensor {name} ({value.dtype}) does not hold finite floating-point numbers")
         ours[own] = (value[:, :, 0, 0].T if own == "table.weight" else value).float().contiguous()
-    for name in state:
-        if name.startswith(prefix) and not name.endswith(RECOMPUTED):
-            raise WeightsError(f"{source}: tensor {name} is unexpected")
     module.load_state_dict(ours, assign=True)
 
 
@@ -170,9 +166,10 @@ def read(vqgan_path: str | Path, iter_path: str | Path) -> ITER:
     for network, (prefix, rows) in table(halvings).items():
         state, source = (stage1, vqgan_path) if network == "vqgan" else (rest, iter_path)
         fill(model.get_submodule(network), state, prefix, rows, source)
-    for name in rest:
-        if not name.endswith(RECOMPUTED):
-            raise WeightsError(f"{iter_path}: tensor {name} is unexpected")
+    for state, source in ((stage1, vqgan_path), (rest, iter_path)):
+        for name in state:
+            if not name.endswith(RECOMPUTED):
+                raise WeightsError(f"{source}: tensor {name} is unexpected")
     model.fingerprint = weights.fingerprint(Path(), [Path(vqgan_path), Path(iter_path)])
     return model
 
@@ -188,12 +185,13 @@ def locate(folder: str | Path, scale: int | None = None) -> tuple[Path, Path]:
     folder = Path(folder)
     if scale is not None and scale not in ITER_FILES:
         raise WeightsError(f"scale {scale}: the authors released {' and '.join(f'×{s}' for s in ITER_FILES)}")
-    candidates = [ITER_FILES[s] for s in ITER_FILES if scale in (None, s)]
-    found = [name for name in candidates if (folder / name).is_file()]
-    for needed, there in ((VQGAN_FILE, (folder / VQGAN_FILE).is_file()), (" or ".join(candidates), bool(found))):
+    found = []
+    for candidates in ([VQGAN_FILE], [ITER_FILES[s] for s in ITER_FILES if scale in (None, s)]):
+        there = [folder / name for name in candidates if (folder / name).is_file()]
         if not there:
-            raise WeightsError(f"{folder}: no {needed} in this folder")
-    return folder / VQGAN_FILE, folder / found[0]
+            raise WeightsError(f"{folder}: no {' or '.join(candidates)} in this folder")
+        found.append(there[0])
+    return found[0], found[1]
 
 
 CARD = """# ITER, the published ×{scale} networks

@@ -1,12 +1,11 @@
 """Algorithm 2: from S_l to the final tokens, by proposing, judging, masking and proposing again.
 
-`step` is one pure step; `restore` is the loop with its adaptive start. The networks arrive as functions, so that both can
-be read, and tested, with two lambdas in their place:
+`step` is one pure step; `restore` is the loop with its adaptive start. The networks are given as functions:
 
     refiner(tokens, keep, condition, condition_keep) -> logits (B, codes, h, w)
     evaluator(tokens, condition) -> log-probability that each token is good, (B, h, w)
 
-Every image of a batch has its own T_s, its own k and its own random numbers: a batch of n is n singles.
+Every image of a batch has its own T_s, its own k and its own random numbers: a batch gives what its images give alone.
 """
 
 from __future__ import annotations
@@ -66,16 +65,9 @@ class Sampler:
 #   re-masking        `remask`, off by default (both are shown)     never
 #   α                 0.5                                           0.7, since its φ_e was trained on balanced classes
 #
-# (It also lets the images of a batch share one T_s; here each image of a batch is what it would be alone.)
+# (In it the images of a batch also share one T_s.)
 RELEASED = Sampler(alpha=0.7, schedule="linear", remask=False, resample=True, skip_last=True)
 PRESETS = {"paper": Sampler(), "released": RELEASED}
-
-
-def preset_named(name: str) -> Sampler:
-    """The sampler of a preset; ValueError names those that exist."""
-    if name not in PRESETS:
-        raise ValueError(f"preset {name!r}: there are {', '.join(PRESETS)}")
-    return PRESETS[name]
 
 
 @dataclass(frozen=True)
@@ -104,9 +96,9 @@ def categorical(logits: Tensor, noise: Tensor, temperature: float = 1.0,
                 given: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """One token per place from logits (B, codes, h, w): the cumulative distribution inverted at `noise` (B, h, w) in [0, 1).
 
-    One uniform number is all the randomness a place needs, so a place draws the same number in a whole picture and in a
-    tile of it. Returns ids (B, h, w) and their log-probabilities at temperature 1; temperature 0 takes the argmax.
-    given: ids (B, h, w) that stand whatever was drawn, so that their own probability is told; −1 where none does.
+    Each place needs one uniform number, so it draws the same token in a whole picture and in a tile of it.
+    Returns ids (B, h, w) and their log-probabilities at temperature 1; temperature 0 takes the argmax.
+    given: ids (B, h, w) to return in place of drawn ones, with their own log-probabilities; −1 where there is none.
     """
     log_p = logits.float().permute(0, 2, 3, 1).log_softmax(-1)  # codes last, as they lie in memory: six times as fast
     if temperature == 0:
@@ -121,7 +113,7 @@ def categorical(logits: Tensor, noise: Tensor, temperature: float = 1.0,
 
 
 def proposer(refiner: RefinerFn) -> ProposeFn:
-    """φ_r as something that proposes tokens: its logits, sampled. (A tiled φ_r samples tile by tile instead.)"""
+    """φ_r as a function that proposes tokens: samples of its logits."""
     def propose(tokens: Tensor, keep: Tensor, condition: Tensor, condition_keep: Tensor, noise: Tensor,
                 temperature: float, given: Tensor) -> tuple[Tensor, Tensor]:
         return categorical(refiner(tokens, keep, condition, condition_keep), noise, temperature, given)
@@ -203,5 +195,5 @@ def merge(results: Sequence[Restored]) -> Restored:
         scores = [step.score for _, step in own if step.score is not None]
         steps.append(Step(t, torch.tensor([i for i, _ in own]), torch.cat([step.tokens for _, step in own]),
                           torch.cat([step.keep for _, step in own]), torch.cat(scores) if scores else None))
-    maps = ("tokens", "start", "condition", "condition_keep")
-    return Restored(*(torch.cat([getattr(result, name) for result in results]) for name in maps), steps=tuple(steps))
+    return Restored(torch.cat([r.tokens for r in results]), torch.cat([r.start for r in results]),
+                    torch.cat([r.condition for r in results]), torch.cat([r.condition_keep for r in results]), tuple(steps))

@@ -137,10 +137,10 @@ class TiledNetworks:
 
 
 class Progress:
-    """Tells how many tiles are done, and of how many by what is known of T_s."""
+    """Tells how many tiles are done, and of how many, as far as T_s is known."""
 
     def __init__(self, tell: Callable[[int, int], None] | None, tiles: int, steps: int) -> None:
-        """tell: called with both numbers; tiles: of one network; steps: T."""
+        """tell: called with both numbers before each tile; tiles: of one network; steps: T."""
         self.tell, self.tiles, self.done = tell, tiles, 0
         self.total = tiles * (2 * steps + 2)  # E_l, φ_e on S_l, φ_r and φ_e in all steps (φ_e not in the last), D_H
 

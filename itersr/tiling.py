@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import product
 
 import torch
 from torch import Tensor
@@ -35,16 +36,11 @@ class Tile:
 
 
 def tiles(length: int, tile: int, overlap: int = 0, multiple: int = 1) -> list[Tile]:
-    """Cut an axis into tiles: the cores cover 0..length once, in order, each of `tile` places (the last has the rest).
+    """Cut an axis of `length` places: the cores cover it once, in order, each of `tile` places (the last has the rest).
 
-    Args:
-        length: places along the axis.
-        tile: places a core has; rounded down to a multiple of `multiple`, but at least one.
-        overlap: halo on each side where the axis goes on; rounded up to a multiple of `multiple`.
-        multiple: every `read` begins at a multiple of this, and ends at one or at the end of the axis.
-
-    Raises:
-        ValueError: a length, tile or multiple below 1, or a negative overlap.
+    overlap: width of the halo on each side where the axis goes on. Both are rounded to a multiple of `multiple` (tile down, but
+    to one at least; overlap up), so that every `read` begins at a multiple, and ends at one or at the end of the axis.
+    ValueError for a length, tile or multiple below 1, or a negative overlap.
     """
     for name, value, least in (("length", length, 1), ("tile", tile, 1), ("multiple", multiple, 1), ("overlap", overlap, 0)):
         if value < least:
@@ -58,13 +54,11 @@ def tiles(length: int, tile: int, overlap: int = 0, multiple: int = 1) -> list[T
 def grid(size: tuple[int, int], tile: int, overlap: int = 0, multiple: int = 1) -> Iterator[tuple[Tile, Tile]]:
     """The tiles of a picture (height, width), row by row."""
     rows, columns = (tiles(length, tile, overlap, multiple) for length in size)
-    for row in rows:
-        for column in columns:
-            yield row, column
+    return product(rows, columns)
 
 
 def scaled(s: slice, factor: int) -> slice:
-    """The same stretch where every place has become `factor` places."""
+    """The same places where every place has become `factor` places."""
     return slice(s.start * factor, s.stop * factor)
 
 
@@ -74,8 +68,8 @@ def scaled(s: slice, factor: int) -> slice:
 def swin_reach(places: int, config: SwinConfig) -> int:
     """How many places from a tile's border are wrong after `SwinLayers`, when `places` of its input are.
 
-    A convolution carries a fault one place further. A window that holds one faulty token is faulty as a whole: after a block
-    the faulty stretch ends at a border of its windows, which lie half a side further along in every second block.
+    A convolution carries an error one place further. A window that holds one wrong token is wrong as a whole: after a block
+    the errors end at a border of its windows, which in every second block are shifted by half a side.
     """
     side = config.window
     places += 1
@@ -127,18 +121,11 @@ def _parts(fn: Part, size: tuple[int, int], tile: int, overlap: int, multiple: i
 
 
 def apply_tiled(fn: Part, size: tuple[int, int], tile: int, overlap: int, multiple: int = 1, factor: int = 1) -> Tensor:
-    """What `fn` gives for a picture of `size`, computed tile by tile: (B, C, factor·H, factor·W).
+    """What `fn` gives for a picture of `size` (H, W), computed tile by tile: (B, C, factor·H, factor·W).
 
-    Equal to `fn(slice(0, H), slice(0, W))` when `overlap` covers fn's receptive field, and windows divide `multiple`.
-    Memory: the result, and fn's needs for one tile of at most (tile + 2·overlap)² places.
-
-    Args:
-        fn: gets the rows and columns to read, gives (B, C, factor·rows, factor·columns).
-        size: height and width of the picture, in the places that tile, overlap and multiple count too (see `tiles`).
-        factor: how many places of the result along a side fn makes of one.
-
-    Raises:
-        ValueError: fn gives another size, and what `tiles` refuses.
+    fn gets the rows and columns to read and gives (B, C, factor·rows, factor·columns). The result equals that of
+    `fn(slice(0, H), slice(0, W))` when `overlap` covers fn's receptive field, and windows divide `multiple`. Memory: the result,
+    and what fn needs for (tile + 2·overlap)² places. ValueError where fn gives another size, and for what `tiles` refuses.
     """
     out = torch.empty(0)
     for row, column, y in _parts(fn, size, tile, overlap, multiple, factor):

@@ -23,12 +23,12 @@ class ResBlock(nn.Module):
         self.conv2 = nn.Conv2d(width_out, width_out, 3, padding=1)
         self.skip = nn.Conv2d(width_in, width_out, 1) if width_in != width_out else nn.Identity()
         self.slope = slope  # of a LeakyReLU; None: SiLU
-        self.fresh = norm != "none"  # a norm's result is a tensor of its own, which nobody else needs
+        self.inplace = norm != "none"  # a norm's result is a new tensor, which nothing else uses
         if norm == "none":  # with nothing to normalise it, a deep residual stack must start near the identity
             nn.init.zeros_(self.conv2.weight)
 
     def activate(self, x: Tensor) -> Tensor:
-        inplace = self.fresh and not torch.is_grad_enabled()  # see `add`
+        inplace = self.inplace and not torch.is_grad_enabled()  # see `add`
         return F.silu(x, inplace) if self.slope is None else F.leaky_relu(x, self.slope, inplace)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -51,10 +51,10 @@ class Downsample(nn.Module):
 def folded(weight: Tensor) -> Tensor:
     """The kernel (in, out, 4, 4) of the transposed convolution that equals nearest ×2 followed by the 3×3 `weight`.
 
-    After nearest ×2 every pixel stands there twice along each axis, so two of the three taps fall on the same pixel and
-    their weights add up: an even row sees the row above through w0 and its own through w1 + w2, an odd row its own through
-    w0 + w1 and the one below through w2. That is four 2×2 kernels, one for each parity, with 4/9 of the arithmetic; a
-    transposed convolution of stride 2 interleaves them.
+    After nearest ×2 every pixel is there twice along each axis, so two of the three taps meet the same pixel and their weights
+    add up: an even row reads the row above with w0 and its own with w1 + w2, an odd row its own with w0 + w1 and the row
+    below with w2. Four 2×2 kernels, one for each parity, do 4/9 of the arithmetic; a transposed convolution of stride 2
+    interleaves their results.
     """
     for axis in (2, 3):
         w0, w1, w2 = weight.unbind(axis)
@@ -63,7 +63,7 @@ def folded(weight: Tensor) -> Tensor:
 
 
 class Upsample(nn.Module):
-    """Double the sides: nearest neighbour, then a 3×3 convolution; the two in one, with the same result, once trained."""
+    """Double the sides: nearest neighbour, then a 3×3 convolution; for inference both in one, with the same result."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -72,7 +72,7 @@ class Upsample(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.training:
             return self.conv(F.interpolate(x, scale_factor=2, mode="nearest"))
-        kernel = folded(self.conv.weight).contiguous(memory_format=torch.channels_last)  # as strided views it is a fifth slower
+        kernel = folded(self.conv.weight).contiguous(memory_format=torch.channels_last)  # strided views are a fifth slower
         return F.conv_transpose2d(x, kernel, self.conv.bias, stride=2, padding=1)
 
 
