@@ -171,7 +171,7 @@ class Noise:
 
 @dataclass(frozen=True)
 class Order:
-    """One order: blur (or None), resize, noise; `factor` is relative to the HQ size in the first, to the LQ size in the second."""
+    """One order: blur (or None), resize, noise. `factor` is relative to the HQ size in the first, the LQ size in the second."""
 
     kernel: Kernel | None
     factor: float

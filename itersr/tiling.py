@@ -124,7 +124,7 @@ def apply_tiled(fn: Part, size: tuple[int, int], tile: int, overlap: int, multip
     """What `fn` gives for a picture of `size` (H, W), computed tile by tile: (B, C, factor·H, factor·W).
 
     fn gets the rows and columns to read and gives (B, C, factor·rows, factor·columns). The result equals that of
-    `fn(slice(0, H), slice(0, W))` when `overlap` covers fn's receptive field, and windows divide `multiple`. Memory: the result,
+    `fn(slice(0, H), slice(0, W))` when `overlap` covers fn's receptive field and windows divide `multiple`. Memory: the result
     and what fn needs for (tile + 2·overlap)² places. ValueError where fn gives another size, and for what `tiles` refuses.
     """
     out = torch.empty(0)
