@@ -345,7 +345,7 @@ def kernel_weights(kernel: Kernel) -> Tensor:
 
 
 def mirror_pad(images: Tensor, width: int) -> Tensor:
-    """Pad (B,C,H,W) by `width` on all sides, mirrored about the edge pixel, to and fro if the image is smaller."""
+    """Pad (B,C,H,W) by `width` on all sides, mirrored about the edge pixel, again and again if the image is smaller."""
     if width < min(images.shape[-2:]):
         return F.pad(images, [width] * 4, mode="reflect")  # the same, and faster
     for dim in (-2, -1):

@@ -120,7 +120,7 @@ class ITER(nn.Module):
         return self.to(pick_device(device)).to(memory_format=torch.channels_last).eval().requires_grad_(False)
 
     def save(self, folder: str | Path, *, dtype: torch.dtype = torch.float16, **extra: Any) -> None:
-        """Write the four networks, in half precision unless told, with their configuration; `extra` goes into config.json."""
+        """Write the four networks, in half precision by default, with their configuration; `extra` goes into config.json."""
         networks = {name: self.get_submodule(name) for name in weights.NETWORKS}
         weights.save(Path(folder), networks, self.tier, {"calibration": self.calibration, **extra}, dtype=dtype)
 
@@ -196,7 +196,7 @@ class ITER(nn.Module):
         float32; `paper` is cross-faded.
         keep_steps=False: keep only the result. evaluator, propose: others in place of φ_e and φ_r (an oracle, say), for a
         batch of one.
-        progress: told how many tiles are done, of how many (`tiled.Progress`); for a batch of one.
+        progress: called with the number of tiles done and that of all (`tiled.Progress`); for a batch of one.
         Raises ValueError for a wrong setting or shape, TypeError for an unknown setting, and for settings beside a `sampler`.
         """
         if sampler is not None and (settings or preset != "paper"):
@@ -210,13 +210,13 @@ class ITER(nn.Module):
         padded = self.pad(lq.to(self.device))
         size = padded.shape[-2], padded.shape[-1]
         side = tile_for(self, size, tile)
-        told = Progress(progress, math.prod(len(tiling.tiles(length, side or length)) for length in size), sampler.steps)
-        networks = partial(TiledNetworks, self, size, side, told.tick)
+        counter = Progress(progress, math.prod(len(tiling.tiles(length, side or length)) for length in size), sampler.steps)
+        networks = partial(TiledNetworks, self, size, side, counter.tick)
 
         def one(image: Tensor, own: int) -> Restored:
             tiled = networks()
             return restore(tiled.read(image), sampler, propose=propose or tiled.propose, evaluator=evaluator or tiled.evaluate,
-                           generators=[torch.Generator().manual_seed(own)], keep_steps=keep_steps, on_step=told.on_step)
+                           generators=[torch.Generator().manual_seed(own)], keep_steps=keep_steps, on_step=counter.on_step)
 
         def decode(tokens: Tensor) -> Tensor:
             s = self.tier.scale

@@ -77,7 +77,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 def save(folder: Path, networks: dict[str, nn.Module], tier: Tier, extra: dict[str, Any] | None = None, *,
          dtype: torch.dtype = torch.float16) -> None:
-    """Write networks (keys of `NETWORKS`), in half precision unless told, and `config.json` with the tier and `extra`."""
+    """Write networks (keys of `NETWORKS`), in half precision by default, and `config.json` with the tier and `extra`."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, module in networks.items():
         state = {key: value.detach().to("cpu", dtype).contiguous() for key, value in module.state_dict().items()}
