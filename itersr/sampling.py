@@ -161,7 +161,7 @@ def restore(condition: Tensor, sampler: Sampler, *, propose: ProposeFn, evaluato
     """Algorithm 2 with Eq. 6 and 7: refine S_l = `condition` (B, h, w), each image alone, with a random generator of its own.
 
     S_l is judged, which gives T_s (lines 1–6); then t runs from T_s down to 1. An image whose tokens are all good is answered
-    by S_l itself. keep_steps=False keeps no maps of the steps (`Restored.steps` is then empty). on_step is called with every t before
+    by S_l itself. keep_steps=False keeps no maps of the steps (`Restored.steps` is then empty). on_step gets every t before
     its step. ValueError where there are more or fewer generators than images.
     """
     if len(generators) != len(condition):
