@@ -1,4 +1,4 @@
-"""The four tiers: one set of dataclasses, four sets of numbers (nothing else in the package differs between tiers).
+"""The four tiers: one set of dataclasses, four sets of numbers. Nothing else in the package differs between tiers.
 
 `paper` is the published network (Sec. 4.1 and the released tensors' shapes); `smoke`, `tiny` and `small` are the same
 design at smaller sizes, without the two layers that mix the whole picture (GroupNorm and the gate of the released MLP),
@@ -72,11 +72,10 @@ class TokenNetConfig:
 class TrainConfig:
     """One training run (Stage I, or Stages II and III by Algorithm 1).
 
-    Whatever happens at some point of a run is given as a share of it, so that a run can be laid over a number of steps or
-    over a number of minutes.
+    Points of a run are given as shares of it, because its length can be a number of steps or of minutes.
     """
 
-    steps: int  # length of a run that no clock ends
+    steps: int  # length of a run without a time limit
     batch: int
     crop: int  # HQ pixels
     lr: float = 1e-4
@@ -89,13 +88,13 @@ class TrainConfig:
     checkpoint_every: int = 500  # steps
     mild: float = 0.0  # share of the crops that are degraded by the mild ranges, where the tier's are the paper's
     # Stage I
-    autoencoder: float = 0.0  # share of the run without a codebook, which then starts from k-means of the latents
+    autoencoder: float = 0.0  # share of the run without a codebook, which is then made by k-means of the latents
     commitment: float = 0.25  # β, on the encoder's side (Eq. 1)
     perceptual_weight: float = 1.0
     gan_start: float = 0.0  # share of the run after which the adversarial loss joins; 1: never
     gan_weight: float = 0.1
     disc_width: int = 32
-    restart_until: float = 0.5  # dead codes are restarted in this share of the run only, so that ids then hold still
+    restart_until: float = 0.5  # unused codes are restarted in this share of the run only, so that ids do not change later
     # Algorithm 1
     gamma: GammaKind = "cosine"
     networks: tuple[str, ...] = ("lq_encoder", "refiner", "evaluator")  # those trained by this run
@@ -105,7 +104,7 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class Tier:
-    """Everything that one tier is: sizes of the four networks and how each is trained."""
+    """One tier: the sizes of the four networks and how each is trained."""
 
     name: str
     vqgan: VQGANConfig
@@ -267,7 +266,7 @@ def tier(name: str) -> Tier:
 
 
 def to_dict(config: Tier) -> dict[str, Any]:
-    """A tier as plain values that JSON can hold, without how it is trained: each run tells its own settings."""
+    """A tier as plain values that JSON can hold, without `train` and `plan`: each run records its own settings."""
     values = dataclasses.asdict(config)
     return {name: values[name] for name in values if name not in ("train", "plan")}
 
@@ -275,15 +274,8 @@ def to_dict(config: Tier) -> dict[str, Any]:
 def from_dict(values: dict[str, Any]) -> Tier:
     """The tier that `to_dict` wrote, trained as the tier of that name is, or as `paper` where there is none; unknown or missing
     fields raise a TypeError that names them."""
-    def swin(part: dict[str, Any]) -> dict[str, Any]:
-        return {**part, "swin": SwinConfig(**part["swin"])}
-
-    usual, vqgan = TIERS.get(values["name"], TIERS["paper"]), swin(values["vqgan"])
-    return Tier(**{
-        **values,
-        "vqgan": VQGANConfig(**{**vqgan, "multipliers": tuple(vqgan["multipliers"])}),
-        "lq_encoder": LQEncoderConfig(**swin(values["lq_encoder"])),
-        "refiner": TokenNetConfig(**swin(values["refiner"])),
-        "evaluator": TokenNetConfig(**swin(values["evaluator"])),
-        "train": usual.train, "plan": usual.plan,
-    })
+    kinds = {"vqgan": VQGANConfig, "lq_encoder": LQEncoderConfig, "refiner": TokenNetConfig, "evaluator": TokenNetConfig}
+    networks = {name: kind(**{**values[name], "swin": SwinConfig(**values[name]["swin"])}) for name, kind in kinds.items()}
+    networks["vqgan"] = dataclasses.replace(networks["vqgan"], multipliers=tuple(values["vqgan"]["multipliers"]))
+    usual = TIERS.get(values["name"], TIERS["paper"])
+    return Tier(**{**values, **networks, "train": usual.train, "plan": usual.plan})

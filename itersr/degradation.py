@@ -7,13 +7,12 @@
        └ (resize to H/s, sinc, JPEG) or (JPEG, resize to H/s, sinc) ─ LQ
 
 The model and its default ranges are Real-ESRGAN's (Wang et al. 2021, section 3 and the published training options for
-x4), which ITER's section 4.1 follows. There, size, interpolation and noise type are drawn once a batch; here every
-image has its own draw.
+x4), which ITER's section 4.1 follows. Theirs draws size, interpolation and noise type once a batch; here every image has
+its own draw.
 
-The file reads in three parts: what may happen (`Degradation`), what was drawn (`Draw`, plain numbers that can be
-stored and replayed), and the operators, each a pure function of tensors. `degrade` is `draw` followed by `apply`. All
-randomness comes from a CPU generator, noise included, so that one seed means one picture on every device, up to float
-rounding.
+Three parts: what may happen (`Degradation`), what was drawn (`Draw`, plain numbers that can be stored and replayed), and
+the operators, pure functions of tensors. `degrade` is `draw` followed by `apply`. All randomness comes from a CPU
+generator, noise too: one seed means one picture on every device, up to float rounding.
 """
 
 from __future__ import annotations
@@ -23,6 +22,7 @@ import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -43,12 +43,11 @@ NUMBERS_PER_DRAW = 64  # uniform numbers that one image takes from the generator
 class Degradation:
     """Every probability and range of the degradation; the defaults are Real-ESRGAN's published values.
 
-    A field that holds a pair of entries has one for the first order and one for the second. The steps that the
-    published options do not switch (`second_order`) are always taken by default.
+    A field that holds a pair of entries has one for the first order and one for the second.
     """
 
-    # Probability that the second order happens at all. Without it the first JPEG is left out too: the last one takes
-    # its place, and what remains is the classical chain blur, resize, noise, JPEG.
+    # Probability of the second order. Without it the first JPEG is left out too: the last one takes its place, and what
+    # remains is the classical chain blur, resize, noise, JPEG.
     second_order: float = 1.0
 
     # Blur: probability that an order blurs; odd kernel sizes, both ends included, equally likely.
@@ -61,24 +60,19 @@ class Degradation:
     sinc_cutoff_small: tuple[Range, Range] = ((math.pi / 3, math.pi), (math.pi / 3, math.pi))
     sinc_cutoff_large: tuple[Range, Range] = ((math.pi / 5, math.pi), (math.pi / 5, math.pi))
     # Probabilities of the six families, in the order of FAMILIES.
-    families: tuple[tuple[float, ...], tuple[float, ...]] = (
-        (0.45, 0.25, 0.12, 0.03, 0.12, 0.03),
-        (0.45, 0.25, 0.12, 0.03, 0.12, 0.03),
-    )
+    families: tuple[tuple[float, ...], tuple[float, ...]] = ((0.45, 0.25, 0.12, 0.03, 0.12, 0.03),) * 2
     # Width σ in pixels (one draw for an isotropic kernel, one for each axis of an anisotropic one) and the angle of
     # the first axis.
     sigma: tuple[Range, Range] = ((0.2, 3.0), (0.2, 1.5))
     angle: tuple[Range, Range] = ((-math.pi, math.pi), (-math.pi, math.pi))
-    # Shape β of the generalized and the plateau families; β = 1 is the Gaussian for the former. With probability
-    # `beta_below_one` it is drawn from [low, 1], else from [1, high]; a range that starts at 1 so gives β = 1 that
-    # often.
+    # Shape β of the generalized families (β = 1 is the Gaussian) and of the plateau families. With probability
+    # `beta_below_one` it is drawn from [low, 1], else from [1, high]; a range that starts at 1 gives β = 1 that often.
     beta_generalized: tuple[Range, Range] = ((0.5, 4.0), (0.5, 4.0))
     beta_plateau: tuple[Range, Range] = ((1.0, 2.0), (1.0, 2.0))
     beta_below_one: float = 0.5
 
-    # Resize: probabilities of up, down and keep, and the factors. The first order's factor is relative to the HQ
-    # size, the second order's to the final LQ size. Interpolation is one of INTERPOLATIONS with these probabilities,
-    # never with an anti-aliasing filter.
+    # Resize: probabilities of up, down and keep, and the factors. The first order's factor is relative to the HQ size,
+    # the second order's to the final LQ size. Probabilities of INTERPOLATIONS, none with an anti-aliasing filter.
     resize: tuple[tuple[float, float, float], tuple[float, float, float]] = ((0.2, 0.7, 0.1), (0.3, 0.4, 0.3))
     resize_up: tuple[Range, Range] = ((1.0, 1.5), (1.0, 1.2))
     resize_down: tuple[Range, Range] = ((0.15, 1.0), (0.3, 1.0))
@@ -94,8 +88,8 @@ class Degradation:
     # JPEG quality, both ends included: after the first order, and in the last step.
     jpeg_quality: tuple[tuple[int, int], tuple[int, int]] = ((30, 95), (30, 95))
 
-    # Last step: probability of (resize, sinc, JPEG) against (JPEG, resize, sinc); probability that its sinc filter is
-    # not the identity; kernel size and cut-off of that filter.
+    # Last step: probability of (resize, sinc, JPEG) against (JPEG, resize, sinc); probability that there is a sinc
+    # filter; kernel size and cut-off of that filter.
     last_jpeg_after: float = 0.5
     last_sinc: float = 0.8
     last_kernel_size: tuple[int, int] = (7, 21)
@@ -103,49 +97,39 @@ class Degradation:
 
     def __post_init__(self) -> None:
         """Raises ValueError, naming the field, for what is no probability, no range, or an even kernel size."""
-        single = ("second_order", "beta_below_one", "last_jpeg_after", "last_sinc")
-        for name in (*single, "blur", "sinc", "gaussian", "grey"):
-            value = getattr(self, name)
-            for p in value if isinstance(value, tuple) else (value,):
-                if not 0 <= p <= 1:
-                    raise ValueError(f"Degradation.{name} is {p}, need a probability in [0, 1]")
-        for name, choices in (
-            *(("families", p) for p in self.families),
-            *(("resize", p) for p in self.resize),
-            ("interpolation", self.interpolation),
-        ):
-            needed = 6 if name == "families" else 3
-            if len(choices) != needed or min(choices) < 0 or abs(sum(choices) - 1) > 1e-6:
-                raise ValueError(f"Degradation.{name} is {choices}, need {needed} probabilities that add up to 1")
-        for name, low, high in (
-            ("kernel_size", 1, math.inf),
-            ("sinc_cutoff_small", 0, math.pi),
-            ("sinc_cutoff_large", 0, math.pi),
-            ("sigma", 1e-3, math.inf),
-            ("angle", -math.inf, math.inf),
-            ("beta_generalized", 1e-3, math.inf),
-            ("beta_plateau", 1e-3, math.inf),
-            ("resize_up", 1, math.inf),
-            ("resize_down", 1e-3, 1),
-            ("gaussian_sigma", 0, math.inf),
-            ("poisson_scale", 0, math.inf),
-            ("jpeg_quality", 1, 100),
-            ("last_kernel_size", 1, math.inf),
-            ("last_sinc_cutoff", 0, math.pi),
-        ):
-            value = getattr(self, name)
-            for a, b in (value,) if name.startswith("last_") else value:
+        for name in ("second_order", "blur", "sinc", "beta_below_one", "gaussian", "grey", "last_jpeg_after", "last_sinc"):
+            if not all(0 <= p <= 1 for p in np.ravel(getattr(self, name))):
+                raise ValueError(f"Degradation.{name} is {getattr(self, name)}, need a probability in [0, 1]")
+        for name, needed in (("families", 6), ("resize", 3), ("interpolation", 3)):
+            for choices in _entries(getattr(self, name)):
+                if len(choices) != needed or min(choices) < 0 or abs(sum(choices) - 1) > 1e-6:
+                    raise ValueError(f"Degradation.{name} is {choices}, need {needed} probabilities that add up to 1")
+        limits = {
+            "kernel_size": (1, math.inf), "last_kernel_size": (1, math.inf),
+            "sinc_cutoff_small": (0, math.pi), "sinc_cutoff_large": (0, math.pi), "last_sinc_cutoff": (0, math.pi),
+            "sigma": (1e-3, math.inf), "angle": (-math.inf, math.inf),
+            "beta_generalized": (1e-3, math.inf), "beta_plateau": (1e-3, math.inf),
+            "resize_up": (1, math.inf), "resize_down": (1e-3, 1),
+            "gaussian_sigma": (0, math.inf), "poisson_scale": (0, math.inf), "jpeg_quality": (1, 100),
+        }  # fmt: skip
+        for name, (low, high) in limits.items():
+            for a, b in _entries(getattr(self, name)):
                 if not low <= a <= b <= high:
                     raise ValueError(f"Degradation.{name} is [{a}, {b}], need a range inside [{low}, {high}]")
                 if name.endswith("kernel_size") and not (a % 2 == b % 2 == 1):
                     raise ValueError(f"Degradation.{name} is [{a}, {b}], need odd sizes")
 
 
+def _entries(value: Sequence[Any]) -> Sequence[Any]:
+    """The entries of a field that holds one, or one for each order."""
+    return value if isinstance(value[0], Sequence) else (value,)
+
+
 PUBLISHED = Degradation()
 
-# For the networks that are too small for the full range: one order, each step of it gentler, and no ringing: on the Kodak
-# photos the sinc filters alone take bicubic's LPIPS from .53 to .66, which leaves little for a small E_l to read. Half of
-# the pictures get Poisson noise, whose scale ends where its σ at mid-grey is that of the Gaussian's end (10/255).
+# For networks that are too small for the full range: one order, each step of it gentler, and no ringing. On the Kodak photos
+# the sinc filters alone take bicubic's LPIPS from .53 to .66, which leaves little for a small E_l to read. Half of the
+# pictures get Poisson noise; at the end of its scale its σ at mid-grey is that of the Gaussian's end (10/255).
 MILD = Degradation(
     second_order=0.0,
     sinc=(0.0, 0.0),
@@ -187,10 +171,7 @@ class Noise:
 
 @dataclass(frozen=True)
 class Order:
-    """One order: blur (None: none), resize, noise.
-
-    `factor` is relative to the HQ size in the first order and to the LQ size in the second.
-    """
+    """One order: blur (or None), resize, noise. `factor` is relative to the HQ size in the first, the LQ size in the second."""
 
     kernel: Kernel | None
     factor: float
@@ -217,27 +198,17 @@ class Draw:
     @classmethod
     def from_dict(cls, record: dict[str, Any]) -> Draw:
         """The draw that `to_dict` wrote. Raises ValueError where a field is missing or unknown."""
+        return _build(cls, record)
 
-        def build(kind: Any, part: dict[str, Any], **made: Any) -> Any:
-            wanted = {f.name for f in fields(kind)}
-            if set(part) != wanted:
-                odd = sorted(wanted ^ set(part))
-                raise ValueError(f"{kind.__name__} record: {odd} missing or unknown, need exactly {sorted(wanted)}")
-            return kind(**{**part, **made})
 
-        def order(part: dict[str, Any]) -> Order:
-            kernel = part.get("kernel")
-            made = None if kernel is None else build(Kernel, kernel)
-            return build(Order, part, kernel=made, noise=build(Noise, part.get("noise") or {}))
-
-        second, sinc = record.get("second"), record.get("sinc")
-        return build(
-            cls,
-            record,
-            first=order(record.get("first") or {}),
-            second=None if second is None else order(second),
-            sinc=None if sinc is None else build(Kernel, sinc),
-        )
+def _build(kind: Any, record: dict[str, Any]) -> Any:
+    """A dataclass, and those inside it, from what `asdict` made of it."""
+    wanted = {f.name for f in fields(kind)}
+    if set(record) != wanted:
+        odd = sorted(wanted ^ set(record))
+        raise ValueError(f"{kind.__name__} record: {odd} missing or unknown, need exactly {sorted(wanted)}")
+    inner = {"first": Order, "second": Order, "sinc": Kernel, "kernel": Kernel, "noise": Noise}
+    return kind(**{name: _build(inner[name], value) if isinstance(value, dict) else value for name, value in record.items()})
 
 
 class _Numbers:
@@ -268,9 +239,8 @@ class _Numbers:
 def draw(batch: int, *, generator: torch.Generator, ranges: Degradation = PUBLISHED) -> list[Draw]:
     """Draw the degradation of `batch` images.
 
-    Every image takes the same count of numbers from the generator, whatever comes up and whatever the ranges: a batch
-    of n is the same as n batches of one, and two ranges under one seed differ only by what they say. Raises
-    ValueError for a generator that is not on the CPU.
+    Every image takes the same count of numbers from the generator, whatever is drawn: a batch of n is n batches of one,
+    and two ranges under one seed differ only where they say so. Raises ValueError for a generator that is not on the CPU.
     """
     if generator.device.type != "cpu":
         raise ValueError(f"generator is on {generator.device}, need a CPU generator, whatever the images' device")
@@ -286,15 +256,8 @@ def _draw_one(ranges: Degradation, generator: torch.Generator) -> Draw:
     filtered = numbers.chance(ranges.last_sinc)
     size, cutoff = numbers.integer(*ranges.last_kernel_size, step=2), numbers.uniform(ranges.last_sinc_cutoff)
     sinc = Kernel("sinc", size, cutoff=cutoff) if filtered else None
-    return Draw(
-        first=first,
-        jpeg_first=jpeg_first,
-        second=second if second_order else None,
-        interpolation=interpolation,
-        sinc=sinc,
-        jpeg_after=numbers.chance(ranges.last_jpeg_after),
-        jpeg_last=jpeg_last,
-    )
+    jpeg_after = numbers.chance(ranges.last_jpeg_after)
+    return Draw(first, jpeg_first, second if second_order else None, interpolation, sinc, jpeg_after, jpeg_last)
 
 
 def _draw_order(ranges: Degradation, i: int, numbers: _Numbers) -> Order:
@@ -305,12 +268,8 @@ def _draw_order(ranges: Degradation, i: int, numbers: _Numbers) -> Order:
     interpolation = INTERPOLATIONS[numbers.choice(ranges.interpolation)]
     gaussian = numbers.chance(ranges.gaussian[i])
     sigma, scale = numbers.uniform(ranges.gaussian_sigma[i]), numbers.uniform(ranges.poisson_scale[i])
-    noise = Noise(
-        kind="gaussian" if gaussian else "poisson",
-        strength=sigma if gaussian else scale,
-        grey=numbers.chance(ranges.grey[i]),
-        seed=numbers.integer(0, 2**48 - 1),
-    )
+    grey, seed = numbers.chance(ranges.grey[i]), numbers.integer(0, 2**48 - 1)
+    noise = Noise("gaussian", sigma, grey, seed) if gaussian else Noise("poisson", scale, grey, seed)
     return Order(kernel if blurred else None, (up, down, 1.0)[way], interpolation, noise)
 
 
@@ -326,15 +285,11 @@ def _draw_kernel(ranges: Degradation, i: int, numbers: _Numbers) -> Kernel:
     beta = numbers.uniform((min(low, 1.0), min(high, 1.0)) if below else (max(low, 1.0), max(high, 1.0)))
     if is_sinc:
         return Kernel("sinc", size, cutoff=cutoff)
-    isotropic = not family.endswith("aniso")
-    return Kernel(
-        family,
-        size,
-        sigma_x=sigma_x,
-        sigma_y=sigma_x if isotropic else sigma_y,
-        angle=0.0 if isotropic else angle,
-        beta=beta if family.startswith(("generalized", "plateau")) else 1.0,
-    )
+    if not family.startswith(("generalized", "plateau")):
+        beta = 1.0
+    if not family.endswith("aniso"):
+        sigma_y, angle = sigma_x, 0.0
+    return Kernel(family, size, sigma_x, sigma_y, angle, beta)
 
 
 # ------------------------------------------------------------------------------------------------------ kernels
@@ -390,9 +345,9 @@ def kernel_weights(kernel: Kernel) -> Tensor:
 
 
 def mirror_pad(images: Tensor, width: int) -> Tensor:
-    """Pad (B,C,H,W) by `width` on all sides, mirrored about the edge pixel, to and fro if the image is smaller."""
+    """Pad (B,C,H,W) by `width` on all sides, mirrored about the edge pixel, again and again if the image is smaller."""
     if width < min(images.shape[-2:]):
-        return F.pad(images, [width] * 4, mode="reflect")
+        return F.pad(images, [width] * 4, mode="reflect")  # the same, and faster
     for dim in (-2, -1):
         n = images.shape[dim]
         period = max(2 * n - 2, 1)
@@ -404,10 +359,10 @@ def mirror_pad(images: Tensor, width: int) -> Tensor:
 def blur(images: Tensor, kernel: Tensor) -> Tensor:
     """Correlate (B,3,H,W) with one odd (k,k) kernel, borders mirrored.
 
-    Three exact savings. A kernel that is the product of its margins (an isotropic Gaussian) runs as a column and a
-    row, 2k products instead of k². The picture is cut into five overlapping strips that go through one grouped
-    convolution as 15 channels: the CPU works on 16 channels at a time, and three alone would leave most of it idle.
-    And their size is rounded up, because the library prepares a convolution anew for every size that it meets.
+    Three savings, all exact. A kernel that is the product of its margins (an isotropic Gaussian) runs as a column and a
+    row, 2k products instead of k². The picture is cut into five strips that go through one grouped convolution as 15
+    channels: the CPU works on 16 channels at a time. And sizes are rounded up, because the library prepares a convolution
+    anew for every size that it meets.
     """
     b, c, h, w = images.shape
     k, strips = kernel.shape[-1], 5
@@ -463,14 +418,11 @@ def luma(images: Tensor) -> Tensor:
 
 def add_noise(images: Tensor, noise: Noise) -> Tensor:
     """Add the drawn noise to (B,3,H,W) and clamp to [0, 1]. Raises ValueError for an unknown kind."""
-    generator = torch.Generator().manual_seed(noise.seed)
-    if noise.kind == "gaussian":
-        noisy = add_gaussian_noise(images, noise.strength, grey=noise.grey, generator=generator)
-    elif noise.kind == "poisson":
-        noisy = add_poisson_noise(images, noise.strength, grey=noise.grey, generator=generator)
-    else:
+    kinds = {"gaussian": add_gaussian_noise, "poisson": add_poisson_noise}
+    if noise.kind not in kinds:
         raise ValueError(f"noise kind is {noise.kind!r}, need 'gaussian' or 'poisson'")
-    return noisy.clamp_(0, 1)
+    generator = torch.Generator().manual_seed(noise.seed)
+    return kinds[noise.kind](images, noise.strength, grey=noise.grey, generator=generator).clamp_(0, 1)
 
 
 def jpeg(images: Tensor, quality: int) -> Tensor:
@@ -499,7 +451,6 @@ def degrade(hq: Tensor, *, generator: torch.Generator, scale: int = 4, ranges: D
     `generator` is a CPU generator, whatever the device of `hq`; the same state gives the same batch again.
     Raises ValueError for a wrong shape, type or range, or sizes that are no multiple of `scale`.
     """
-    _check(hq, scale)
     return apply(hq, draw(len(hq), generator=generator, ranges=ranges), scale=scale)
 
 
@@ -513,34 +464,30 @@ def apply(hq: Tensor, draws: Sequence[Draw], *, scale: int = 4) -> Tensor:
         raise ValueError(f"{len(draws)} draws for {len(hq)} images, need one each")
     if len(hq) == 0:
         return hq.new_zeros(0, 3, hq.shape[2] // scale, hq.shape[3] // scale)
-    size = hq.shape[2] // scale, hq.shape[3] // scale
-
-    def one(image: Tensor, d: Draw) -> Tensor:
-        with torch.no_grad():  # set for each thread
-            return _degrade_one(image, d, size, scale)
-
+    one = partial(_degrade_one, scale=scale)
     images = hq.float().split(1)
     threads = torch.get_num_threads()  # one in a data-loading process
     workers = min(threads, len(draws))
     if workers < 2:
         return torch.cat([one(image, d) for image, d in zip(images, draws, strict=True)])
-    try:  # the cores are dealt out to the images: were each operator to use them all as well, they would wait on each other
+    try:  # each image has its share of the cores: operators that each use all of them would wait on each other
         with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(threads // workers,)) as pool:
             return torch.cat(list(pool.map(one, images, draws)))
     finally:
         torch.set_num_threads(threads)
 
 
-def _degrade_one(image: Tensor, d: Draw, size: tuple[int, int], scale: int) -> Tensor:
-    """One image (1,3,H,W) to its LQ image (1,3,*size): the picture at the top of this file, line by line."""
-    h, w = size
+@torch.no_grad()  # here, since each thread has its own setting
+def _degrade_one(image: Tensor, d: Draw, scale: int) -> Tensor:
+    """One image (1,3,H,W) to its LQ image (1,3,H/scale,W/scale): the diagram at the top of this file, line by line."""
+    h, w = image.shape[2] // scale, image.shape[3] // scale
     image = _order(image, d.first, scale * h, scale * w)
     if d.second is not None:
         image = jpeg(image, d.jpeg_first)
         image = _order(image, d.second, h, w)
     if not d.jpeg_after:
         image = jpeg(image, d.jpeg_last)
-    image = resize(image, size, d.interpolation)
+    image = resize(image, (h, w), d.interpolation)
     if d.sinc is not None:
         image = blur(image, kernel_weights(d.sinc))
     if d.jpeg_after:

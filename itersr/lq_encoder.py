@@ -17,7 +17,7 @@ class Stem(nn.Module):
         width = config.width
         self.conv_in = nn.Conv2d(3, width, 3, padding=1)
         stages: list[nn.Module] = []
-        for i in range(max(halvings, 1)):  # one stage at least, without a stride when LQ pixels and tokens are as many
+        for i in range(max(halvings, 1)):  # at least one stage, without a stride where there is one token for each LQ pixel
             stride = 2 if i < halvings else 1
             stages.append(nn.Sequential(
                 nn.Conv2d(width, 2 * width, 3, stride=stride, padding=1),
@@ -28,8 +28,8 @@ class Stem(nn.Module):
         self.stages = nn.ModuleList(stages)
         self.project = nn.Conv2d(width, config.swin.width, 1)
 
-    def look(self, lq: Tensor) -> Tensor:
-        """What the Swin layers are given of an LQ image, (B, Swin width, H/2ⁿ, W/2ⁿ)."""
+    def lq_features(self, lq: Tensor) -> Tensor:
+        """What the Swin layers read of LQ images: (B, Swin width, H/2ⁿ, W/2ⁿ)."""
         x = self.conv_in(lq.to(self.conv_in.weight.dtype))
         for stage in self.stages:
             x = stage(x)
@@ -47,9 +47,9 @@ class LQEncoder(Stem):
         self.swin = SwinLayers(config.swin.width, config.swin)
         self.head = nn.Conv2d(config.swin.width, codes, 1)
 
-    def features(self, lq: Tensor) -> Tensor:
-        """(B, Swin width, H/2ⁿ, W/2ⁿ): all but the last 1×1 convolution. Often fewer numbers than the logits that it makes."""
-        return self.swin(self.look(lq))
+    def hidden(self, lq: Tensor) -> Tensor:
+        """What the output layer, a 1×1 convolution, reads: (B, Swin width, H/2ⁿ, W/2ⁿ), often fewer numbers than the logits."""
+        return self.swin(self.lq_features(lq))
 
     def forward(self, lq: Tensor) -> Tensor:
-        return self.head(self.features(lq))
+        return self.head(self.hidden(lq))

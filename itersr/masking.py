@@ -54,12 +54,12 @@ def annealed(score: Tensor, noise: Tensor, time: float) -> Tensor:
 
 
 def uniform(score: Tensor, noise: Tensor, time: float) -> Tensor:
-    """At random: the control without which the evenness of any sampling looks like the evaluator's merit."""
+    """At random: the control. Masks that are sampled are even whatever the scores are."""
     return noise.double()
 
 
 def halton(score: Tensor, noise: Tensor, time: float) -> Tensor:
-    """The order of a Halton sequence: spread evenly over the picture, whatever the tokens say."""
+    """The order of a Halton sequence, which spreads evenly over the picture whatever the tokens are."""
     return -halton_rank(*score.shape[-2:]).to(score.device).expand(score.shape).double()
 
 

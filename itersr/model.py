@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from operator import index
 from pathlib import Path
 from typing import Any
@@ -16,22 +17,10 @@ from torch.nn import functional as F
 from itersr import pictures, tiling, weights
 from itersr.config import Tier
 from itersr.lq_encoder import LQEncoder, Stem
-from itersr.sampling import (
-    EvaluatorFn,
-    ProposeFn,
-    Restored,
-    Sampler,
-    Step,
-    categorical,
-    preset_named,
-    proposer,
-    restore,
-)
+from itersr.sampling import PRESETS, EvaluatorFn, ProposeFn, Restored, Sampler, merge, restore
+from itersr.tiled import Progress, TiledNetworks, tile_for
 from itersr.token_nets import Evaluator, Refiner
 from itersr.vqgan import VQGAN
-
-BLENDED_OVERLAP = 16
-"""Tokens by which a tile goes beyond its border where no halo makes it exact (`paper`), and neighbours are cross-faded."""
 
 
 def pick_device(device: str | torch.device = "auto") -> torch.device:
@@ -47,18 +36,15 @@ def pick_device(device: str | torch.device = "auto") -> torch.device:
     return chosen
 
 
-def one_by_one(network: Callable[..., Tensor], *inputs: Tensor | None) -> Tensor:
-    """Run a network on each image of a batch alone: a batch must give its singles to the bit, and the sums inside a
-    matrix product depend on how many rows it has."""
-    count = len(next(x for x in inputs if x is not None))
-    if count == 1:
-        return network(*inputs)
-    return torch.cat([network(*(None if x is None else x[i : i + 1] for x in inputs)) for i in range(count)])
+def one_by_one(network: Callable[[Tensor], Tensor], batch: Tensor) -> Tensor:
+    """What a network gives for each image of a batch alone. A batch must give what its images give alone, to the bit, and
+    the sums inside a matrix product depend on how many rows it has."""
+    return network(batch) if len(batch) == 1 else torch.cat([network(image) for image in batch.split(1)])
 
 
 @dataclass(frozen=True)
 class Trace:
-    """One restoration: the picture, and everything that led to it. Pictures of single steps are decoded when asked for."""
+    """One restoration: the picture and all steps that led to it. `at` decodes the picture of a step."""
 
     image: Tensor  # the result, (B, 3, s·H, s·W) in [0, 1]
     restored: Restored  # S_l, m_s, T_s, and S_t, m_t and scores of every step, on the padded token grid
@@ -71,12 +57,12 @@ class Trace:
         return self.restored.start
 
     def at(self, index: int) -> Tensor:
-        """The pictures after step `index` (0: S_l decoded, −1: the result); an image that joins in later is still S_l there.
+        """The pictures after step `index` (0: S_l decoded, −1: the result); an image that starts later is still S_l there.
 
         ValueError where the steps were not kept (`keep_steps=False`), IndexError where there are fewer.
         """
         if not self.restored.steps and not torch.equal(self.restored.tokens, self.restored.condition):
-            raise ValueError("this restoration forgot its steps: restore with keep_steps=True")
+            raise ValueError("the steps of this restoration were not kept: restore with keep_steps=True")
         tokens = self.restored.condition.clone()
         for done in self.restored.steps[: range(len(self.restored.steps) + 1)[index]]:
             tokens[done.active.to(tokens.device)] = done.tokens
@@ -96,15 +82,15 @@ class ITER(nn.Module):
         self.refiner = Refiner(tier.refiner, codes, stem)
         self.evaluator = Evaluator(tier.evaluator, codes)
         self.fingerprint = "untrained"
-        # added to φ_e's logit of "good", fitted on held-out training photos: the share of good tokens differs from that
-        # φ_e saw in training, and α is meant as a probability
+        # Added to φ_e's logit of "good", so that α is a probability: in training the share of good tokens is another. It is
+        # fitted on held-out training photos.
         self.calibration = 0.0
 
     # ------------------------------------------------------------------ files
 
     @classmethod
     def from_pretrained(cls, name: str | Path | None = None, device: str | torch.device = "auto") -> ITER:
-        """The shipped weights of a tier, those in a folder, or (None) the best that ship; WeightsError says what is wrong."""
+        """The shipped weights of a tier, those in a folder, or (None) the best that ship. WeightsError: none, or damaged."""
         folder = weights.locate(name)
         tier, extra = weights.read_config(folder)
         model = cls(tier)
@@ -117,11 +103,10 @@ class ITER(nn.Module):
 
     @classmethod
     def from_published(cls, vqgan_path: str | Path, iter_path: str | Path, device: str | torch.device = "auto") -> ITER:
-        """The authors' released networks: `ITER_swinvqgan.pth` with `ITER_x4.pth` or `ITER_x2.pth` (the scale is read off it).
-
-        Float32. Nothing but tensors is unpickled; WeightsError names what is wrong with a file. See `itersr.published`.
+        """The authors' released networks, in float32: `ITER_swinvqgan.pth` with `ITER_x4.pth` or `ITER_x2.pth`, which tells
+        the scale. Nothing but tensors is unpickled; WeightsError names what is wrong with a file. See `itersr.published`.
         """
-        from itersr import published  # which builds on this module
+        from itersr import published  # imports this module
 
         return published.read(vqgan_path, iter_path).ready(device)
 
@@ -129,13 +114,13 @@ class ITER(nn.Module):
         """This model for inference: on its device, without gradients, channels last (the layout of the faster convolutions).
 
         `model.bfloat16()` afterwards halves memory and time on a processor with bfloat16 products. Distances to codes,
-        probabilities, sampling and pixels stay in float32; logits then differ by about a hundredth of their spread, so that
-        single tokens, and with them fine texture, come out differently.
+        probabilities, sampling and pixels stay in float32. Logits differ by about a hundredth of their spread, and so do
+        single tokens and fine texture.
         """
         return self.to(pick_device(device)).to(memory_format=torch.channels_last).eval().requires_grad_(False)
 
     def save(self, folder: str | Path, *, dtype: torch.dtype = torch.float16, **extra: Any) -> None:
-        """Write the four networks, in half precision unless told, with their configuration; `extra` goes into config.json."""
+        """Write the four networks, in half precision by default, with their configuration; `extra` goes into config.json."""
         networks = {name: self.get_submodule(name) for name in weights.NETWORKS}
         weights.save(Path(folder), networks, self.tier, {"calibration": self.calibration, **extra}, dtype=dtype)
 
@@ -153,7 +138,7 @@ class ITER(nn.Module):
     def pad(self, lq: Tensor) -> Tensor:
         """Mirror an LQ image (B, 3, H, W) at its right and bottom until its token grid is whole windows, and no further.
 
-        In `paper`, GroupNorm and the gate average over the whole padded picture: what is mirrored in weighs a bit everywhere.
+        In `paper`, GroupNorm and the gate average over the whole padded picture: the mirrored part changes all of it a little.
         """
         unit = self.tier.unit // self.tier.scale
         for dim in (-1, -2):  # one axis at a time, in as many mirrors as a very small picture needs
@@ -167,138 +152,34 @@ class ITER(nn.Module):
         """log p_l(token | LQ) of every place, (B, codes, h, w) in float32: E_l's answer before any argmax."""
         return one_by_one(self.lq_encoder, lq).float().log_softmax(1)
 
-    def look(self, lq: Tensor) -> Tensor | None:
-        """What φ_r sees of the LQ image itself, (B, width, h, w); None where it does not look (`reads_lq=False`)."""
-        return None if self.refiner.stem is None else one_by_one(self.refiner.stem.look, lq)
+    def lq_features(self, lq: Tensor) -> Tensor | None:
+        """What φ_r reads of the LQ image itself, (B, width, h, w); None where it reads tokens alone (`reads_lq=False`)."""
+        return None if self.refiner.stem is None else one_by_one(self.refiner.stem.lq_features, lq)
 
-    def functions(self, evidence: Tensor | None, look: Tensor | None = None) -> tuple[Callable[..., Tensor], EvaluatorFn]:
-        """φ_r and φ_e as Alg. 2 calls them, for an image whose E_l log-posterior is `evidence` and whose `look` is that.
+    def functions(self, log_probs: Tensor | None,
+                  lq_features: Tensor | None = None) -> tuple[Callable[..., Tensor], EvaluatorFn]:
+        """φ_r and φ_e as Alg. 2 calls them, for an image of which `log_posterior` and `lq_features` gave these.
 
         None will do for networks that do not read them (`posterior=False`, `reads_lq=False`)."""
         def refine(tokens: Tensor, keep: Tensor, condition: Tensor, condition_keep: Tensor) -> Tensor:
-            return self.refiner(tokens, keep, condition, condition_keep,
-                                evidence if self.tier.refiner.posterior else None, look)
+            seen = log_probs if self.tier.refiner.posterior else None
+            return self.refiner(tokens, keep, condition, condition_keep, seen, lq_features)
 
         def judge(tokens: Tensor, condition: Tensor) -> Tensor:
-            logits = self.evaluator(tokens, condition, evidence if self.tier.evaluator.posterior else None).float()
+            logits = self.evaluator(tokens, condition, log_probs if self.tier.evaluator.posterior else None).float()
             return F.logsigmoid(logits[:, 1] - logits[:, 0] + self.calibration)
 
         return refine, judge
-
-    def tile_for(self, size: tuple[int, int], tile: int | None = None) -> int:
-        """The side of a tile in LQ pixels for a picture of `size` (height, width), 0 for one piece.
-
-        tile: what is asked for; None chooses: one piece up to a size whose largest map in D_H has 25 million numbers (216×216
-        at `tiny`), tiles of that size beyond, which need about a gigabyte. Four times as many on a GPU, and where tiles are
-        not exact (`paper`), so that larger ones are nearer to the whole. Raises ValueError for a negative tile.
-        """
-        unit = self.tier.unit // self.tier.scale
-        if tile is None:
-            numbers = 25_000_000 * (1 if tiling.is_local(self.tier) and self.device.type == "cpu" else 4)
-            side = math.isqrt(numbers // self.tier.vqgan.width) // self.tier.scale
-            tile = side // unit * unit
-            return 0 if size[0] * size[1] <= tile**2 else tile
-        if tile < 0:
-            raise ValueError(f"tile = {tile}: must be a number of LQ pixels, or 0 for one piece")
-        tile = max(unit, tile // unit * unit) if tile else 0
-        return 0 if max(size) <= tile else tile
-
-    def in_tiles(self, image: Tensor, tile: int,
-                 tick: Callable[[], None] = lambda: None) -> tuple[Tensor, ProposeFn, EvaluatorFn]:
-        """S_l of a padded LQ image (1, 3, H, W), and φ_r and φ_e for all of it, each computed in tiles of `tile` LQ pixels.
-
-        What is kept for the whole picture is E_l's features, if φ_r or φ_e read its posterior: they are fewer numbers than the
-        posterior, which one 1×1 convolution makes of them anew for every tile. And φ_r's look, if it has one.
-        tick is called before each tile of E_l, φ_r and φ_e.
-        """
-        h, w = (side // self.cell for side in image.shape[-2:])
-        local, reach, window = tiling.is_local(self.tier), tiling.reach(self.tier), self.tier.lq_encoder.swin.window
-
-        def cut(network: str) -> tuple[tuple[int, int], int, int, int]:
-            return (h, w), tile // self.cell, reach[network] if local else BLENDED_OVERLAP, window
-
-        join = tiling.apply_tiled if local else tiling.blend
-
-        def lq_part(rows: slice, columns: slice) -> Tensor:
-            return image[..., tiling.scaled(rows, self.cell), tiling.scaled(columns, self.cell)]
-
-        def encode(rows: slice, columns: slice) -> Tensor:
-            tick()
-            return self.lq_encoder.features(lq_part(rows, columns))
-
-        features: Tensor | None = join(encode, *cut("lq_encoder"))
-        look: Tensor | None = None
-        if (stem := self.refiner.stem) is not None:
-            look = join(lambda rows, columns: stem.look(lq_part(rows, columns)), *cut("stem"))
-
-        def evidence(rows: slice, columns: slice) -> Tensor | None:
-            if features is None:
-                return None
-            part = features[..., rows, columns].to(self.lq_encoder.head.weight.dtype)
-            return self.lq_encoder.head(part).float().log_softmax(1)
-
-        s_l = torch.empty((1, h, w), dtype=torch.long, device=image.device)
-        for row, column in tiling.grid((h, w), tile // self.cell, 0, window):
-            s_l[..., row.core, column.core] = evidence(row.core, column.core).argmax(1)  # type: ignore[union-attr]
-        if not (self.tier.refiner.posterior or self.tier.evaluator.posterior):
-            features = None
-
-        def propose(tokens: Tensor, keep: Tensor, condition: Tensor, condition_keep: Tensor, noise: Tensor,
-                    temperature: float, given: Tensor) -> tuple[Tensor, Tensor]:
-            def refine(rows: slice, columns: slice) -> Tensor:
-                tick()
-                part = (..., rows, columns)
-                refiner, _ = self.functions(evidence(rows, columns), None if look is None else look[part])
-                return refiner(tokens[part], keep[part], condition[part], condition_keep[part])
-
-            blended = None if local else tiling.blend(refine, *cut("refiner"))
-            proposal, confidence = torch.empty_like(tokens), torch.empty_like(noise)
-            for row, column in tiling.grid(*cut("refiner")):
-                core = (..., row.core, column.core)
-                if blended is None:  # sampled tile by tile: the logits of a large picture would need more room than all else
-                    logits = refine(row.read, column.read)[..., row.inner, column.inner]
-                else:
-                    logits = blended[core]
-                proposal[core], confidence[core] = categorical(logits, noise[core], temperature, given[core])
-            return proposal, confidence
-
-        def judge(tokens: Tensor, condition: Tensor) -> Tensor:
-            def score(rows: slice, columns: slice) -> Tensor:
-                tick()
-                part = (..., rows, columns)
-                return self.functions(evidence(*part[1:]))[1](tokens[part], condition[part])
-
-            return join(score, *cut("evaluator"))
-
-        return s_l, propose, judge
-
-    def decode(self, tokens: Tensor, tile: int = 0, tick: Callable[[], None] = lambda: None) -> Tensor:
-        """The picture (B, 3, f·h, f·w) in [0, 1] of tokens (B, h, w), in tiles of `tile` LQ pixels (0: in one piece).
-
-        tick is called before each tile.
-        """
-        local, f = tiling.is_local(self.tier), self.tier.vqgan.factor
-
-        def one(image: Tensor) -> Tensor:
-            def part(rows: slice, columns: slice) -> Tensor:
-                tick()
-                return self.vqgan.decode(image[..., rows, columns]).float().clamp(0, 1)
-
-            h, w = image.shape[-2:]
-            if not tile:
-                return part(slice(0, h), slice(0, w))
-            join, halo = (tiling.apply_tiled, tiling.reach(self.tier)["decoder"]) if local else (tiling.blend, BLENDED_OVERLAP)
-            return join(part, (h, w), tile // self.cell, halo, self.tier.vqgan.swin.window, f)
-
-        return one_by_one(one, tokens)
 
     def sampler(self, preset: str = "paper", **settings: Any) -> Sampler:
         """The settings of Alg. 2 for this model: a preset with the tier's T and temperature ("paper" with its α as well), and
         `settings` that replace them. ValueError for an unknown preset and for a wrong value, TypeError for an unknown setting.
         """
+        if preset not in PRESETS:
+            raise ValueError(f"preset {preset!r}: there are {', '.join(PRESETS)}")
         own: dict[str, Any] = {"steps": self.tier.steps, "temperature": self.tier.temperature}
         own |= {"alpha": self.tier.alpha} if preset == "paper" else {}
-        return replace(preset_named(preset), **{**own, **settings})
+        return replace(PRESETS[preset], **{**own, **settings})
 
     @torch.no_grad()
     def restore(self, lq: Tensor, sampler: Sampler | None = None, *, seed: int | Sequence[int] = 0,
@@ -310,12 +191,12 @@ class ITER(nn.Module):
         preset: "paper" (Alg. 2) or "released" (what the authors' code does instead, see `sampling.PRESETS`).
         settings: fields of `Sampler` (steps, alpha, policy, temperature, …) that replace the preset's; or a whole `sampler`.
         seed: of the first image, the next has the next; or one for each.
-        tile: every network works in tiles of so many LQ pixels, with one T_s, one k and the same random numbers for the whole
-        picture as in one piece (0); None chooses by size, see `tile_for`. At smoke, tiny and small the result is that of one
-        piece but for the rounding of float32; `paper` is cross-faded.
-        keep_steps=False: forget what came before the result. evaluator, propose: others in place of φ_e and φ_r
-        (an oracle, say), for a batch of one.
-        progress: told how many tiles are done, of how many by what is known of T_s; for a batch of one.
+        tile: every network works in tiles of so many LQ pixels; T_s, k and the random numbers are those of one piece (0). None
+        chooses by size, see `tiled.tile_for`. At smoke, tiny and small the result is that of one piece but for the rounding of
+        float32; `paper` is cross-faded.
+        keep_steps=False: keep only the result. evaluator, propose: others in place of φ_e and φ_r (an oracle, say), for a
+        batch of one.
+        progress: called with the number of tiles done and that of all (`tiled.Progress`); for a batch of one.
         Raises ValueError for a wrong setting or shape, TypeError for an unknown setting, and for settings beside a `sampler`.
         """
         if sampler is not None and (settings or preset != "paper"):
@@ -327,36 +208,22 @@ class ITER(nn.Module):
         seeds = [index(own) for own in own_seeds]  # NumPy's integers too
         h, w = lq.shape[-2:]
         padded = self.pad(lq.to(self.device))
-        side = self.tile_for((padded.shape[-2], padded.shape[-1]), tile)
-        each = math.prod(len(tiling.tiles(length, side)) for length in padded.shape[-2:]) if side else 1  # tiles of a network
-        done, total = 0, each * (2 * sampler.steps + 2)  # E_l, φ_e on S_l, φ_r and φ_e in all steps (φ_e not in the last), D_H
+        size = padded.shape[-2], padded.shape[-1]
+        side = tile_for(self, size, tile)
+        counter = Progress(progress, math.prod(len(tiling.tiles(length, side or length)) for length in size), sampler.steps)
+        networks = partial(TiledNetworks, self, size, side, counter.tick)
 
-        def tick() -> None:
-            nonlocal done
-            if progress is not None:
-                progress(done, max(total, done + 1))
-            done += 1
-
-        def on_step(t: int) -> None:
-            nonlocal total
-            total = done + each * 2 * t
-
-        def one(image: Tensor, own: int) -> Restored:  # each alone: see one_by_one
-            if side:
-                s_l, proposed, judge = self.in_tiles(image[None], side, tick)
-            else:
-                posterior = self.log_posterior(image[None])
-                refine, judge = self.functions(posterior, self.look(image[None]))
-                s_l, proposed = posterior.argmax(1), proposer(refine)
-            return restore(s_l, sampler, propose=propose or proposed, evaluator=evaluator or judge,
-                           generators=[torch.Generator().manual_seed(own)], keep_steps=keep_steps, on_step=on_step)
+        def one(image: Tensor, own: int) -> Restored:
+            tiled = networks()
+            return restore(tiled.read(image), sampler, propose=propose or tiled.propose, evaluator=evaluator or tiled.evaluate,
+                           generators=[torch.Generator().manual_seed(own)], keep_steps=keep_steps, on_step=counter.on_step)
 
         def decode(tokens: Tensor) -> Tensor:
             s = self.tier.scale
-            return self.decode(tokens, side, tick)[..., : s * h, : s * w]
+            return one_by_one(networks().decode, tokens)[..., : s * h, : s * w]
 
-        merged = _merge([one(image, own) for image, own in zip(padded, seeds, strict=True)])
-        return Trace(decode(merged.tokens), merged, sampler, decode)
+        restored = merge([one(image, own) for image, own in zip(padded.split(1), seeds, strict=True)])
+        return Trace(decode(restored.tokens), restored, sampler, decode)
 
     def upscale(self, image: Any, *, seed: int = 0, color_fix: str = "wavelet", **settings: Any) -> Any:
         """A picture, `tier.scale` times as large, by Alg. 2: PIL image, H×W×C array or tensor in, the same kind out.
@@ -370,15 +237,3 @@ class ITER(nn.Module):
             raise ValueError(f"color_fix {color_fix!r}: there are {', '.join(pictures.COLOR_FIXES)}")
         result = self.restore(lq, seed=seed, keep_steps=False, **settings).image.cpu()
         return pictures.like(image, pictures.match_colors(result, lq.cpu(), color_fix))
-
-
-def _merge(results: list[Restored]) -> Restored:
-    """The results of singles as that of a batch: step by step from the largest T_s down."""
-    steps: list[Step] = []
-    for t in sorted({s.t for r in results for s in r.steps}, reverse=True):
-        own = [(i, s) for i, r in enumerate(results) for s in r.steps if s.t == t]
-        scores = [s.score for _, s in own if s.score is not None]
-        steps.append(Step(t, torch.tensor([i for i, _ in own]), torch.cat([s.tokens for _, s in own]),
-                          torch.cat([s.keep for _, s in own]), torch.cat(scores) if scores else None))
-    return Restored(torch.cat([r.tokens for r in results]), torch.cat([r.start for r in results]),
-                    torch.cat([r.condition for r in results]), torch.cat([r.condition_keep for r in results]), tuple(steps))

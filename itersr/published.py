@@ -5,10 +5,10 @@ part of this project and not under its licence (CC BY-NC-SA 4.0 and S-Lab 1.0: n
 them with `load`, or turns them once into a folder of safetensors with `convert`.
 
 These networks hold layers that mix the whole picture (GroupNorm, and a gate on the mean over all tokens): every token depends
-on every other, on the mirrored padding too, so that tiles, or one column of pixels more, change the picture everywhere.
+on every other and on the mirrored padding, so that tiles, or one column of pixels more, change the picture everywhere.
 
-`table` is the whole mapping, a row for each kind of tensor. What each file holds beside it is named in `RECOMPUTED` and in
-`read_vqgan`; anything else is refused by name, and so is a tensor that is missing or of another shape.
+`table` is the whole mapping. What the files hold beside it is named in `RECOMPUTED` and in `read_vqgan`; anything else is
+refused by name, and so is a tensor that is missing or of another shape.
 """
 
 from __future__ import annotations
@@ -29,76 +29,43 @@ from itersr.weights import WeightsError
 VQGAN_FILE = "ITER_swinvqgan.pth"
 ITER_FILES = {4: "ITER_x4.pth", 2: "ITER_x2.pth"}  # by scale
 
-Rows = list[tuple[str, str]]  # (our name, theirs); `#` is a number that stays as it is, `.weight` and `.bias` follow both
-
-
-def under(ours: str, theirs: str, rows: Rows) -> Rows:
-    """The same rows, inside a module that is called `ours` here and `theirs` there."""
-    return [(f"{ours}.{a}", f"{theirs}.{b}") for a, b in rows]
-
+Rows = list[tuple[str, str]]  # (pattern in our name, what it becomes in theirs), one after the other
 
 SWIN_LAYERS: Rows = [
-    ("conv_in", "conv_in"),
-    ("groups.#.blocks.#.norm1", "swin_blks.#.residual_group.blocks.#.norm1"),
-    ("groups.#.blocks.#.attention.bias_table", "swin_blks.#.residual_group.blocks.#.attn.relative_position_bias_table"),
-    ("groups.#.blocks.#.attention.qkv", "swin_blks.#.residual_group.blocks.#.attn.qkv"),
-    ("groups.#.blocks.#.attention.proj", "swin_blks.#.residual_group.blocks.#.attn.proj"),
-    ("groups.#.blocks.#.norm2", "swin_blks.#.residual_group.blocks.#.norm2"),
-    ("groups.#.blocks.#.fc1", "swin_blks.#.residual_group.blocks.#.mlp.fc1"),
-    ("groups.#.blocks.#.gate.squeeze", "swin_blks.#.residual_group.blocks.#.mlp.attn.0"),
-    ("groups.#.blocks.#.gate.excite", "swin_blks.#.residual_group.blocks.#.mlp.attn.2"),
-    ("groups.#.blocks.#.fc2", "swin_blks.#.residual_group.blocks.#.mlp.fc2"),
-    ("groups.#.conv", "swin_blks.#.conv"),
-    ("conv_out", "conv_out"),
+    (r"\.groups\.", ".swin_blks."),
+    (r"(swin_blks\.\d+)\.blocks", r"\1.residual_group.blocks"),
+    (r"attention\.bias_table", "attn.relative_position_bias_table"),
+    (r"attention\.", "attn."),
+    (r"gate\.squeeze", "mlp.attn.0"),
+    (r"gate\.excite", "mlp.attn.2"),
+    (r"\.fc(\d)\.", r".mlp.fc\1."),
 ]
-# One numbered list of blocks each, counted alike on both sides.
-CODER_BLOCK: Rows = [
-    ("blocks.#", "blocks.#"),  # first and last convolution, last norm
-    ("blocks.#.norm1", "blocks.#.norm1"),
-    ("blocks.#.conv1", "blocks.#.conv1"),
-    ("blocks.#.norm2", "blocks.#.norm2"),
-    ("blocks.#.conv2", "blocks.#.conv2"),
-    ("blocks.#.skip", "blocks.#.conv_out"),  # theirs also calls the last convolution of the Swin layers conv_out
-    ("blocks.#.conv", "blocks.#.conv"),  # down- and upsampling
-    *under("blocks.#", "blocks.#", SWIN_LAYERS),
-]
-VQGAN_ROWS: Rows = [
-    *under("encoder", "encoder", CODER_BLOCK),
-    *under("decoder", "decoder", CODER_BLOCK),
-    ("codebook.embedding", "quantize.embedding"),
-]
+VQGAN: Rows = [(r"^codebook", "quantize"), (r"\.skip\.", ".conv_out."), *SWIN_LAYERS]
 LQ_STAGE: Rows = [
-    ("0", "0"),  # the stride-2 convolution
-    ("#.norm1", "#.conv.0.norm"),
-    ("#.conv1", "#.conv.2"),
-    ("#.norm2", "#.conv.3.norm"),
-    ("#.conv2", "#.conv.5"),
+    (r"^(stages\.\d+\.\d+)\.norm1", r"\1.conv.0.norm"),
+    (r"^(stages\.\d+\.\d+)\.conv1", r"\1.conv.2"),
+    (r"^(stages\.\d+\.\d+)\.norm2", r"\1.conv.3.norm"),
+    (r"^(stages\.\d+\.\d+)\.conv2", r"\1.conv.5"),
 ]
 TOKEN_NET: Rows = [
-    ("table", "code_emb"),  # theirs a 1×1 convolution of one-hot maps (width, entries, 1, 1), ours the table (entries, width)
-    ("combine", "combine"),
-    *under("swin", "swin_layers", SWIN_LAYERS),
-    ("norm", "conv_out.0"),
-    ("head", "conv_out.2"),
+    (r"^table", "code_emb"),  # theirs a 1×1 convolution of one-hot maps (width, entries, 1, 1), ours the table (entries, width)
+    (r"^swin", "swin_layers"),
+    (r"^norm", "conv_out.0"),
+    (r"^head", "conv_out.2"),
+    *SWIN_LAYERS,
 ]
 
 
 def lq_encoder_rows(halvings: int) -> Rows:
     """E_l, whose parts are numbered through: with each halving (×4 has one, ×2 has two) there is one stage more."""
-    stages = [row for i in range(halvings) for row in under(f"stages.{i}", f"model.{1 + i}", LQ_STAGE)]
-    return [
-        ("conv_in", "model.0"),
-        *stages,
-        ("project", f"model.{halvings + 1}"),
-        *under("swin", f"model.{halvings + 2}", SWIN_LAYERS),
-        ("head", f"model.{halvings + 3}"),
-    ]
+    parts = ["conv_in", *(rf"stages\.{i}" for i in range(halvings)), "project", "swin", "head"]
+    return [*LQ_STAGE, *((rf"^{part}\.", f"model.{i}.") for i, part in enumerate(parts)), *SWIN_LAYERS]
 
 
 def table(halvings: int) -> dict[str, tuple[str, Rows]]:
     """Our network → (what its names start with in the released file, its rows)."""
     return {
-        "vqgan": ("", VQGAN_ROWS),
+        "vqgan": ("", VQGAN),
         "lq_encoder": ("lq_encoder.", lq_encoder_rows(halvings)),
         "refiner": ("token_refine_net.token_refine_net.", TOKEN_NET),
         "evaluator": ("token_refine_net.token_crit_net.", TOKEN_NET),
@@ -109,15 +76,10 @@ RECOMPUTED = (".relative_position_index", ".attn_mask")  # buffers of theirs tha
 
 
 def published_name(ours: str, rows: Rows) -> str:
-    """The released name of one of our tensors; KeyError where the table has no row for it."""
-    for own, theirs in rows:
-        match = re.fullmatch(re.escape(own).replace(r"\#", r"(\d+)") + r"(\.weight|\.bias)?", ours)
-        if match:
-            *numbers, kind = match.groups()
-            for number in numbers:
-                theirs = theirs.replace("#", number, 1)
-            return theirs + (kind or "")
-    raise KeyError(f"no row of the table is for {ours}")
+    """The released name of one of our tensors."""
+    for pattern, theirs in rows:
+        ours = re.sub(pattern, theirs, ours)
+    return ours
 
 
 # ----------------------------------------------------------------------------------------------------------------- files
@@ -142,10 +104,10 @@ def read_pickle(path: str | Path) -> dict[str, Tensor]:
     except Exception as error:  # a broken pickle can raise nearly anything
         raise WeightsError(f"{path}: not a readable file of tensors: truncated, damaged, or holding more than tensors "
                            f"({type(error).__name__})") from None
+    held = list(content)[:5] if isinstance(content, dict) else [type(content).__name__]
     if not isinstance(content, dict) or not isinstance(content.get("params"), dict):
-        held = ", ".join(str(key) for key in list(content)[:5]) if isinstance(content, dict) else type(content).__name__
-        held = held or "nothing"
-        raise WeightsError(f"{path}: no dictionary `params` of tensors, as the released files have (it holds: {held})")
+        raise WeightsError(f"{path}: no dictionary `params` of tensors, as the released files have "
+                           f"(it holds: {', '.join(map(str, held)) or 'nothing'})")
     for name, value in content["params"].items():
         if not isinstance(name, str) or not isinstance(value, Tensor) or value.layout != torch.strided or value.is_quantized:
             raise WeightsError(f"{path}: {name!r} is no plain tensor but a {type(value).__name__}")
@@ -167,16 +129,10 @@ def read_vqgan(path: str | Path) -> dict[str, Tensor]:
     return state
 
 
-def halvings_of(state: dict[str, Tensor]) -> int:
-    """How many stages E_l has in a released file: 1 in ×4, 2 in ×2."""
-    return sum(f"lq_encoder.model.{i}.0.weight" in state for i in range(1, 4))
-
-
 def fill(module: nn.Module, state: dict[str, Tensor], prefix: str, rows: Rows, source: str | Path) -> None:
-    """Fill one of our networks with released tensors, taking each of them out of `state`.
+    """Fill one of our networks with released tensors, each of which is taken out of `state`.
 
-    WeightsError names, by its released name, the first tensor that is missing, of another shape or not of finite numbers,
-    and then what is left in `state` under the prefix, which no row of the table asks for.
+    WeightsError names, by its released name, the first tensor that is missing, of another shape or not of finite numbers.
     """
     ours: dict[str, Tensor] = {}
     for own, tensor in module.state_dict().items():
@@ -190,9 +146,6 @@ def fill(module: nn.Module, state: dict[str, Tensor], prefix: str, rows: Rows, s
         if not value.is_floating_point() or value.is_meta or not bool(value.sum().isfinite()):
             raise WeightsError(f"{source}: tensor {name} ({value.dtype}) does not hold finite floating-point numbers")
         ours[own] = (value[:, :, 0, 0].T if own == "table.weight" else value).float().contiguous()
-    for name in state:
-        if name.startswith(prefix) and not name.endswith(RECOMPUTED):
-            raise WeightsError(f"{source}: tensor {name} is unexpected")
     module.load_state_dict(ours, assign=True)
 
 
@@ -205,18 +158,18 @@ def published_tier(halvings: int) -> Tier:
 def read(vqgan_path: str | Path, iter_path: str | Path) -> ITER:
     """The model of two released files, in float32 on the CPU; its scale is read off the second one."""
     stage1, rest = read_vqgan(vqgan_path), read_pickle(iter_path)
-    halvings = halvings_of(rest)
+    halvings = sum(f"lq_encoder.model.{i}.0.weight" in rest for i in range(1, 4))  # stages of E_l: 1 in ×4, 2 in ×2
     if halvings not in (1, 2):
-        first = next(iter(rest), "none")
         raise WeightsError(f"{iter_path}: not an ITER file of scale 4 or 2: it has {halvings} stages of lq_encoder.model, "
-                           f"needed are 1 or 2 (its first tensor: {first})")
+                           f"needed are 1 or 2 (its first tensor: {next(iter(rest), 'none')})")
     model = ITER(published_tier(halvings))
     for network, (prefix, rows) in table(halvings).items():
         state, source = (stage1, vqgan_path) if network == "vqgan" else (rest, iter_path)
         fill(model.get_submodule(network), state, prefix, rows, source)
-    for name in rest:
-        if not name.endswith(RECOMPUTED):
-            raise WeightsError(f"{iter_path}: tensor {name} is unexpected")
+    for state, source in ((stage1, vqgan_path), (rest, iter_path)):
+        for name in state:
+            if not name.endswith(RECOMPUTED):
+                raise WeightsError(f"{source}: tensor {name} is unexpected")
     model.fingerprint = weights.fingerprint(Path(), [Path(vqgan_path), Path(iter_path)])
     return model
 
@@ -232,12 +185,13 @@ def locate(folder: str | Path, scale: int | None = None) -> tuple[Path, Path]:
     folder = Path(folder)
     if scale is not None and scale not in ITER_FILES:
         raise WeightsError(f"scale {scale}: the authors released {' and '.join(f'×{s}' for s in ITER_FILES)}")
-    candidates = [ITER_FILES[s] for s in ITER_FILES if scale in (None, s)]
-    found = [name for name in candidates if (folder / name).is_file()]
-    for needed, there in ((VQGAN_FILE, (folder / VQGAN_FILE).is_file()), (" or ".join(candidates), bool(found))):
+    found = []
+    for candidates in ([VQGAN_FILE], [ITER_FILES[s] for s in ITER_FILES if scale in (None, s)]):
+        there = [folder / name for name in candidates if (folder / name).is_file()]
         if not there:
-            raise WeightsError(f"{folder}: no {needed} in this folder")
-    return folder / VQGAN_FILE, folder / found[0]
+            raise WeightsError(f"{folder}: no {' or '.join(candidates)} in this folder")
+        found.append(there[0])
+    return found[0], found[1]
 
 
 CARD = """# ITER, the published ×{scale} networks

@@ -1,12 +1,11 @@
 """Algorithm 2: from S_l to the final tokens, by proposing, judging, masking and proposing again.
 
-`step` is one pure step; `restore` is the loop with its adaptive start. The networks arrive as functions, so that both can
-be read, and tested, with two lambdas in their place:
+`step` is one pure step; `restore` is the loop with its adaptive start. The networks are given as functions:
 
     refiner(tokens, keep, condition, condition_keep) -> logits (B, codes, h, w)
     evaluator(tokens, condition) -> log-probability that each token is good, (B, h, w)
 
-Every image of a batch has its own T_s, its own k and its own random numbers: a batch of n is n singles.
+Every image of a batch has its own T_s, its own k and its own random numbers: a batch gives what its images give alone.
 """
 
 from __future__ import annotations
@@ -66,16 +65,9 @@ class Sampler:
 #   re-masking        `remask`, off by default (both are shown)     never
 #   α                 0.5                                           0.7, since its φ_e was trained on balanced classes
 #
-# (It also lets the images of a batch share one T_s; here each image of a batch is what it would be alone.)
+# (In it the images of a batch also share one T_s.)
 RELEASED = Sampler(alpha=0.7, schedule="linear", remask=False, resample=True, skip_last=True)
 PRESETS = {"paper": Sampler(), "released": RELEASED}
-
-
-def preset_named(name: str) -> Sampler:
-    """The sampler of a preset; ValueError names those that exist."""
-    if name not in PRESETS:
-        raise ValueError(f"preset {name!r}: there are {', '.join(PRESETS)}")
-    return PRESETS[name]
 
 
 @dataclass(frozen=True)
@@ -85,7 +77,7 @@ class Step:
     t: int
     active: Tensor  # (b,) places in the batch of the images that took part
     tokens: Tensor  # the complete map: kept tokens and new proposals, (b, h, w)
-    keep: Tensor  # m_{t−1}: what goes on into the next step, (b, h, w)
+    keep: Tensor  # m_{t−1}: what the next step keeps, (b, h, w)
     score: Tensor | None  # log-score by which the policy chose, (b, h, w); None where nothing had to be chosen
 
 
@@ -104,9 +96,9 @@ def categorical(logits: Tensor, noise: Tensor, temperature: float = 1.0,
                 given: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """One token per place from logits (B, codes, h, w): the cumulative distribution inverted at `noise` (B, h, w) in [0, 1).
 
-    One uniform number is all the randomness a place needs, so a place draws the same number in a whole picture and in a
-    tile of it. Returns ids (B, h, w) and their log-probabilities at temperature 1; temperature 0 takes the argmax.
-    given: ids (B, h, w) that stand whatever was drawn, so that their own probability is told; −1 where none does.
+    Each place needs one uniform number, so it draws the same token in a whole picture and in a tile of it.
+    Returns ids (B, h, w) and their log-probabilities at temperature 1; temperature 0 takes the argmax.
+    given: ids (B, h, w) to return in place of drawn ones, with their own log-probabilities; −1 where there is none.
     """
     log_p = logits.float().permute(0, 2, 3, 1).log_softmax(-1)  # codes last, as they lie in memory: six times as fast
     if temperature == 0:
@@ -121,17 +113,12 @@ def categorical(logits: Tensor, noise: Tensor, temperature: float = 1.0,
 
 
 def proposer(refiner: RefinerFn) -> ProposeFn:
-    """φ_r as something that proposes tokens: its logits, sampled. (A tiled φ_r samples tile by tile instead.)"""
+    """φ_r as a function that proposes tokens: samples of its logits."""
     def propose(tokens: Tensor, keep: Tensor, condition: Tensor, condition_keep: Tensor, noise: Tensor,
                 temperature: float, given: Tensor) -> tuple[Tensor, Tensor]:
         return categorical(refiner(tokens, keep, condition, condition_keep), noise, temperature, given)
 
     return propose
-
-
-def uniforms(generators: Sequence[torch.Generator], shape: tuple[int, int], device: torch.device) -> Tensor:
-    """(B, h, w) uniform numbers, one generator per image; drawn on the CPU so that every device sees the same ones."""
-    return torch.stack([torch.rand(shape, generator=g) for g in generators]).to(device)
 
 
 def good_tokens(log_good: Tensor, alpha: float) -> Tensor:
@@ -145,7 +132,7 @@ def good_tokens(log_good: Tensor, alpha: float) -> Tensor:
 
 
 def step(tokens: Tensor, keep: Tensor, condition: Tensor, condition_keep: Tensor, t: int, sampler: Sampler, *,
-         propose: ProposeFn, evaluator: EvaluatorFn, noise: tuple[Tensor, Tensor]) -> Step:
+         propose: ProposeFn, evaluator: EvaluatorFn, noise: Sequence[Tensor]) -> Step:
     """One step of Alg. 2: from S_t and m_t to S_{t−1} and m_{t−1}.
 
     tokens, keep: S_t and m_t; condition, condition_keep: S_l and m_s; all (B, h, w).
@@ -156,48 +143,57 @@ def step(tokens: Tensor, keep: Tensor, condition: Tensor, condition_keep: Tensor
 
     n = tokens[0].numel()
     k = tokens_to_keep(t - 1, sampler.steps, n, sampler.schedule)
-    everyone = torch.arange(len(tokens))
+    images = torch.arange(len(tokens))
     if k == n:  # the last step keeps everything: nothing to judge
-        return Step(t, everyone, proposal, torch.ones_like(keep), None)
+        return Step(t, images, proposal, torch.ones_like(keep), None)
 
     scored, policy = masking.POLICIES[sampler.policy]
     score = evaluator(proposal, condition) if scored == "evaluator" else confidence
     merit = policy(score, noise[1], (t - 1) / sampler.steps)
     if not sampler.remask:
         merit = merit.masked_fill(keep, math.inf)  # what is kept stays kept
-    return Step(t, everyone, proposal, masking.keep_best(merit, k), score)
+    return Step(t, images, proposal, masking.keep_best(merit, k), score)
 
 
 def restore(condition: Tensor, sampler: Sampler, *, propose: ProposeFn, evaluator: EvaluatorFn,
             generators: Sequence[torch.Generator], keep_steps: bool = True,
             on_step: Callable[[int], None] = lambda t: None) -> Restored:
-    """Algorithm 2 with Eq. 6 and 7: refine S_l = `condition` (B, h, w), with one random generator for each image.
+    """Algorithm 2 with Eq. 6 and 7: refine S_l = `condition` (B, h, w), each image alone, with a random generator of its own.
 
-    S_l is judged, which gives T_s for each image (lines 1–6); then t runs from the largest T_s down to 1 and every image
-    joins in at its own T_s. An image whose tokens are all good is answered by S_l itself. keep_steps=False forgets the maps of
-    every step once the next is made (`Restored.steps` is then empty). on_step is told every t before its step.
+    S_l is judged, which gives T_s (lines 1–6); then t runs from T_s down to 1. An image whose tokens are all good is answered
+    by S_l itself. keep_steps=False keeps no maps of the steps (`Restored.steps` is then empty). on_step gets every t before
+    its step. ValueError where there are more or fewer generators than images.
     """
     if len(generators) != len(condition):
         raise ValueError(f"{len(generators)} generators for {len(condition)} images: each image needs its own")
-    shape = (condition.shape[1], condition.shape[2])
+    if len(condition) != 1:
+        return merge([restore(image, sampler, propose=propose, evaluator=evaluator, generators=[own], keep_steps=keep_steps,
+                              on_step=on_step) for image, own in zip(condition.split(1), generators, strict=True)])
     good = torch.zeros_like(condition, dtype=torch.bool)
     if sampler.adaptive and sampler.alpha < 1:
         good = good_tokens(evaluator(condition, condition), sampler.alpha)
-    n = good[0].numel()
-    start = torch.tensor([start_step(int(m.sum()), n, sampler.steps, sampler.schedule, printed=sampler.printed_start)
-                          for m in good])
+    start = start_step(int(good.sum()), good.numel(), sampler.steps, sampler.schedule, printed=sampler.printed_start)
 
-    tokens, keep = condition.clone(), good.clone()  # Eq. 7: m_t = m_s, and S_t is S_l there and masked elsewhere
+    tokens, keep = condition, good  # Eq. 7: m_t = m_s, and S_t is S_l there and masked elsewhere
     steps: list[Step] = []
-    for t in range(int(start.max()), 1 if sampler.skip_last else 0, -1):
+    for t in range(start, 1 if sampler.skip_last else 0, -1):
         on_step(t)
-        active = torch.nonzero(start >= t).flatten()
-        own = [generators[i] for i in active.tolist()]
-        noise = (uniforms(own, shape, condition.device), uniforms(own, shape, condition.device))
-        at = active.to(condition.device)
-        done = step(tokens[at], keep[at], condition[at], good[at], t, sampler,
-                    propose=propose, evaluator=evaluator, noise=noise)
-        tokens[at], keep[at] = done.tokens, done.keep
+        # drawn on the CPU, so that every device sees the same numbers
+        noise = [torch.rand(condition.shape, generator=generators[0]).to(condition.device) for _ in range(2)]
+        done = step(tokens, keep, condition, good, t, sampler, propose=propose, evaluator=evaluator, noise=noise)
+        tokens, keep = done.tokens, done.keep
         if keep_steps:
-            steps.append(Step(t, active, done.tokens, done.keep, done.score))
-    return Restored(tokens, start, condition, good, tuple(steps))
+            steps.append(done)
+    return Restored(tokens, torch.tensor([start]), condition, good, tuple(steps))
+
+
+def merge(results: Sequence[Restored]) -> Restored:
+    """The results of single images as that of a batch: step by step from the largest T_s down."""
+    steps: list[Step] = []
+    for t in sorted({step.t for result in results for step in result.steps}, reverse=True):
+        own = [(i, step) for i, result in enumerate(results) for step in result.steps if step.t == t]
+        scores = [step.score for _, step in own if step.score is not None]
+        steps.append(Step(t, torch.tensor([i for i, _ in own]), torch.cat([step.tokens for _, step in own]),
+                          torch.cat([step.keep for _, step in own]), torch.cat(scores) if scores else None))
+    return Restored(torch.cat([r.tokens for r in results]), torch.cat([r.start for r in results]),
+                    torch.cat([r.condition for r in results]), torch.cat([r.condition_keep for r in results]), tuple(steps))

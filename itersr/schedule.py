@@ -1,7 +1,6 @@
 """Mask schedules: how many tokens are masked at each time, how many a step keeps, and where to start (Sec. 3.3, Alg. 2).
 
-γ(r) is the *masked* share of the tokens at time r = t/T, with γ(0) = 0 and γ(1) = 1. All functions are pure; counts are
-exact integers (a quotient like 0.7·10 that floating point leaves a hair above 7 counts as 7).
+γ(r) is the *masked* share of the tokens at time r = t/T, with γ(0) = 0 and γ(1) = 1. All functions are pure.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ def gamma(r: float, kind: GammaKind = "cosine") -> float:
 
 
 def ceil(x: float) -> int:
-    """⌈x⌉, forgiving the last bits of floating point: 7.000000000000001 gives 7."""
+    """⌈x⌉, where rounding errors of floating point do not count: 7.000000000000001 gives 7."""
     return math.ceil(x - 1e-9)
 
 
@@ -52,8 +51,8 @@ def tokens_to_keep(t: int, T: int, n: int, kind: GammaKind = "cosine") -> int:
 def share_revealed(t: int, T: int, kind: GammaKind = "cosine") -> float:
     """Eq. 3's way back: the probability (γ(t/T) − γ((t−1)/T)) / γ(t/T) that a token which is masked at t is not at t − 1.
 
-    Bayes' rule for a chain in which a token, once masked, stays so: if it is masked at t, it was already masked at t − 1 with
-    probability γ((t−1)/T)/γ(t/T), and else it was s_0. A token that is not masked at t is s_0 at all earlier times.
+    Bayes' rule for a chain in which a masked token stays masked: if it is masked at t, it was already masked at t − 1 with
+    probability γ((t−1)/T)/γ(t/T), else it was s_0. A token that is not masked at t is s_0 at all earlier times.
     ValueError unless 1 ≤ t ≤ T.
     """
     if not 1 <= t <= T:
@@ -66,8 +65,8 @@ def start_step(good: int, n: int, T: int, kind: GammaKind = "cosine", *, printed
     """T_s (Alg. 2, line 6): the smallest t whose S_t keeps no more tokens than the `good` ones of S_l.
 
     All good gives 0 (the answer is S_l), none good gives T. ValueError unless 0 ≤ good ≤ n.
-    printed: the line as the paper prints it, with < in place of ≤: S_t has to keep fewer tokens than are good. Where the counts
-    are equal this starts one step earlier, at T at the earliest, and that step keeps no new token. All good gives 1 or more.
+    printed: the line as the paper prints it, with < in place of ≤. Where the counts are equal this starts one step earlier (at
+    T at most), and that step keeps no new token. All good gives 1 or more.
     """
     if not 0 <= good <= n:
         raise ValueError(f"{good} good tokens of {n}")

@@ -30,8 +30,8 @@ def normalization(kind: Norm, channels: int) -> nn.Module:
 
 
 def add(y: Tensor, x: Tensor) -> Tensor:
-    """y + x, into y where no gradient is asked for: y is always a result of its own, and memory that is fresh from the
-    system costs several times the sum itself."""
+    """y + x, written into y where there are no gradients: new memory takes several times as long as the sum. Nothing else may
+    use y."""
     return y + x if torch.is_grad_enabled() or y.dtype != x.dtype else y.add_(x)
 
 
@@ -60,8 +60,8 @@ def relative_index(side: int) -> Tensor:
 def shift_mask(h: int, w: int, side: int) -> Tensor:
     """(windows, side², side²) additive mask for windows shifted by side/2: 0 within a region, −100 across regions.
 
-    Rolling the picture brings its far edge into the last row and column of windows; tokens that were not neighbours
-    must not see each other there. Each axis has three regions: whole windows, the rest of the edge, and what rolled in.
+    A roll brings the far edge of the picture into the last row and column of windows, where tokens that were not neighbours
+    must not attend to each other. Each axis has three regions: whole windows, the rest of the edge, and what was rolled in.
     """
     def region(n: int) -> Tensor:
         at = torch.arange(n)
@@ -74,8 +74,8 @@ def shift_mask(h: int, w: int, side: int) -> Tensor:
 
 @lru_cache(maxsize=32)
 def mask_kinds(h: int, w: int, side: int, device: torch.device | None = None) -> tuple[Tensor, Tensor]:
-    """The masks of `shift_mask` without repetition, and which of them each window has: however many windows there are, no
-    more than four differ (inside, right edge, bottom edge, corner)."""
+    """The masks of `shift_mask` without repetition, at most four (inside, right edge, bottom edge, corner), and the number of
+    each window's mask."""
     kinds, of_window = shift_mask(h, w, side).unique(dim=0, return_inverse=True)
     return kinds.to(device), of_window.to(device)
 
@@ -83,8 +83,8 @@ def mask_kinds(h: int, w: int, side: int, device: torch.device | None = None) ->
 def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
     """softmax(q·kᵀ/√d + bias)·v for q, k, v (B·windows, heads, N, d) and an additive bias (1 or windows, heads, N, N).
 
-    The fused kernel is the faster form, except where the bias itself is being trained (its gradient pushes PyTorch off the
-    fast path) and in half precision on a processor (whose products then outrun the fused kernel): there the textbook wins.
+    The fused kernel is faster, except where the bias is trained (with its gradient PyTorch does not use the fast kernel) and
+    in bfloat16 on a CPU: there the plain form is faster.
     """
     trained = torch.is_grad_enabled() and bias.requires_grad
     if trained or (q.device.type == "cpu" and q.dtype == torch.bfloat16):
@@ -110,18 +110,18 @@ class WindowAttention(nn.Module):
         self.qkv = nn.Linear(config.width, 3 * config.width)
         self.proj = nn.Linear(config.width, config.width)
 
-    def forward(self, x: Tensor, mask: tuple[Tensor, Tensor] | None = None) -> Tensor:
-        """Attention in the windows of x (B, H, W, C). mask: `mask_kinds` of its size, where a caller has it at hand."""
+    def forward(self, x: Tensor) -> Tensor:
+        """Attention in the windows of x (B, H, W, C)."""
         b, h, w, c = x.shape
         n, side, shift = self.side**2, self.side, self.side // 2
         if self.shifted:
             x = x.roll((-shift, -shift), (1, 2))
         qkv = self.qkv(windows(x, side))  # (B·windows, N, 3C)
         q, k, v = qkv.view(-1, n, 3, self.heads, c // self.heads).permute(2, 0, 3, 1, 4)  # (B·windows, heads, N, d), no copies
-        rows = self.bias_table.index_select(0, self.index)  # whole rows: much the fastest
-        bias = rows.t().contiguous().view(1, self.heads, n, n)  # as a strided view it is read twice as slowly
+        rows = self.bias_table.index_select(0, self.index)  # whole rows are the fastest to select
+        bias = rows.t().contiguous().view(1, self.heads, n, n)  # a strided view would be read half as fast
         if self.shifted:
-            kinds, of_window = mask or mask_kinds(h, w, side, x.device)
+            kinds, of_window = mask_kinds(h, w, side, x.device)
             bias = bias + kinds[:, None].to(bias.dtype)  # (kinds, heads, N, N)
             bias = bias.index_select(0, of_window)  # (windows, heads, N, N)
         out = attend(q, k, v, bias)  # (B·windows, heads, N, d)
@@ -155,8 +155,8 @@ class SwinBlock(nn.Module):
         self.fc1, self.fc2 = nn.Linear(config.width, hidden), nn.Linear(hidden, config.width)
         self.gate = Gate(hidden) if config.gate else None
 
-    def forward(self, x: Tensor, mask: tuple[Tensor, Tensor] | None = None) -> Tensor:
-        x = add(self.attention(self.norm1(x), mask), x)
+    def forward(self, x: Tensor) -> Tensor:
+        x = add(self.attention(self.norm1(x)), x)
         return add(self.contract(F.gelu(self.fc1(self.norm2(x)))), x)
 
     def contract(self, y: Tensor) -> Tensor:
@@ -174,15 +174,13 @@ class SwinGroup(nn.Module):
 
     def __init__(self, config: SwinConfig) -> None:
         super().__init__()
-        self.window = config.window
         self.blocks = nn.ModuleList(SwinBlock(config, shifted=i % 2 == 1) for i in range(config.depth))
         self.conv = nn.Conv2d(config.width, config.width, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
         y = x.permute(0, 2, 3, 1)  # (B, H, W, C)
-        mask = mask_kinds(y.shape[1], y.shape[2], self.window, y.device)
         for block in self.blocks:
-            y = block(y, mask)
+            y = block(y)
         return add(self.conv(y.permute(0, 3, 1, 2)), x)
 
 

@@ -1,17 +1,18 @@
 """Large pictures in tiles: the same result as in one piece, in memory that does not grow with the picture.
 
-A network without a layer that mixes the whole picture gives a place a value that depends on its neighbourhood alone, its
-receptive field. A tile that is computed with a margin (halo) of that width around it is therefore exact inside, and its inner
-part can be put in place as it is: no blending, no seams (`apply_tiled`). Windows of attention and padding count from the
-origin, so tiles begin at multiples of the window; the mask of shifted windows and the zeros of a convolution's padding, which
-belong at the picture's border, also stand at the border of a tile, and the halo covers what they spoil (`reach`).
-Where a layer mixes the whole picture no halo is enough, and tiles overlap and are cross-faded instead (`blend`).
+In a network without a layer that mixes the whole picture, a place depends on a neighbourhood alone, its receptive field. A
+tile that is computed with a margin (halo) of that width around it is therefore exact inside, and the inner parts are put
+together without blending and without seams (`apply_tiled`). Windows of attention count from the origin, so tiles begin at
+multiples of the window. Padding of convolutions and the mask of shifted windows act at the border of a tile too, where the
+whole picture has none; the halo covers what they change (`reach`). Where a layer mixes the whole picture no halo is enough,
+and tiles overlap and are cross-faded instead (`blend`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import product
 
 import torch
 from torch import Tensor
@@ -35,41 +36,29 @@ class Tile:
 
 
 def tiles(length: int, tile: int, overlap: int = 0, multiple: int = 1) -> list[Tile]:
-    """Cut an axis into tiles: the cores cover 0..length once, in order, each of `tile` places (the last has the rest).
+    """Cut an axis of `length` places: the cores cover it once, in order, each of `tile` places (the last has the rest).
 
-    Args:
-        length: places along the axis.
-        tile: places a core has; rounded down to a multiple of `multiple`, but at least one.
-        overlap: halo on each side where the axis goes on; rounded up to a multiple of `multiple`.
-        multiple: every `read` begins at a multiple of this, and ends at one or at the end of the axis.
-
-    Raises:
-        ValueError: a length, tile or multiple below 1, or a negative overlap.
+    overlap: width of the halo on each side where the axis goes on. Both are rounded to a multiple of `multiple` (tile down, but
+    to one at least; overlap up), so that every `read` begins at a multiple, and ends at one or at the end of the axis.
+    ValueError for a length, tile or multiple below 1, or a negative overlap.
     """
     for name, value, least in (("length", length, 1), ("tile", tile, 1), ("multiple", multiple, 1), ("overlap", overlap, 0)):
         if value < least:
             raise ValueError(f"{name} is {value}, needed at least {least}")
     step = max(multiple, tile // multiple * multiple)
     halo = -(-overlap // multiple) * multiple
-    return [
-        Tile(
-            core=slice(start, min(start + step, length)),
-            read=slice(max(0, start - halo), min(start + step + halo, length)),
-        )
-        for start in range(0, length, step)
-    ]
+    cores = [slice(start, min(start + step, length)) for start in range(0, length, step)]
+    return [Tile(core, slice(max(0, core.start - halo), min(core.start + step + halo, length))) for core in cores]
 
 
 def grid(size: tuple[int, int], tile: int, overlap: int = 0, multiple: int = 1) -> Iterator[tuple[Tile, Tile]]:
     """The tiles of a picture (height, width), row by row."""
     rows, columns = (tiles(length, tile, overlap, multiple) for length in size)
-    for row in rows:
-        for column in columns:
-            yield row, column
+    return product(rows, columns)
 
 
 def scaled(s: slice, factor: int) -> slice:
-    """The same stretch where every place has become `factor` places."""
+    """The same places where every place has become `factor` places."""
     return slice(s.start * factor, s.stop * factor)
 
 
@@ -77,10 +66,10 @@ def scaled(s: slice, factor: int) -> slice:
 
 
 def swin_reach(places: int, config: SwinConfig) -> int:
-    """How many places from a tile's border are spoiled after `SwinLayers`, when `places` of its input are.
+    """How many places from a tile's border are wrong after `SwinLayers`, when `places` of its input are.
 
-    A convolution carries a fault one place further. A window that holds one faulty token is faulty as a whole: after a block
-    the faulty stretch ends at a border of its windows, which lie half a side further along in every second block.
+    A convolution carries an error one place further. A window that holds one wrong token is wrong as a whole: after a block
+    the errors end at a border of its windows, which in every second block are shifted by half a side.
     """
     side = config.window
     places += 1
@@ -120,43 +109,38 @@ def is_local(tier: Tier) -> bool:
 # ------------------------------------------------------------------------------------------------------- putting together
 
 
-def apply_tiled(fn: Part, size: tuple[int, int], tile: int, overlap: int, multiple: int = 1, factor: int = 1) -> Tensor:
-    """What `fn` gives for a picture of `size`, computed tile by tile: (B, C, factor·H, factor·W).
-
-    Equal to `fn(slice(0, H), slice(0, W))` when `overlap` covers fn's receptive field, and windows divide `multiple`.
-    Memory: the result, and fn's needs for one tile of at most (tile + 2·overlap)² places.
-
-    Args:
-        fn: gets the rows and columns to read, gives (B, C, factor·rows, factor·columns).
-        size: height and width of the picture, in the places that tile, overlap and multiple count too (see `tiles`).
-        factor: how many places of the result along a side fn makes of one.
-
-    Raises:
-        ValueError: fn gives another size, and what `tiles` refuses.
-    """
-    out: Tensor | None = None
+def _parts(fn: Part, size: tuple[int, int], tile: int, overlap: int, multiple: int,
+           factor: int) -> Iterator[tuple[Tile, Tile, Tensor]]:
+    """The tiles of a picture, each with what `fn` gives for it."""
     for row, column in grid(size, tile, overlap, multiple):
-        y = _checked(fn(row.read, column.read), row, column, factor)
-        if out is None:
+        y = fn(row.read, column.read)
+        h, w = (t.read.stop - t.read.start for t in (row, column))
+        if tuple(y.shape[-2:]) != (h * factor, w * factor):
+            raise ValueError(f"fn made {tuple(y.shape[-2:])} of a tile {(h, w)}, needed {(h * factor, w * factor)}")
+        yield row, column, y
+
+
+def apply_tiled(fn: Part, size: tuple[int, int], tile: int, overlap: int, multiple: int = 1, factor: int = 1) -> Tensor:
+    """What `fn` gives for a picture of `size` (H, W), computed tile by tile: (B, C, factor·H, factor·W).
+
+    fn gets the rows and columns to read and gives (B, C, factor·rows, factor·columns). The result equals that of
+    `fn(slice(0, H), slice(0, W))` when `overlap` covers fn's receptive field and windows divide `multiple`. Memory: the result
+    and what fn needs for (tile + 2·overlap)² places. ValueError where fn gives another size, and for what `tiles` refuses.
+    """
+    out = torch.empty(0)
+    for row, column, y in _parts(fn, size, tile, overlap, multiple, factor):
+        if not out.numel():
             out = y.new_empty((*y.shape[:-2], size[0] * factor, size[1] * factor))
         inner = y[..., scaled(row.inner, factor), scaled(column.inner, factor)]
         out[..., scaled(row.core, factor), scaled(column.core, factor)] = inner
-    assert out is not None  # there is at least one tile
     return out
-
-
-def _checked(y: Tensor, row: Tile, column: Tile, factor: int) -> Tensor:
-    h, w = (t.read.stop - t.read.start for t in (row, column))
-    if tuple(y.shape[-2:]) != (h * factor, w * factor):
-        raise ValueError(f"fn made {tuple(y.shape[-2:])} of a tile {(h, w)}, needed {(h * factor, w * factor)}")
-    return y
 
 
 def ramp(tile: Tile, length: int, factor: int = 1) -> Tensor:
     """Blending weights of one tile along one axis, (read length · factor,): 1 inside, falling to 0 over the overlaps.
 
-    Two neighbours' ramps, as `tiles` cuts them, are symmetric about their common border, so that they add up to 1 on it; at the
-    ends of the axis there is nothing to blend with and the weight stays 1.
+    Two neighbours' ramps are symmetric about their common border and add up to 1; at the ends of the axis there is nothing to
+    blend with and the weight stays 1.
     """
     size = (tile.read.stop - tile.read.start) * factor
     places = torch.arange(size, dtype=torch.float32) + 0.5
@@ -174,15 +158,13 @@ def blend(fn: Part, size: tuple[int, int], tile: int, overlap: int, multiple: in
 
     Arguments and errors as for `apply_tiled`, the result in float32; constant pictures stay constant.
     """
-    total: Tensor | None = None
+    total = torch.empty(0)
     weights = torch.zeros(size[0] * factor, size[1] * factor)
-    for row, column in grid(size, tile, overlap, multiple):
-        y = _checked(fn(row.read, column.read), row, column, factor)
-        if total is None:
+    for row, column, y in _parts(fn, size, tile, overlap, multiple, factor):
+        if not total.numel():
             total = y.new_zeros((*y.shape[:-2], *weights.shape), dtype=torch.float32)
-        weight = ramp(row, size[0], factor)[:, None] * ramp(column, size[1], factor)[None, :]
-        place = (scaled(row.read, factor), scaled(column.read, factor))
-        total[..., place[0], place[1]] += y.float() * weight.to(y.device)
-        weights[place[0], place[1]] += weight
-    assert total is not None
+        weight = ramp(row, size[0], factor)[:, None] * ramp(column, size[1], factor)
+        rows, columns = scaled(row.read, factor), scaled(column.read, factor)
+        total[..., rows, columns] += y.float() * weight.to(y.device)
+        weights[rows, columns] += weight
     return total.div_(weights.to(total.device))

@@ -1,15 +1,14 @@
 """Stage III: φ_r proposes tokens, φ_e judges them. Both read two token maps through one shared table of embeddings.
 
-The published networks feed a token map as one-hot channels through a 1×1 convolution; looking the columns of that
-convolution up is the same sum to the bit, without the 512 zeros.
+The published networks feed a token map as one-hot channels through a 1×1 convolution. To look up the columns of that
+convolution gives the same sum, to the bit.
 
-`posterior` is an option beyond the paper: S_l is only the argmax of E_l and throws away how sure E_l was. With the
-option both networks also read E_l's posterior p(token | LQ), given as log-probabilities (B, codes, h, w), and both learn
-what to add to it: untrained, φ_r samples as E_l does and φ_e finds a token as good as E_l finds it probable.
+Two options go beyond the paper. `posterior`: S_l is only the argmax of E_l and does not tell how sure E_l was. With the
+option both networks also read E_l's posterior p(token | LQ), given as log-probabilities (B, codes, h, w), and learn what to
+add to it: untrained, φ_r samples as E_l does, and φ_e finds a token as good as E_l finds it probable.
 
-`reads_lq` goes on from there, for φ_r: a posterior is what *one* network could say of the image. With this option φ_r looks
-at the LQ image itself, through a network that begins as a copy of the trained E_l, with its tokens and E_l's posterior as
-inputs that have no say yet. Untrained it again samples as E_l does, and every one of its layers is at work from the first step.
+`reads_lq`: φ_r also reads the LQ image, through a network that begins as a copy of the trained E_l. The convolutions that
+bring in the tokens and the posterior begin at zero. So untrained it again samples as E_l does, and all its layers are used.
 """
 
 from __future__ import annotations
@@ -34,31 +33,31 @@ class TokenNet(nn.Module):
         self.norm = normalization(config.norm, config.width)
         self.activation = nn.Identity() if config.norm == "none" else nn.SiLU()  # E_l's output layer has neither
         self.head = nn.Conv2d(config.width, outputs, 1)
-        # p(token) for every code, and the log-probability of the very token that stands there
+        # reads p(token) of every code, and the log-probability of the token that stands there
         self.posterior = nn.Conv2d(codes + 1, config.width, 1) if config.posterior else None
-        if config.posterior:  # begin with what E_l says, to the bit
+        if config.posterior:  # untrained, the answer is E_l's to the bit
             for parameter in self.head.parameters():
                 nn.init.zeros_(parameter)
 
-    def predict(self, first: Tensor, second: Tensor, tokens: Tensor, evidence: Tensor | None,
-                look: Tensor | None = None) -> Tensor:
-        """Logits (B, outputs, h, w) of two embedded maps (B, h, w, width), and of what a stem saw of the image."""
+    def predict(self, first: Tensor, second: Tensor, tokens: Tensor, log_probs: Tensor | None,
+                lq_features: Tensor | None = None) -> Tensor:
+        """Logits (B, outputs, h, w) of two embedded maps (B, h, w, width), and of a stem's features of the LQ image."""
         x = self.combine(torch.cat([first, second], -1).permute(0, 3, 1, 2))
-        if look is not None:
-            x = x + look
+        if lq_features is not None:
+            x = x + lq_features
         if self.posterior is not None:
-            if evidence is None:
-                raise ValueError("this network was built with posterior=True: it needs E_l's log-probabilities as `evidence`")
-            here = evidence.gather(1, tokens[:, None])
-            x = x + self.posterior(torch.cat([evidence.exp(), here], 1).to(x.dtype))
+            if log_probs is None:
+                raise ValueError("this network was built with posterior=True: it needs E_l's log-probabilities, `log_probs`")
+            here = log_probs.gather(1, tokens[:, None])
+            x = x + self.posterior(torch.cat([log_probs.exp(), here], 1).to(x.dtype))
         return self.head(self.activation(self.norm(self.swin(x))))
 
 
 class Refiner(TokenNet):
-    """φ_r: the distribution of S_h given the tokens known so far and the LQ encoder's guess (Eq. 4).
+    """φ_r: the distribution of S_h given the tokens known so far and S_l (Eq. 4).
 
-    Its table has one row more than there are codes: the mask token, which also flags the judged-bad tokens of S_l.
-    stem: for a network with `reads_lq`, what looks at the LQ image (`stem.look`), as E_l's does.
+    Its table has one row more than there are codes: the mask token, which also flags the tokens of S_l that are judged bad.
+    stem: for a network with `reads_lq`, the convolutions that read the LQ image.
     """
 
     def __init__(self, config: TokenNetConfig, codes: int, stem: Stem | None = None) -> None:
@@ -66,7 +65,7 @@ class Refiner(TokenNet):
         if (stem is not None) != config.reads_lq:
             raise ValueError("a refiner with reads_lq=True needs a stem, and no other has one")
         self.stem = stem
-        # Which codes stand beside which is most of what known tokens tell, and the Swin layers are slow to find it: a plain
+        # Which codes stand beside which is most of what known tokens tell. The Swin layers are slow to learn it; a plain
         # convolution learns it in a few hundred steps.
         self.nearby = nn.Conv2d(config.width, codes, 5, padding=2, bias=False) if config.posterior else None
         if self.nearby is not None:
@@ -74,9 +73,9 @@ class Refiner(TokenNet):
 
     @torch.no_grad()
     def start_from(self, encoder: LQEncoder) -> None:
-        """Become a trained E_l: its stem, Swin layers and output layer, and no say yet for tokens and posterior.
+        """Copy the stem, Swin layers and output layer of a trained E_l; what reads tokens and posterior is set to zero.
 
-        Nothing without a stem. ValueError where the two networks are not of the same sizes.
+        Does nothing without a stem. ValueError where the two networks are not of the same sizes.
         """
         if self.stem is None:
             return
@@ -90,42 +89,42 @@ class Refiner(TokenNet):
             for parameter in convolution.parameters() if convolution is not None else ():
                 nn.init.zeros_(parameter)
 
-    def look(self, lq: Tensor) -> Tensor | None:
-        """What the stem sees of LQ images (B, 3, H, W): (B, width, h, w); None for a network without one."""
-        return None if self.stem is None else self.stem.look(lq)
+    def lq_features(self, lq: Tensor) -> Tensor | None:
+        """The stem's features of LQ images (B, 3, H, W): (B, width, h, w); None for a network without a stem."""
+        return None if self.stem is None else self.stem.lq_features(lq)
 
     def forward(self, tokens: Tensor, keep: Tensor, condition: Tensor, condition_keep: Tensor,
-                evidence: Tensor | None = None, look: Tensor | None = None) -> Tensor:
+                log_probs: Tensor | None = None, lq_features: Tensor | None = None) -> Tensor:
         """Logits (B, codes, h, w).
 
         tokens, keep: S_t and m_t, (B, h, w); where m_t is False the token is masked and its value is not seen.
         condition, condition_keep: S_l and m_l; a token judged bad keeps its value and is flagged.
-        evidence: log p_l(token | LQ), (B, codes, h, w), for a network with `posterior`.
-        look: `self.look` of the LQ image, (B, width, h, w), for a network with `reads_lq`.
+        log_probs: log p_l(token | LQ), (B, codes, h, w), for a network with `posterior`.
+        lq_features: `self.lq_features` of the LQ image, (B, width, h, w), for a network with `reads_lq`.
         """
-        if (look is None) != (self.stem is None):
-            raise ValueError("a network built with reads_lq=True needs the LQ image as `look`, and no other takes it")
+        if (lq_features is None) != (self.stem is None):
+            raise ValueError("a network built with reads_lq=True needs the `lq_features` of an image, and no other takes them")
         mask_token = self.table.weight[self.codes]
         s_l = self.table(condition) + (~condition_keep)[..., None] * mask_token  # (B, h, w, width)
         s_t = torch.where(keep[..., None], self.table(tokens), mask_token)
-        # a masked token must leave no trace, not even through its log-probability: S_l's stands in for it
-        logits = self.predict(s_l, s_t, torch.where(keep, tokens, condition), evidence, look)
-        if self.nearby is None or evidence is None:
+        # the log-probability of a masked token would tell its value: S_l's is read instead
+        logits = self.predict(s_l, s_t, torch.where(keep, tokens, condition), log_probs, lq_features)
+        if self.nearby is None or log_probs is None:
             return logits
         logits = logits + self.nearby((self.table(tokens) * keep[..., None]).permute(0, 3, 1, 2))
-        return logits if look is not None else logits + evidence  # with a look they are its own, else what to add to E_l's
+        return logits if self.stem is not None else logits + log_probs  # without a stem, they are added to E_l's answer
 
 
 class Evaluator(TokenNet):
-    """φ_e: is each token of a complete map the token of S_h? (Eq. 5). It never sees a mask token, which would leak m_t."""
+    """φ_e: is each token of a complete map the token of S_h? (Eq. 5). It never sees a mask token, which would tell it m_t."""
 
     def __init__(self, config: TokenNetConfig, codes: int) -> None:
         super().__init__(config, codes, entries=codes, outputs=2)
 
-    def forward(self, tokens: Tensor, condition: Tensor, evidence: Tensor | None = None) -> Tensor:
+    def forward(self, tokens: Tensor, condition: Tensor, log_probs: Tensor | None = None) -> Tensor:
         """Logits (B, 2, h, w), class 1 = good, of the tokens (B, h, w) to judge, given S_l (and E_l's log-probabilities)."""
-        logits = self.predict(self.table(tokens), self.table(condition), tokens, evidence)
-        if self.posterior is None or evidence is None:
+        logits = self.predict(self.table(tokens), self.table(condition), tokens, log_probs)
+        if self.posterior is None or log_probs is None:
             return logits
-        here = evidence.gather(1, tokens[:, None]).clamp(max=-1e-4)  # log p_l of the very token; its log-odds stay finite
+        here = log_probs.gather(1, tokens[:, None]).clamp(max=-1e-4)  # log p_l of these tokens; their log-odds stay finite
         return logits + torch.cat([torch.log(-torch.expm1(here)), here], 1)

@@ -23,12 +23,12 @@ class ResBlock(nn.Module):
         self.conv2 = nn.Conv2d(width_out, width_out, 3, padding=1)
         self.skip = nn.Conv2d(width_in, width_out, 1) if width_in != width_out else nn.Identity()
         self.slope = slope  # of a LeakyReLU; None: SiLU
-        self.fresh = norm != "none"  # a norm's result is a tensor of its own, which nobody else needs
+        self.inplace = norm != "none"  # a norm's result is a new tensor, which nothing else uses
         if norm == "none":  # with nothing to normalise it, a deep residual stack must start near the identity
             nn.init.zeros_(self.conv2.weight)
 
     def activate(self, x: Tensor) -> Tensor:
-        inplace = self.fresh and not torch.is_grad_enabled()  # see `add`
+        inplace = self.inplace and not torch.is_grad_enabled()  # see `add`
         return F.silu(x, inplace) if self.slope is None else F.leaky_relu(x, self.slope, inplace)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -51,10 +51,10 @@ class Downsample(nn.Module):
 def folded(weight: Tensor) -> Tensor:
     """The kernel (in, out, 4, 4) of the transposed convolution that equals nearest ×2 followed by the 3×3 `weight`.
 
-    After nearest ×2 every pixel stands there twice along each axis, so two of the three taps fall on the same pixel and
-    their weights add up: an even row sees the row above through w0 and its own through w1 + w2, an odd row its own through
-    w0 + w1 and the one below through w2. That is four 2×2 kernels, one for each parity, with 4/9 of the arithmetic; a
-    transposed convolution of stride 2 interleaves them.
+    After nearest ×2 every pixel is there twice along each axis, so two of the three taps meet the same pixel and their weights
+    add up: an even row reads the row above with w0 and its own with w1 + w2, an odd row its own with w0 + w1 and the row
+    below with w2. Four 2×2 kernels, one for each parity, do 4/9 of the arithmetic; a transposed convolution of stride 2
+    interleaves their results.
     """
     for axis in (2, 3):
         w0, w1, w2 = weight.unbind(axis)
@@ -63,7 +63,7 @@ def folded(weight: Tensor) -> Tensor:
 
 
 class Upsample(nn.Module):
-    """Double the sides: nearest neighbour, then a 3×3 convolution; the two in one, with the same result, once trained."""
+    """Double the sides: nearest neighbour, then a 3×3 convolution; for inference both in one, with the same result."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -72,8 +72,20 @@ class Upsample(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.training:
             return self.conv(F.interpolate(x, scale_factor=2, mode="nearest"))
-        kernel = folded(self.conv.weight).contiguous(memory_format=torch.channels_last)  # as strided views it is a fifth slower
+        kernel = folded(self.conv.weight).contiguous(memory_format=torch.channels_last)  # strided views are a fifth slower
         return F.conv_transpose2d(x, kernel, self.conv.bias, stride=2, padding=1)
+
+
+def levels(widths: list[int], config: VQGANConfig, resample: type[Downsample] | type[Upsample]) -> list[nn.Module]:
+    """Residual blocks at every level's width, and a `resample` between two levels."""
+    blocks: list[nn.Module] = []
+    for level, width in enumerate(widths):
+        if level > 0:
+            blocks.append(resample(widths[level - 1]))
+        for i in range(config.res_blocks):
+            before = widths[max(level - 1, 0)] if i == 0 else width
+            blocks.append(ResBlock(before, width, config.norm))
+    return blocks
 
 
 class Encoder(nn.Module):
@@ -82,13 +94,8 @@ class Encoder(nn.Module):
     def __init__(self, config: VQGANConfig) -> None:
         super().__init__()
         widths = [config.width * m for m in config.multipliers]
-        blocks: list[nn.Module] = [nn.Conv2d(3, widths[0], 3, padding=1)]
-        for level, width in enumerate(widths):
-            for i in range(config.res_blocks):
-                before = widths[max(level - 1, 0)] if i == 0 else width
-                blocks.append(ResBlock(before, width, config.norm))
-            if level < len(widths) - 1:
-                blocks.append(Downsample(width))
+        width = widths[-1]
+        blocks: list[nn.Module] = [nn.Conv2d(3, widths[0], 3, padding=1), *levels(widths, config, Downsample)]
         blocks.append(ResBlock(width, width, config.norm))
         if config.encoder_swin:
             blocks.append(SwinLayers(width, config.swin))
@@ -103,22 +110,17 @@ class Encoder(nn.Module):
 class Decoder(nn.Module):
     """D_H: quantized latent (B, code_dim, h, w) → image (B, 3, f·h, f·w), about [0, 1] and *not* clamped.
 
-    Clamping belongs to the export: while training it would kill the gradient of every pixel that overshoots.
+    Clamped in training, a pixel beyond [0, 1] would have no gradient.
     """
 
     def __init__(self, config: VQGANConfig) -> None:
         super().__init__()
-        widths = [config.width * m for m in config.multipliers][::-1]
+        widths = [config.width * m for m in reversed(config.multipliers)]
         width = widths[0]
         blocks: list[nn.Module] = [nn.Conv2d(config.code_dim, width, 3, padding=1)]
         blocks += [ResBlock(width, width, config.norm), SwinLayers(width, config.swin), ResBlock(width, width, config.norm)]
-        for level, width in enumerate(widths):
-            for i in range(config.res_blocks):
-                before = widths[max(level - 1, 0)] if i == 0 else width
-                blocks.append(ResBlock(before, width, config.norm))
-            if level < len(widths) - 1:
-                blocks.append(Upsample(width))
-        blocks += [normalization(config.norm, width), nn.Conv2d(width, 3, 3, padding=1)]
+        blocks += levels(widths, config, Upsample)
+        blocks += [normalization(config.norm, widths[-1]), nn.Conv2d(widths[-1], 3, 3, padding=1)]
         self.blocks = nn.Sequential(*blocks)
 
     def forward(self, latent: Tensor) -> Tensor:

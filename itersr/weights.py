@@ -23,7 +23,7 @@ BEST_FIRST = ("small", "tiny", "smoke")
 
 
 class WeightsError(Exception):
-    """A weights file or folder that is not what it should be; the message is one line that names it and the cure."""
+    """A weights file or folder is missing or wrong; the message is one line that names it."""
 
 
 def shipped() -> tuple[str, ...]:
@@ -77,16 +77,16 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 def save(folder: Path, networks: dict[str, nn.Module], tier: Tier, extra: dict[str, Any] | None = None, *,
          dtype: torch.dtype = torch.float16) -> None:
-    """Write networks (keys of `NETWORKS`), in half precision unless told, and `config.json` with the tier and `extra`."""
+    """Write networks (keys of `NETWORKS`), in half precision by default, and `config.json` with the tier and `extra`."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, module in networks.items():
         state = {key: value.detach().to("cpu", dtype).contiguous() for key, value in module.state_dict().items()}
-        replace_file(folder / f"{name}.safetensors", to_bytes(state))  # a killed run goes on from what lies here
+        replace_file(folder / f"{name}.safetensors", to_bytes(state))  # a run that is killed continues from this file
     write_config(folder, tier, extra or {})
 
 
 def write_config(folder: Path, tier: Tier, extra: dict[str, Any]) -> None:
-    """Write `config.json`: the tier, and whatever else belongs to these weights."""
+    """Write `config.json`: the tier and `extra`."""
     replace_file(folder / "config.json", json.dumps({"tier": to_dict(tier), **extra}, indent=1) + "\n")
 
 

@@ -318,14 +318,14 @@ pairs = validation_pairs(Photos(bundled("test")), 3, 256, run.seed, degradation=
 hq, lq = (pairs[name].to(run.device) for name in ("hq", "lq"))
 with torch.no_grad():
     s_h = torch.cat([model.vqgan.encode(image) for image in hq.split(1)])
-    evidence = model.log_posterior(lq)  # log p_l, (B, K, h, w)
-s_l = evidence.argmax(1)
+    log_probs = model.log_posterior(lq)  # log p_l, (B, K, h, w)
+s_l = log_probs.argmax(1)
 
 usage = torch.bincount(s_h.flatten(), minlength=K).double().cpu()
 entropy = torch.special.entr(usage / usage.sum()).sum().item()  # of the tokens, whatever the LQ image
-nats = F.nll_loss(evidence, s_h).item()
+nats = F.nll_loss(log_probs, s_h).item()
 accuracy = (s_l == s_h).float().mean().item()
-top5 = (evidence.topk(5, 1).indices == s_h[:, None]).any(1).float().mean().item()
+top5 = (log_probs.topk(5, 1).indices == s_h[:, None]).any(1).float().mean().item()
 
 # Two guesses that never look at the photo: the most frequent token of training crops, and of these very photos
 training, _ = Photos.of(run.data).split()
@@ -426,9 +426,9 @@ assert within8["E_l"] > within8["shuffled"], "E_l's misses must be nearer in cod
 
 # %%
 noise = torch.rand(s_l.shape, generator=run.generator(2, device="cpu")).to(run.device)  # one number a token
-sample, log_p = categorical(evidence, noise)
+sample, log_p = categorical(log_probs, noise)
 
-p = evidence[0, :, 3, 5].exp().tolist()
+p = log_probs[0, :, 3, 5].exp().tolist()
 total, by_hand = 0.0, 0
 while total + p[by_hand] <= noise[0, 3, 5].item():
     total += p[by_hand]
@@ -436,16 +436,16 @@ while total + p[by_hand] <= noise[0, 3, 5].item():
 assert by_hand == sample[0, 3, 5].item()
 assert math.isclose(log_p[0, 3, 5].item(), math.log(p[by_hand]), rel_tol=1e-4)
 
-often = torch.stack([categorical(evidence[:1, :, :8, :8], torch.rand(1, 8, 8, generator=run.generator(3 + i, device="cpu")).to(run.device))[0] for i in range(300)])
+often = torch.stack([categorical(log_probs[:1, :, :8, :8], torch.rand(1, 8, 8, generator=run.generator(3 + i, device="cpu")).to(run.device))[0] for i in range(300)])
 counted = F.one_hot(often, K).float().mean(0).permute(0, 3, 1, 2)
-drift = (counted - evidence[:1, :, :8, :8].exp()).abs().mean().item()
+drift = (counted - log_probs[:1, :, :8, :8].exp()).abs().mean().item()
 assert drift < 0.01, "300 draws must follow E_l's probabilities"
 print(f"drawn by hand: token {by_hand}, as the module; 300 draws of 64 places are {drift:.4f} from p on average")
 
 # %%
 look = perceptual().to(run.device)
 with torch.no_grad():
-    average = torch.einsum("bkhw,kd->bdhw", evidence.exp(), codes)
+    average = torch.einsum("bkhw,kd->bdhw", log_probs.exp(), codes)
 
     def draw(latent: torch.Tensor) -> torch.Tensor:
         return torch.cat([model.vqgan.decoder(one).float().clamp(0, 1) for one in latent.split(1)])
@@ -504,7 +504,7 @@ display(Markdown(f"Here the best PSNR of the three has *{by_psnr}*, the best {lo
 # how many tokens are in each.
 
 # %%
-confidence, right = evidence.amax(1).exp().flatten().cpu().double(), (s_l == s_h).flatten().cpu().double()
+confidence, right = log_probs.amax(1).exp().flatten().cpu().double(), (s_l == s_h).flatten().cpu().double()
 bins = (confidence * 10).long().clamp(max=9)
 size = torch.bincount(bins, minlength=10)
 said = torch.bincount(bins, confidence, minlength=10) / size.clamp(min=1)
@@ -534,7 +534,7 @@ display(Markdown(f"Mean confidence {confidence.mean():.1%}, right {right.mean():
 # %%
 fig, axes = plt.subplots(2, 4, figsize=(8, 4.2), layout="constrained")
 for row, i in enumerate((0, 1)):
-    sure = evidence[i].amax(0).exp().cpu()
+    sure = log_probs[i].amax(0).exp().cpu()
     for axis, (title, picture, style) in zip(axes[row], (
             ("LQ", lq[i].cpu().permute(1, 2, 0), {}), ("S_l decoded", pictures["argmax S_l"][i].cpu().permute(1, 2, 0), {}),
             ("confidence", sure, {"cmap": "viridis", "vmin": 0, "vmax": 1}), ("right (white)", (s_l == s_h)[i].cpu(), {"cmap": "gray"})), strict=True):
@@ -621,9 +621,9 @@ def top_k_accuracy(logits: torch.Tensor, tokens: torch.Tensor, k: int) -> float:
 
 
 # %% tags=["check"]
-assert math.isclose(top_k_accuracy(evidence, s_h, 1), accuracy, abs_tol=1e-6)
-assert math.isclose(top_k_accuracy(evidence, s_h, 5), top5, abs_tol=1e-6)
-assert top_k_accuracy(evidence, s_h, K) == 1
+assert math.isclose(top_k_accuracy(log_probs, s_h, 1), accuracy, abs_tol=1e-6)
+assert math.isclose(top_k_accuracy(log_probs, s_h, 5), top5, abs_tol=1e-6)
+assert top_k_accuracy(log_probs, s_h, K) == 1
 
 
 # %% [markdown]

@@ -187,8 +187,8 @@ pairs = validation_pairs(held_out, 6, 32 * f, run.seed, degradation=ranges(run.t
 hq, lq = pairs["hq"].to(run.device), pairs["lq"].to(run.device)
 with torch.no_grad():
     s_h = torch.cat([model.vqgan.encode(x) for x in hq.split(1)])  # (6, 32, 32)
-    evidence = model.log_posterior(lq)  # log p_l(token | LQ), (6, codes, 32, 32)
-s_l = evidence.argmax(1)
+    log_probs = model.log_posterior(lq)  # log p_l(token | LQ), (6, codes, 32, 32)
+s_l = log_probs.argmax(1)
 n = s_h[0].numel()
 print(f"S_h {tuple(s_h.shape)}, {codes} codes, a token covers {f}×{f} pixels")
 
@@ -260,16 +260,16 @@ with torch.random.fork_rng(devices=[]):  # nothing outside this block sees the s
 
 keep = random_mask(n // 2, places)[:1]  # m_t: half of the tokens are known
 good = (s_l == s_h)[:1]  # a stand-in for m_l, until notebook 05 has a real evaluator
-seen = evidence[:1] if run.tier.refiner.posterior else None  # this and the look: see section 8
-look = untrained.look(lq[:1])  # what it sees of the image itself, if it looks
+seen = log_probs[:1] if run.tier.refiner.posterior else None  # this and the LQ features: see section 8
+lq_features = untrained.lq_features(lq[:1])  # of the image itself, where it reads that
 
 weight = untrained.table.weight  # (codes + 1, width): the last row is the mask token
 known = torch.where(keep[..., None], weight[s_h[:1]], weight[codes])  # replaced
 hint = weight[s_l[:1]] + (~good)[..., None] * weight[codes]  # flagged
-by_hand = untrained.predict(hint, known, torch.where(keep, s_h[:1], s_l[:1]), seen, look)
+by_hand = untrained.predict(hint, known, torch.where(keep, s_h[:1], s_l[:1]), seen, lq_features)
 if seen is not None:
-    by_hand = by_hand + untrained.nearby((weight[s_h[:1]] * keep[..., None]).permute(0, 3, 1, 2)) + (seen if look is None else 0)
-by_module = untrained(s_h[:1], keep, s_l[:1], good, seen, look)
+    by_hand = by_hand + untrained.nearby((weight[s_h[:1]] * keep[..., None]).permute(0, 3, 1, 2)) + (seen if lq_features is None else 0)
+by_module = untrained(s_h[:1], keep, s_l[:1], good, seen, lq_features)
 torch.testing.assert_close(by_hand, by_module)
 
 # %% [markdown]
@@ -285,7 +285,7 @@ changes = {
     "the flags m_l": (s_h[:1], s_l[:1], ~good),
 }
 for what, (tokens, condition, flags) in changes.items():
-    same = torch.equal(untrained(tokens, keep, condition, flags, seen, look), by_module)
+    same = torch.equal(untrained(tokens, keep, condition, flags, seen, lq_features), by_module)
     print(f"change {what:<29} → logits {'stay' if same else 'change'}")
 
 # %% [markdown]
@@ -459,9 +459,9 @@ print({name: tuple(value.shape) for name, value in batch.items()})
 # %%
 with torch.no_grad():
     b_h = fresh.vqgan.encode(batch["hq"])  # (4, h, w)
-    b_evidence = fresh.lq_encoder(batch["lq"]).float().log_softmax(1)
-b_l = b_evidence.argmax(1)
-b_seen = b_evidence if run.tier.refiner.posterior else None
+    b_log_probs = fresh.lq_encoder(batch["lq"]).float().log_softmax(1)
+b_l = b_log_probs.argmax(1)
+b_seen = b_log_probs if run.tier.refiner.posterior else None
 print(f"S_h and S_l {tuple(b_h.shape)}; E_l is right at {(b_h == b_l).float().mean():.1%} of these places")
 
 # %% [markdown]
@@ -473,7 +473,7 @@ print(f"S_h and S_l {tuple(b_h.shape)}; E_l is right at {(b_h == b_l).float().me
 per_picture = task.noise(batch, "per image", torch.Size([3]))  # r, α, and a third number that only `corrupt` uses
 coin = task.noise(batch, "start", torch.Size([]))
 with torch.no_grad():
-    probability_good = fresh.evaluator(b_l, b_l, b_evidence if run.tier.evaluator.posterior else None).softmax(1)[:, 1]
+    probability_good = fresh.evaluator(b_l, b_l, b_log_probs if run.tier.evaluator.posterior else None).softmax(1)[:, 1]
 alpha = per_picture[:, 1]
 m_l = (probability_good >= alpha[:, None, None]) & (coin > 0.5)[:, None, None]
 print("α", [round(a, 2) for a in alpha.tolist()], "→ good tokens of S_l:", m_l.flatten(1).sum(1).tolist(), "of", b_l[0].numel())
@@ -493,7 +493,7 @@ print("r", [round(x, 2) for x in r.tolist()], "→ masked:", b_masked.tolist(), 
 # **Eq. 4**, and the same step through the module.
 
 # %%
-logits = fresh.refiner(b_h, m_t, b_l, m_l, b_seen, fresh.refiner.look(batch["lq"])).float()  # (4, codes, h, w)
+logits = fresh.refiner(b_h, m_t, b_l, m_l, b_seen, fresh.refiner.lq_features(batch["lq"])).float()  # (4, codes, h, w)
 nats = F.cross_entropy(logits, b_h, reduction="none")  # (4, h, w)
 by_hand, by_hand_masked = nats.mean(), per_image(nats, ~m_t)
 
@@ -579,8 +579,8 @@ def refine(network: Refiner, keep: torch.Tensor, shown: torch.Tensor = s_h) -> t
     """φ_r's logits for the held-out crops, given the tokens `shown` (the true ones) where `keep` is True."""
     logits = []
     for p in (slice(i, i + 1) for i in range(len(s_h))):
-        seen = evidence[p] if network.posterior is not None else None
-        logits.append(network(shown[p], keep[p], s_l[p], nobody[p], seen, network.look(lq[p])).float())
+        seen = log_probs[p] if network.posterior is not None else None
+        logits.append(network(shown[p], keep[p], s_l[p], nobody[p], seen, network.lq_features(lq[p])).float())
     return torch.cat(logits)
 
 
@@ -679,7 +679,7 @@ assert exposure["true tokens"][0] == exposure["its own samples"][0], "where all 
 fig, axis = plt.subplots(figsize=(5, 2.8), layout="constrained")
 for name, values in exposure.items():
     axis.plot(share, values, "o-", ms=4, label=f"shown: {name}")
-axis.axhline(F.nll_loss(evidence, s_h).item(), color="grey", ls=":", label="E_l alone")
+axis.axhline(F.nll_loss(log_probs, s_h).item(), color="grey", ls=":", label="E_l alone")
 axis.set(xlabel="% of tokens shown", ylabel="nats, hidden tokens")
 axis.legend(fontsize=8)
 path = run.save_figure(fig, "exposure")
@@ -704,11 +704,11 @@ display(Markdown(
 # away? On the held-out crops:
 
 # %%
-order = evidence.argsort(1, descending=True)
+order = log_probs.argsort(1, descending=True)
 rank = (order == s_h[:, None]).float().argmax(1)  # 0: E_l's first choice is the true token
 for k in (1, 2, 5, 10):
     print(f"the true token is among E_l's first {k:2d}: {(rank < k).float().mean():.1%}")
-unsure = entropy(evidence).mean().item()
+unsure = entropy(log_probs).mean().item()
 print(f"mean entropy of E_l: {unsure:.2f} nats, as unsure as {math.exp(unsure):.1f} equally likely codes; S_l says 1")
 
 # %% [markdown]
@@ -727,9 +727,9 @@ with torch.random.fork_rng(devices=[]):
     looking = ITER(dataclasses.replace(run.tier, refiner=dataclasses.replace(run.tier.refiner, norm="none", posterior=True, reads_lq=True)))
 looking = looking.refiner.to(run.device).requires_grad_(False)
 looking.start_from(model.lq_encoder)
-maps = (s_h[:1], nobody[:1], s_l[:1], nobody[:1], evidence[:1])
-for start in (informed(*maps), looking(*maps, looking.look(lq[:1]))):
-    torch.testing.assert_close(start.log_softmax(1), evidence[:1], atol=1e-4, rtol=1e-4)
+maps = (s_h[:1], nobody[:1], s_l[:1], nobody[:1], log_probs[:1])
+for start in (informed(*maps), looking(*maps, looking.lq_features(lq[:1]))):
+    torch.testing.assert_close(start.log_softmax(1), log_probs[:1], atol=1e-4, rtol=1e-4)
 form = form_of(run.tier)
 reads = {"paper": "S_l alone, as in the paper", "posterior": "E_l's posterior as well", "image": "E_l's posterior and the LQ image as well"}[form]
 display(Markdown(f"Untrained, φ_r = E_l either way. At this tier φ_r reads **{reads}** (`itersr train --form {form}`). What that changes is reported beside the "

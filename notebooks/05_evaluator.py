@@ -93,8 +93,8 @@ hq, lq = pairs["hq"].to(run.device), pairs["lq"].to(run.device)
 photo = torch.arange(6) % len(held_out)  # which photo each crop is of: two degradations of three photos
 with torch.no_grad():
     s_h = torch.cat([model.vqgan.encode(x) for x in hq.split(1)])
-    evidence = model.log_posterior(lq)  # log p_l(token | LQ), (6, codes, 32, 32)
-s_l = evidence.argmax(1)
+    log_probs = model.log_posterior(lq)  # log p_l(token | LQ), (6, codes, 32, 32)
+s_l = log_probs.argmax(1)
 n = s_h[0].numel()
 right_l = s_l == s_h  # what φ_e is to find out
 print(f"S_h, S_l {tuple(s_h.shape)}, {codes} codes")
@@ -171,11 +171,11 @@ crops = Crops(training, settings.crop, run.seed, degradation=ranges(run.tier.deg
 batch = {name: value.to(run.device) for name, value in default_collate([crops[i] for i in range(4)]).items()}
 with torch.no_grad():
     b_h = fresh.vqgan.encode(batch["hq"])
-    b_evidence = fresh.lq_encoder(batch["lq"]).float().log_softmax(1)
-b_l = b_evidence.argmax(1)
-seen_r = b_evidence if run.tier.refiner.posterior else None  # this and the look go beyond the paper: notebook 04, section 8
-look_r = fresh.refiner.look(batch["lq"])
-seen_e = b_evidence if run.tier.evaluator.posterior else None
+    b_log_probs = fresh.lq_encoder(batch["lq"]).float().log_softmax(1)
+b_l = b_log_probs.argmax(1)
+seen_r = b_log_probs if run.tier.refiner.posterior else None  # this and the LQ features go beyond the paper: notebook 04, section 8
+lq_features_r = fresh.refiner.lq_features(batch["lq"])
+seen_e = b_log_probs if run.tier.evaluator.posterior else None
 
 # %% [markdown]
 # **First map: S_l itself**, as it will be judged at the start of Algorithm 2. (φ_e is also told S_l as the condition; here both are the same.)
@@ -197,7 +197,7 @@ m_l = judged_l.softmax(1)[:, 1] >= numbers[:, 1, None, None]  # α at random …
 m_l = m_l & (task.noise(batch, "start", torch.Size([])) > 0.5)[:, None, None]  # … and in half of the pictures nothing known
 
 with torch.no_grad():
-    logits_r = fresh.refiner(b_h, m_t, b_l, m_l, seen_r, look_r).float()
+    logits_r = fresh.refiner(b_h, m_t, b_l, m_l, seen_r, lq_features_r).float()
 u = task.noise(batch, "sample", b_h.shape[1:])
 drawn_by_hand = (logits_r.softmax(1).cumsum(1) <= u[:, None]).sum(1).clamp(max=codes - 1)
 drawn, _ = categorical(logits_r, u)
@@ -234,7 +234,7 @@ def each(function, *maps: torch.Tensor) -> torch.Tensor:
 
 
 def refine(tokens, keep, condition, condition_keep, seen, image):
-    return model.functions(seen, model.look(image))[0](tokens, keep, condition, condition_keep).float()
+    return model.functions(seen, model.lq_features(image))[0](tokens, keep, condition, condition_keep).float()
 
 
 def judge(tokens, condition, seen):
@@ -250,7 +250,7 @@ nobody = torch.zeros_like(s_l, dtype=torch.bool)
 def complete_map(ratio: float) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """True tokens at 1 − ratio of the places, φ_r's samples elsewhere: (map, keep, φ_r's own log-confidence)."""
     keep = random_mask(round(ratio * n), places)
-    drawn, confidence = categorical(each(refine, s_h, keep, s_l, nobody, evidence, lq), u)
+    drawn, confidence = categorical(each(refine, s_h, keep, s_l, nobody, log_probs, lq), u)
     return torch.where(keep, s_h, drawn), keep, confidence
 
 
@@ -313,7 +313,7 @@ display(Markdown(line))
 healthy.loc[["train: evaluator on S_l", "train: evaluator on samples", "validation: AUC of φ_e on S_l", "validation: AUC of E_l's confidence on S_l", *(f"validation: AUC of {who} at {ratio}" for ratio in (0.25, 0.5, 0.75, 1.0) for who in ("φ_e on samples", "φ_r's confidence"))]]
 
 # %%
-z_l = each(judge, s_l, s_l, evidence)  # log-odds of "good" for every token of S_l, as φ_e was trained (no correction yet)
+z_l = each(judge, s_l, s_l, log_probs)  # log-odds of "good" for every token of S_l, as φ_e was trained (no correction yet)
 loss_held = F.binary_cross_entropy_with_logits(z_l, right_l.float()).item()
 base_loss = binary_entropy(right_l.float().mean().item())
 relation = "below" if loss_held < base_loss else "not below"
@@ -400,21 +400,21 @@ print("the area under the ROC curve is the AUC")
 #   really meets. φ_e, and φ_r's probability of the token that it sees there.
 
 # %%
-table = {"S_l": (auc(z_l, right_l), auc(evidence.amax(1), right_l), "E_l")}
-curves = {"S_l": [("φ_e", z_l, right_l), ("E_l's confidence", evidence.amax(1), right_l)]}
+table = {"S_l": (auc(z_l, right_l), auc(log_probs.amax(1), right_l), "E_l")}
+curves = {"S_l": [("φ_e", z_l, right_l), ("E_l's confidence", log_probs.amax(1), right_l)]}
 for ratio in (0.25, 0.5, 0.75, 1.0):
     tokens, keep, confidence = complete_map(ratio)
-    z, right = each(judge, tokens, s_l, evidence)[~keep], (tokens == s_h)[~keep]
+    z, right = each(judge, tokens, s_l, log_probs)[~keep], (tokens == s_h)[~keep]
     table[f"samples, {ratio:.0%} masked"] = (auc(z, right), auc(confidence[~keep], right), "φ_r")
     curves["φ_r's samples, all masked"] = [("φ_e", z, right), ("φ_r's confidence", confidence[~keep], right)]
 
 swap, v = torch.rand(2, *s_h.shape, generator=run.generator(3, "cpu")).to(run.device)
-s_t = torch.where(swap < 0.3, categorical(evidence, v)[0], s_h)  # some of these are right by luck
-logits_r = each(refine, s_t, half_keep, s_l, nobody, evidence, lq)
+s_t = torch.where(swap < 0.3, categorical(log_probs, v)[0], s_h)  # some of these are right by luck
+logits_r = each(refine, s_t, half_keep, s_l, nobody, log_probs, lq)
 tokens = torch.where(half_keep, s_t, categorical(logits_r, u)[0])
 of_kept = logits_r.log_softmax(1).gather(1, s_t[:, None])[:, 0][half_keep]
 right = (tokens == s_h)[half_keep]
-table["kept tokens, some wrong"] = (auc(each(judge, tokens, s_l, evidence)[half_keep], right), auc(of_kept, right), "φ_r")
+table["kept tokens, some wrong"] = (auc(each(judge, tokens, s_l, log_probs)[half_keep], right), auc(of_kept, right), "φ_r")
 
 print(f"{'AUC on held-out photos':<26} φ_e    own confidence")
 for name, (of_e, own, whose) in table.items():
@@ -508,7 +508,7 @@ assert abs(corrected.mean() - right_l.float().mean()) < 1e-3
 assert abs(auc(corrected.double(), right_l) - auc(z_l, right_l)) < 1e-3, "a shift must not change the ranking"
 
 stored, model.calibration = model.calibration, shift
-evaluator_fn = model.functions(evidence[:1])[1]  # φ_e as Algorithm 2 calls it: the log-probability of "good"
+evaluator_fn = model.functions(log_probs[:1])[1]  # φ_e as Algorithm 2 calls it: the log-probability of "good"
 with torch.no_grad():
     torch.testing.assert_close(evaluator_fn(s_l[:1], s_l[:1]).exp(), corrected[:1], atol=1e-4, rtol=1e-3)
 model.calibration = stored
@@ -563,10 +563,10 @@ for row, i in zip(axes, range(3)):
     row[1].imshow(picture(s_l[i]))
     row[2].imshow(right_l[i].cpu(), cmap="gray", vmin=0, vmax=1)
     row[3].imshow(corrected[i].cpu(), cmap="viridis", vmin=0)
-    row[4].imshow(evidence[i].amax(0).exp().cpu(), cmap="viridis", vmin=0)
+    row[4].imshow(log_probs[i].amax(0).exp().cpu(), cmap="viridis", vmin=0)
     row[0].set_ylabel(held_out.names[i], fontsize=9)
     row[3].set_xlabel(f"AUC {auc(z_l[i], right_l[i]):.2f}", fontsize=8)
-    row[4].set_xlabel(f"AUC {auc(evidence[i].amax(0), right_l[i]):.2f}", fontsize=8)
+    row[4].set_xlabel(f"AUC {auc(log_probs[i].amax(0), right_l[i]):.2f}", fontsize=8)
 for axis, title in zip(axes[0], ("HQ", "S_l decoded", "white: S_l is right", "φ_e", "E_l's confidence")):
     axis.set_title(title, fontsize=9)
 for axis in axes.flat:

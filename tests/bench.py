@@ -49,9 +49,9 @@ def fresh(name: str, device: torch.device, start: int, steps: int) -> ITER:
 def calibrate(model: ITER, lq: Tensor, start: int, steps: int) -> None:
     """Shift φ_e so that S_l of this picture has the good tokens of T_s = `start`."""
     model.calibration = 0.0
-    evidence = model.log_posterior(model.pad(lq))
-    s_l = evidence.argmax(1)
-    odds = model.functions(evidence)[1](s_l, s_l).exp().logit().flatten().sort(descending=True).values
+    log_probs = model.log_posterior(model.pad(lq))
+    s_l = log_probs.argmax(1)
+    odds = model.functions(log_probs)[1](s_l, s_l).exp().logit().flatten().sort(descending=True).values
     good = tokens_to_keep(start, steps, len(odds))
     alpha = model.tier.alpha
     model.calibration = math.log(alpha / (1 - alpha)) - float(odds[min(good, len(odds) - 1)])  # so many have p(good) ≥ α

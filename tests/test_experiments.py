@@ -153,14 +153,14 @@ def test_what_a_mixed_run_is(model: ITER, pairs: list[experiments.Pair]) -> None
 
 def test_trust_in_the_refiner_runs_from_the_lq_encoder_to_itself(model: ITER, pairs: list[experiments.Pair]) -> None:
     lq = pairs[0].lq
-    evidence = model.log_posterior(lq)
-    s_l = evidence.argmax(1)
+    log_probs = model.log_posterior(lq)
+    s_l = log_probs.argmax(1)
     none = torch.zeros_like(s_l, dtype=torch.bool)
     maps = (s_l, none, s_l, none)
-    own = model.functions(evidence, model.look(lq))[0](*maps).log_softmax(1)
-    assert torch.equal(experiments.trusting(model, lq, 0.0)(*maps), evidence)
+    own = model.functions(log_probs, model.lq_features(lq))[0](*maps).log_softmax(1)
+    assert torch.equal(experiments.trusting(model, lq, 0.0)(*maps), log_probs)
     assert torch.allclose(experiments.trusting(model, lq, 1.0)(*maps), own, atol=1e-5)
-    assert not torch.allclose(own, evidence, atol=0.1)
+    assert not torch.allclose(own, log_probs, atol=0.1)
 
     def picture(**settings: Any) -> torch.Tensor:
         return experiments.apply(model, Method("ITER", sampler=Sampler(steps=2), **settings), pairs[0], 0)[0]

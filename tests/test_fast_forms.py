@@ -207,23 +207,23 @@ def test_masked_tokens_leave_no_trace(config: TokenNetConfig) -> None:
     for weight in net.parameters():  # those that start at zero as well
         torch.nn.init.normal_(weight, std=0.1)
     tokens, keep, condition, good = token_maps()
-    evidence = torch.randn(2, CODES, 8, 16, generator=generator()).log_softmax(1)
-    look = net.stem.look(torch.rand(2, 3, 8, 16, generator=generator())) if net.stem is not None else None
+    log_probs = torch.randn(2, CODES, 8, 16, generator=generator()).log_softmax(1)
+    lq_features = net.stem.lq_features(torch.rand(2, 3, 8, 16, generator=generator())) if net.stem is not None else None
     other, changed = torch.where(keep, tokens, (tokens + 7) % CODES), torch.where(keep, (tokens + 7) % CODES, tokens)
-    logits = net(tokens, keep, condition, good, evidence, look)
-    assert torch.equal(logits, net(other, keep, condition, good, evidence, look))
-    assert not torch.equal(logits, net(changed, keep, condition, good, evidence, look))
+    logits = net(tokens, keep, condition, good, log_probs, lq_features)
+    assert torch.equal(logits, net(other, keep, condition, good, log_probs, lq_features))
+    assert not torch.equal(logits, net(changed, keep, condition, good, log_probs, lq_features))
 
 
 def test_with_the_posterior_both_networks_begin_with_what_e_l_says() -> None:
     config = dataclasses.replace(CONFIG, posterior=True)
     tokens, keep, condition, good = token_maps()
-    evidence = 4 * torch.randn(2, CODES, 8, 16, generator=generator())
-    evidence[0, 3] += 60  # E_l is certain in the first picture: its log-odds must stay finite
-    evidence = evidence.log_softmax(1)
-    torch.testing.assert_close(Refiner(config, CODES)(tokens, keep, condition, good, evidence), evidence)
-    judged = Evaluator(config, CODES)(tokens, condition, evidence).softmax(1)[:, 1]
-    torch.testing.assert_close(judged, evidence.gather(1, tokens[:, None])[:, 0].exp(), rtol=1e-3, atol=2e-4)
+    log_probs = 4 * torch.randn(2, CODES, 8, 16, generator=generator())
+    log_probs[0, 3] += 60  # E_l is certain in the first picture: its log-odds must stay finite
+    log_probs = log_probs.log_softmax(1)
+    torch.testing.assert_close(Refiner(config, CODES)(tokens, keep, condition, good, log_probs), log_probs)
+    judged = Evaluator(config, CODES)(tokens, condition, log_probs).softmax(1)[:, 1]
+    torch.testing.assert_close(judged, log_probs.gather(1, tokens[:, None])[:, 0].exp(), rtol=1e-3, atol=2e-4)
     with pytest.raises(ValueError, match="needs E_l's log-probabilities"):
         Evaluator(config, CODES)(tokens, condition)
 
@@ -236,12 +236,12 @@ def test_a_refiner_that_looks_begins_as_e_l_with_every_layer_at_work() -> None:
     lq = torch.rand(2, 3, 8, 16, generator=generator())
     net.start_from(encoder)
     assert net.stem is not None
-    logits, theirs = net(tokens, keep, condition, good, encoder(lq).log_softmax(1), net.stem.look(lq)), encoder(lq)
+    logits, theirs = net(tokens, keep, condition, good, encoder(lq).log_softmax(1), net.stem.lq_features(lq)), encoder(lq)
     torch.testing.assert_close(logits, theirs)
     F.cross_entropy(logits, tokens).backward()
     still = {name for name, p in net.named_parameters() if p.grad is None or not p.grad.abs().any()}
     assert still == {"table.weight"}  # behind convolutions that begin at zero, which do get a gradient
-    with pytest.raises(ValueError, match="needs the LQ image as `look`"):
+    with pytest.raises(ValueError, match="needs the `lq_features`"):
         net(tokens, keep, condition, good, encoder(lq).log_softmax(1))
     with pytest.raises(ValueError, match="needs a stem"):
         Refiner(LOOKING, CODES)

@@ -23,6 +23,7 @@ FLOORS = (
     {"training", "upscaling", "published"},
     # The method, and nothing else, from here on.
     {"model"},
+    {"tiled"},
     {"sampling", "weights"},
     {"vqgan", "lq_encoder", "token_nets", "degradation", "tiling", "pictures"},
     {"schedule", "masking", "losses", "swin", "disk", "config"},

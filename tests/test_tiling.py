@@ -19,6 +19,7 @@ from itersr import pictures, tiling
 from itersr.config import SwinConfig, Tier, tier
 from itersr.model import ITER
 from itersr.swin import SwinLayers
+from itersr.tiled import tile_for
 
 ROOT = Path(__file__).parents[1]
 
@@ -216,23 +217,24 @@ def test_every_network_in_tiles_equals_itself_in_one_piece(name: str) -> None:
     lq = torch.rand(1, 3, *size, generator=g)
     s_t, s_l = (torch.randint(codes, (1, *size), generator=g) for _ in range(2))
     keep, good = (torch.rand(1, *size, generator=g) < 0.5 for _ in range(2))
-    evidence = torch.randn(1, codes, *size, generator=g).log_softmax(1)
-    look = model.look(lq)
-    refine_all, judge_all = model.functions(evidence, look)
+    log_probs = torch.randn(1, codes, *size, generator=g).log_softmax(1)
+    lq_features = model.lq_features(lq)
+    refine_all, judge_all = model.functions(log_probs, lq_features)
 
     def refine(r: slice, c: slice) -> Tensor:
         p = (..., r, c)
-        return model.functions(evidence[p], None if look is None else look[p])[0](s_t[p], keep[p], s_l[p], good[p])
+        refiner, _ = model.functions(log_probs[p], None if lq_features is None else lq_features[p])
+        return refiner(s_t[p], keep[p], s_l[p], good[p])
 
     networks = {
         "lq_encoder": (lambda r, c: model.lq_encoder(lq[..., r, c]), model.lq_encoder(lq), 1),
         "refiner": (refine, refine_all(s_t, keep, s_l, good), 1),
-        "evaluator": (lambda r, c: model.functions(evidence[..., r, c])[1](s_t[..., r, c], s_l[..., r, c]),
+        "evaluator": (lambda r, c: model.functions(log_probs[..., r, c])[1](s_t[..., r, c], s_l[..., r, c]),
                       judge_all(s_t, s_l), 1),
         "decoder": (lambda r, c: model.vqgan.decode(s_t[..., r, c]), model.vqgan.decode(s_t), model.tier.vqgan.factor),
     }  # fmt: skip
     if (stem := model.refiner.stem) is not None:
-        networks["stem"] = (lambda r, c: stem.look(lq[..., r, c]), look, 1)
+        networks["stem"] = (lambda r, c: stem.lq_features(lq[..., r, c]), lq_features, 1)
     for network, (part, whole, factor) in networks.items():
         exact = tiling.apply_tiled(part, size, cut[0], reach[network], cut[1], factor)
         rough = tiling.apply_tiled(part, size, cut[0], 0, cut[1], factor)
@@ -264,10 +266,11 @@ def test_a_network_that_reads_the_posterior_gets_it_tile_by_tile() -> None:
 
 
 def test_tiles_are_chosen_by_size_and_refused_when_negative(smoke: ITER) -> None:
-    auto = smoke.tile_for((10_000, 10_000))
-    assert smoke.tile_for((auto, auto)) == 0 and smoke.tile_for((auto, auto + 1)) == auto
-    assert smoke.tile_for((auto, 2 * auto), 0) == 0 and smoke.tile_for((100, 100), 37) == 32 and smoke.tile_for((9, 9), 1) == 8
-    assert [ITER(tier(name)).tile_for((10**4, 10**4)) for name in ("tiny", "small")] == [216, 152]
+    auto = tile_for(smoke, (10_000, 10_000))
+    assert tile_for(smoke, (auto, auto)) == 0 and tile_for(smoke, (auto, auto + 1)) == auto
+    assert tile_for(smoke, (auto, 2 * auto), 0) == 0
+    assert tile_for(smoke, (100, 100), 37) == 32 and tile_for(smoke, (9, 9), 1) == 8
+    assert [tile_for(ITER(tier(name)), (10**4, 10**4)) for name in ("tiny", "small")] == [216, 152]
     with pytest.raises(ValueError, match="tile = -1"):
         smoke.restore(photo("rocket", 8, 8), tile=-1)
 

@@ -156,9 +156,9 @@ def test_the_layers_of_shipped_token_networks_say_something(name: str) -> None:
     model = ITER.from_pretrained(name, "cpu")
     pairs = experiments.make_pairs(pictures.bundled("test"), model.tier, 128)
     hq, lq = (torch.cat([getattr(pair, part) for pair in pairs]) for part in ("hq", "lq"))
-    s_h, evidence = model.vqgan.encode(hq), model.log_posterior(lq)
-    s_l = evidence.argmax(1)
-    refine, judge = model.functions(evidence, model.look(lq))
+    s_h, log_probs = model.vqgan.encode(hq), model.log_posterior(lq)
+    s_l = log_probs.argmax(1)
+    refine, judge = model.functions(log_probs, model.lq_features(lq))
     nothing = torch.zeros_like(s_l, dtype=torch.bool)
     noise = torch.rand(s_l.shape, generator=torch.Generator().manual_seed(0))
     drawn, _ = categorical(refine(s_h, nothing, s_l, nothing), noise)  # of S_l itself E_l's posterior tells φ_e nearly all
@@ -250,10 +250,10 @@ def test_the_form_that_reads_the_image_begins_as_the_trained_e_l(
     form = variant(tier("smoke"), form="image")
     model = load_networks(folder, form, ("refiner", "evaluator")).ready("cpu")
     lq = torch.rand(1, 3, 40, 64, generator=torch.Generator().manual_seed(0))
-    evidence = model.log_posterior(lq)
-    s_l, nothing = evidence.argmax(1), torch.zeros_like(evidence[:, 0], dtype=torch.bool)
-    refine, _ = model.functions(evidence, model.look(lq))
-    torch.testing.assert_close(refine(s_l, nothing, s_l, nothing).log_softmax(1), evidence, rtol=1e-4, atol=1e-4)
+    log_probs = model.log_posterior(lq)
+    s_l, nothing = log_probs.argmax(1), torch.zeros_like(log_probs[:, 0], dtype=torch.bool)
+    refine, _ = model.functions(log_probs, model.lq_features(lq))
+    torch.testing.assert_close(refine(s_l, nothing, s_l, nothing).log_softmax(1), log_probs, rtol=1e-4, atol=1e-4)
     assert main(["train", "token_nets", "--tier", "smoke", "--steps", "3", "--batch", "2", "--form", "image", "--device", "cpu",
                  "--out", str(tmp_path)]) == 0
     trained = ITER.from_pretrained(folder, "cpu")

@@ -189,9 +189,9 @@ def oracle(s_h: Tensor, doubt: float = 1e-3) -> EvaluatorFn:
 def trusting(model: ITER, lq: Tensor, trust: float) -> RefinerFn:
     """φ_r of which only a share is believed, see `Method.trust`; for one image (1, 3, H, W)."""
     padded = model.pad(lq)
-    evidence = model.log_posterior(padded)
-    refiner, _ = model.functions(evidence, model.look(padded))
-    return lambda *maps: evidence + trust * (refiner(*maps).float().log_softmax(1) - evidence)
+    log_probs = model.log_posterior(padded)
+    refiner, _ = model.functions(log_probs, model.lq_features(padded))
+    return lambda *maps: log_probs + trust * (refiner(*maps).float().log_softmax(1) - log_probs)
 
 
 @torch.no_grad()

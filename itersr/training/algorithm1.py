@@ -81,18 +81,18 @@ class Algorithm1(nn.Module):
         scalars = {"lq_encoder": losses.lq_encoder(logits_l, s_h), "lq_encoder accuracy": losses.share_right(logits_l, s_h)}
         if trained == ("lq_encoder",):
             return scalars["lq_encoder"], scalars
-        evidence = logits_l.detach().log_softmax(1)
-        s_l = evidence.argmax(1)
+        log_probs = logits_l.detach().log_softmax(1)
+        s_l = log_probs.argmax(1)
 
         # φ_e judges S_l; the good tokens at a random α, or in half of the images none, are the condition that φ_r meets
-        seen = evidence if net.tier.evaluator.posterior else None
+        seen = log_probs if net.tier.evaluator.posterior else None
         judged_l = net.evaluator(s_l, s_l, seen).float()
         _, alpha, coin = self.noise(batch, "per image", (3, 1, 1)).unbind(1)  # coin: whether known tokens are true
         m_l = (judged_l.detach().softmax(1)[:, 1] >= alpha) & (self.noise(batch, "start", (1, 1)) > 0.5)
 
         # φ_r restores S_h from S_t, in which ⌈γ(r)·N⌉ tokens are masked
         m_t = self.random_mask(batch, s_h)
-        inputs = (s_l, m_l, evidence if net.tier.refiner.posterior else None, net.refiner.look(batch["lq"]))
+        inputs = (s_l, m_l, log_probs if net.tier.refiner.posterior else None, net.refiner.lq_features(batch["lq"]))
         s_t = self.corrupted(s_h, batch, coin, inputs) if self.config.corrupt else s_h
         logits_r = net.refiner(s_t, m_t, *inputs).float()
         scalars |= {"refiner": losses.refiner(logits_r, s_h, ~m_t if self.config.masked_loss else everywhere),
@@ -131,19 +131,19 @@ def validate(model: ITER, pairs: dict[str, Tensor], look: nn.Module, networks: t
     """Everything that Algorithm 1 should improve, on held-out crops with fixed seeds; and the pictures to show."""
     hq, lq = pairs["hq"], pairs["lq"]
     s_h = torch.cat([model.vqgan.encode(x) for x in hq.split(1)])
-    evidence = model.log_posterior(lq)
-    s_l = evidence.argmax(1)
+    log_probs = model.log_posterior(lq)
+    s_l = log_probs.argmax(1)
     entropy = torch.bincount(s_h.flatten(), minlength=model.tier.vqgan.codes).float()
     entropy = torch.special.entr(entropy / entropy.sum()).sum().item()
-    nats = F.nll_loss(evidence, s_h).item()
+    nats = F.nll_loss(log_probs, s_h).item()
     scalars = {
         "E_l cross-entropy": nats,
         # share of the codes' entropy that E_l explains; none where all tokens are alike
         "E_l explained": 1 - nats / entropy if entropy > 0 else float("nan"),
         "E_l top-1": (s_l == s_h).float().mean().item(),
-        "E_l top-5": (evidence.topk(5, 1).indices == s_h[:, None]).any(1).float().mean().item(),
+        "E_l top-5": (log_probs.topk(5, 1).indices == s_h[:, None]).any(1).float().mean().item(),
         "best constant": torch.bincount(s_h.flatten()).max().item() / s_h.numel(),
-        "AUC of E_l's confidence on S_l": auc(evidence.amax(1), s_l == s_h),
+        "AUC of E_l's confidence on S_l": auc(log_probs.amax(1), s_l == s_h),
     }
 
     def noise(purpose: str) -> Tensor:
@@ -157,7 +157,7 @@ def validate(model: ITER, pairs: dict[str, Tensor], look: nn.Module, networks: t
         return torch.cat([model.vqgan.decode(x).float().clamp(0, 1) for x in tokens.split(1)])
 
     pictures = {"lq": F.interpolate(lq, scale_factor=model.tier.scale, mode="bicubic").clamp(0, 1), "S_l": decode(s_l)}
-    single = decode(categorical(evidence, noise("single"), 0.7)[0])
+    single = decode(categorical(log_probs, noise("single"), 0.7)[0])
     scalars |= {f"{look.name} bicubic": distance(pictures["lq"]), f"{look.name} S_l": distance(pictures["S_l"]),
                 "psnr S_l": psnr(pictures["S_l"], hq).mean().item(), f"{look.name} one sample of E_l": distance(single)}
 
@@ -169,21 +169,21 @@ def validate(model: ITER, pairs: dict[str, Tensor], look: nn.Module, networks: t
             return torch.cat([function(*(x[i : i + 1] for x in inputs)) for i in range(len(s_h))])
 
         def refine(tokens: Tensor, keep: Tensor, s_l: Tensor, m_l: Tensor, seen: Tensor, lq: Tensor) -> Tensor:
-            return model.functions(seen, model.look(lq))[0](tokens, keep, s_l, m_l)
+            return model.functions(seen, model.lq_features(lq))[0](tokens, keep, s_l, m_l)
 
         def judge(tokens: Tensor, s_l: Tensor, seen: Tensor) -> Tensor:
             return model.functions(seen)[1](tokens, s_l)
 
-        scalars["AUC of φ_e on S_l"] = auc(each(judge, s_l, s_l, evidence), s_l == s_h)
+        scalars["AUC of φ_e on S_l"] = auc(each(judge, s_l, s_l, log_probs), s_l == s_h)
         for ratio in (0.25, 0.5, 0.75, 1.0):
             keep = random_mask(round(ratio * n), fixed)
-            logits = each(refine, s_h, keep, s_l, none, evidence, lq).float()
+            logits = each(refine, s_h, keep, s_l, none, log_probs, lq).float()
             scalars[f"φ_r cross-entropy at {ratio}"] = F.cross_entropy(logits, s_h, reduction="none")[~keep].mean().item()
             scalars[f"φ_r masked accuracy at {ratio}"] = ((logits.argmax(1) == s_h) & ~keep).sum().item() / (~keep).sum().item()
             drawn, confidence = categorical(logits, noise("sample"))
             complete = torch.where(keep, s_h, drawn)
             right = complete == s_h
-            scalars[f"AUC of φ_e on samples at {ratio}"] = auc(each(judge, complete, s_l, evidence)[~keep], right[~keep])
+            scalars[f"AUC of φ_e on samples at {ratio}"] = auc(each(judge, complete, s_l, log_probs)[~keep], right[~keep])
             scalars[f"AUC of φ_r's confidence at {ratio}"] = auc(confidence[~keep], right[~keep])
         trace = model.restore(lq, seed=seed, temperature=0.7)
         pictures["ITER"] = trace.image

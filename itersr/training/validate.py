@@ -88,9 +88,9 @@ def judge(model: ITER, pairs: Sequence[Pair]) -> tuple[Tensor, Tensor]:
     logits, good = [], []
     with calibrated(model, 0.0):
         for pair in pairs:
-            evidence = model.log_posterior(model.pad(pair.lq.to(model.device)))
-            s_l = evidence.argmax(1)
-            log_p = model.functions(evidence)[1](s_l, s_l).double()
+            log_probs = model.log_posterior(model.pad(pair.lq.to(model.device)))
+            s_l = log_probs.argmax(1)
+            log_p = model.functions(log_probs)[1](s_l, s_l).double()
             logits.append((log_p - torch.log(-torch.expm1(log_p))).flatten().cpu())
             good.append((s_l == tokens_of(model, pair)).flatten().cpu())
     return torch.cat(logits), torch.cat(good)

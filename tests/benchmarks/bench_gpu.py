@@ -26,6 +26,7 @@ import torch
 
 from itersr.config import TIERS, tier
 from itersr.model import ITER, pick_device
+from itersr.tiled import tile_for
 from tests.bench import calibrate, naive, peak_mib, picture
 from tests.benchmarks import machine
 
@@ -51,7 +52,7 @@ def measure(model: ITER, side: int, steps: int, start: int) -> dict[str, Any]:
         naive(model, lq, steps)
     return {
         "T_s": int(model.restore(lq, steps=steps, keep_steps=False).start),
-        "tile": model.tile_for((side, side)),
+        "tile": tile_for(model, (side, side)),
         "seconds": seconds,
         "GiB": peak,
         "operations": machine.operations(upscale),

@@ -71,12 +71,12 @@ def one_hot(net: token_nets.TokenNet, tokens: Tensor, keep: Tensor, flag: Tensor
 
 
 def plain_refiner(self: token_nets.Refiner, tokens: Tensor, keep: Tensor, condition: Tensor, condition_keep: Tensor,
-                  evidence: Tensor | None = None, look: Tensor | None = None) -> Tensor:
+                  log_probs: Tensor | None = None, lq_features: Tensor | None = None) -> Tensor:
     everywhere = torch.ones_like(keep)
     return self.predict(one_hot(self, condition, everywhere, ~condition_keep), one_hot(self, tokens, keep, ~keep), tokens, None)
 
 
-def plain_evaluator(self: token_nets.Evaluator, tokens: Tensor, condition: Tensor, evidence: Tensor | None = None) -> Tensor:
+def plain_evaluator(self: token_nets.Evaluator, tokens: Tensor, condition: Tensor, log_probs: Tensor | None = None) -> Tensor:
     everywhere = torch.ones_like(tokens)
     return self.predict(one_hot(self, tokens, everywhere, None), one_hot(self, condition, everywhere, None), tokens, None)
 
