@@ -218,7 +218,7 @@ def apply(model: ITER, method: Method, pair: Pair, seed: int = 0) -> tuple[Tenso
         runs = torch.stack([trace.restored.tokens for trace in traces])
         which = torch.randint(MIXED, runs[:1].shape, generator=generator).to(model.device)
         tokens = runs.gather(0, which)[0]
-    return model.decode(tokens).cpu(), None, tokens
+    return model.vqgan.decode(tokens).float().clamp(0, 1).cpu(), None, tokens
 
 
 def measure(model: ITER, method: Method, pair: Pair, seed: int, names: Sequence[str]) -> dict[str, Any]:
