@@ -61,10 +61,10 @@ def writing(target: Path) -> Iterator[None]:
 
 
 def check_place(path: Path) -> os.stat_result | None:
-    """What lies at `path` (None: nothing). WriteError where a file or folder cannot be made there, as far as is known."""
+    """What lies at `path` (None: nothing). FileError for a name that is too long, WriteError where nothing can be written."""
+    if any(len(os.fsencode(part)) > 255 for part in path.parts):  # the system does not say so while the folder is missing
+        raise FileError(path, "cannot be written (its name is too long)", "choose a shorter one")
     with writing(path):
-        if any(len(os.fsencode(part)) > 255 for part in path.parts):  # the system does not say so while the folder is missing
-            raise OSError(errno.ENAMETOOLONG, "")
         with contextlib.suppress(FileNotFoundError):
             return os.stat(path)
         folder = next(folder for folder in path.absolute().parents if folder.exists())

@@ -14,6 +14,7 @@ import contextlib
 import io
 import random
 import re
+import shutil
 import signal
 import statistics
 import subprocess
@@ -23,13 +24,17 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 
+from itersr.pictures import Meta, Photo
 from itersr.upscaling.files import Options, upscale_files
+from itersr.upscaling.write import write
 from tests.kill_training import kill_and_continue
-from tests.test_upscale import Bicubic, files, mutated, seeds
+from tests.test_upscale import Bicubic, files
 
 ROOT = Path(__file__).parents[1]
 SUFFIXES = ("png", "jpg", "webp", "tif", "bmp", "gif", "ppm")
@@ -59,6 +64,54 @@ def within(seconds: int) -> Iterator[None]:
     finally:
         signal.alarm(0)
         signal.signal(signal.SIGALRM, before)
+
+
+def seeds() -> list[bytes]:
+    """One small valid file of each kind."""
+    found = []
+    rng = np.random.default_rng(0)
+    rgba = Image.fromarray(rng.integers(0, 256, (24, 20, 4), dtype=np.uint8))
+    exif = Image.Exif()
+    exif[0x0112], exif[315] = 3, "x"
+    kinds: list[tuple[str, str, dict[str, Any]]] = [
+        ("RGBA", "PNG", {}), ("P", "PNG", {"transparency": 0}), ("L", "PNG", {}), ("1", "PNG", {}),
+        ("RGB", "JPEG", {"exif": exif.tobytes()}), ("CMYK", "JPEG", {}), ("L", "JPEG", {"progressive": True}),
+        ("RGBA", "WEBP", {}), ("RGB", "WEBP", {"lossless": True}), ("RGB", "BMP", {}), ("P", "GIF", {}), ("RGB", "PPM", {}),
+        ("RGB", "TIFF", {"compression": "tiff_lzw"}), ("RGBA", "TIFF", {"compression": "tiff_adobe_deflate"}),
+        ("L", "TIFF", {}),
+    ]  # fmt: skip
+    for mode, name, options in kinds:
+        out = io.BytesIO()
+        image = rgba.convert("RGB").convert(mode) if mode in ("P", "CMYK") else rgba.convert(mode)
+        image.save(out, format=name, **options)
+        found.append(out.getvalue())
+    with tempfile.TemporaryDirectory() as folder:
+        for suffix in ("png", "tif"):
+            deep = Photo(torch.rand(3, 20, 24), torch.rand(1, 20, 24), Meta(bits=16))
+            write(deep, Path(folder) / f"x.{suffix}")
+            found.append((Path(folder) / f"x.{suffix}").read_bytes())
+    return found
+
+
+def mutated(data: bytes, rng: random.Random) -> bytes:
+    """Cut, flip, overwrite, insert or repeat: what disks, networks and attackers do."""
+    content = bytearray(data)
+    for _ in range(rng.choice((1, 1, 2, 5, 20))):
+        at = rng.randrange(len(content)) if content else 0
+        kind = rng.randrange(6)
+        if kind == 0:
+            del content[at:]
+        elif kind == 1 and content:
+            content[at] ^= 1 << rng.randrange(8)
+        elif kind == 2 and content:
+            content[at] = rng.choice((0, 1, 0x7F, 0x80, 0xFF))
+        elif kind == 3:
+            content[at:at] = rng.randbytes(rng.randrange(1, 16))
+        elif kind == 4:
+            content[at : at + 4] = rng.choice((b"\0\0\0\0", b"\xff\xff\xff\xff", b"\x7f\xff\xff\xff", b"\0\0\1\0"))
+        else:
+            content[at:at] = content[at : at + rng.randrange(1, 64)]
+    return bytes(content)
 
 
 def mutated_files(count: int, seed: int = 0) -> dict[str, int]:
@@ -146,23 +199,21 @@ from pathlib import Path
 from data_prep.datasets import Archive, Dataset
 from data_prep.prepare import prepare
 archive = Archive("set.zip", ("http://127.0.0.1:9/set.zip",), 10**9)
-dataset = Dataset("toy", "Toy", "patches", (archive,), (("hq", r"(.+)[.]png"),), 24, "https://example.org", "none", "nobody")
+dataset = Dataset("toy", "Toy", "patches", (archive,), (("hq", r"(.+)[.]png"),), 99, "https://example.org", "none", "nobody")
 prepare(dataset, Path(sys.argv[1]), 1, Path(sys.argv[2]), 64, True)
 """
 
 
-def kill_all(kills: int) -> dict[str, tuple[int, list[str]]]:
-    """For each of the three commands: how many of its calls were killed, and what was corrupt afterwards."""
-    import shutil
-
+def kill_all(kills: int, pictures: int = 24) -> dict[str, tuple[int, list[str]]]:
+    """For each of the three commands, on so many pictures: how many of its calls were killed, and what was corrupt."""
     found = {}
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         found["train"] = kill_and_continue(folder / "train", kills)
-        inputs = photos(folder / "inputs", 24)
+        inputs = photos(folder / "inputs", pictures)
         upscale = [sys.executable, "-m", "itersr", "upscale", str(inputs), "--tier", "smoke", "--skip-existing", "--suffix", ""]
         found["upscale"] = killed_often(lambda out: [*upscale, "-o", str(out)], contents, folder / "upscale", kills)
-        shutil.make_archive(str(folder / "archives" / "set"), "zip", photos(folder / "large", 24, 600))
+        shutil.make_archive(str(folder / "archives" / "set"), "zip", photos(folder / "large", pictures, 600))
         found["data_prep"] = killed_often(
             lambda out: [sys.executable, "-c", DATA_PREP, str(out), str(folder / "archives")],
             lambda out: contents(out / "toy"), folder / "data_prep", kills)
@@ -191,7 +242,7 @@ def bad_files(folder: Path) -> list[str]:
         "cut2.jpg": jpeg[: len(jpeg) // 2], "cut3.tif": tiff[: len(tiff) // 2], "cut4.webp": encoded(image, "WEBP")[:60],
         "cut5.gif": encoded(image, "GIF")[:500], "checksum.png": png.replace(b"IDAT", b"IDAX"), "header.png": png[:20],
         "bomb.bmp": bytes(bomb), "nan.tif": nan.getvalue(), "zeros.jpg": bytes(4000),
-        "n" * 248 + ".png": png,  # its result's name is too long
+        "n" * 248 + ".png": png,  # the name of its result is too long
     }
     for name, data in content.items():
         (folder / name).write_bytes(data)
@@ -233,10 +284,11 @@ def upscale_folder(good: int, bad: int) -> dict[str, object]:
                 time.sleep(0.1)
             said.seek(0)
             text = said.read().decode("utf-8", "replace")
+        errors = "\n".join(line for line in text.splitlines() if line.startswith("itersr: "))
         quarter = max(len(memory) // 4, 1)
         return {
             "done": sum(name.endswith("_out") for name in (path.stem for path in (folder / "out").rglob("*"))),
-            "named": sum(any(name in line for line in text.splitlines()) for name in names), "bad": len(names),
+            "named": sum(Path(name).with_suffix("").as_posix() in errors for name in names), "bad": len(names),
             "exit code": process.returncode, "tracebacks": text.count("Traceback"),
             "hidden files left": sum(path.name.startswith(".") for path in (folder / "out").rglob("*")),
             "MiB, second quarter": statistics.median(memory[quarter : 2 * quarter] or [0]),

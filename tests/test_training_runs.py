@@ -20,7 +20,6 @@ from itersr.training import loop, ship
 from itersr.training import run as run_module
 from itersr.training.data import Crops, Photos
 from itersr.training.loop import Clock, OtherRun, TrainingError, Watch
-from tests.kill_training import kill_and_continue
 from tests.test_training import micro, run, state
 
 
@@ -218,11 +217,6 @@ def test_a_card_that_was_not_written_is_written_by_the_next_call(tmp_path: Path,
     for _ in range(2):
         run_module.train_all(config, None, tmp_path, **options)
     assert len(exported) == 2
-
-
-def test_kills_at_random_moments_change_nothing(tmp_path: Path) -> None:
-    killed, wrong = kill_and_continue(tmp_path, 3)
-    assert killed and not wrong
 
 
 # -------------------------------------------------------------------------------------------------------------- refused

@@ -26,7 +26,7 @@ import torch
 from PIL import Image
 
 from itersr import pictures
-from itersr.disk import FileError, check_place, shown, whole_file, whole_folder, writing
+from itersr.disk import FileError, WriteError, check_place, shown, whole_file, whole_folder, writing
 from itersr.pictures import Photo
 from itersr.upscaling.read import MAX_PIXELS, ImageError, image_files, read, size
 from itersr.upscaling.write import SUFFIXES, check_output, write
@@ -149,7 +149,7 @@ def _free(jobs: Sequence[Job], options: Options, failures: list[Failure]) -> lis
 
 
 def _refuse(path: Path, job: Job, inputs: Mapping[tuple[int, int], Path], force: bool) -> None:
-    """ImageError where what lies at `path` may not be replaced, WriteError where nothing can be made there."""
+    """FileError where what lies at `path` may not be replaced, or nothing can be made there."""
     found = check_place(path)
     if found is None:
         return
@@ -271,7 +271,8 @@ def _told(job: Job, failures: list[Failure]) -> Iterator[None]:
             message = f"{shown(job.source)}: {reason}"
             log.debug("%s", job.source, exc_info=error)
         log.error("%s", message)
-        failures.append(Failure(job.source, message, usage=isinstance(error, ImageError)))
+        usage = isinstance(error, FileError) and not isinstance(error, WriteError)
+        failures.append(Failure(job.source, message, usage))
 
 
 def _upscale_one(model: Any, photo: Photo, target: Path, options: Options, progress: Callable[[int, int], None]) -> None:
