@@ -78,7 +78,7 @@ lint: setup
 # notebooks), then nbval over the committed notebooks, which finds the checkpoints of that run in ITERSR_OUT.
 NBVAL := --nbval-lax --nbval-current-env --nbval-sanitize-with tests/nbval_sanitize.cfg --nbval-cell-timeout 600
 test: lint
-	ITERSR_OUT=$(CURDIR)/runs/test/figures $(PY) -m pytest $(NBVAL) tests $(wildcard notebooks/*.ipynb)
+	ITERSR_OUT="$(CURDIR)/runs/test/figures" $(PY) -m pytest $(NBVAL) tests $(wildcard notebooks/*.ipynb)
 
 # The tests of the code alone, without running a notebook of the course.
 quick: lint
