@@ -135,7 +135,7 @@ def mutated_files(count: int, seed: int = 0) -> dict[str, int]:
             made = [name for name in files(folder) if name != path.name]
             if failures:
                 found["lines"] += 1
-                one_line = "\n" not in failures[0].message and "x." in failures[0].message
+                one_line = "\n" not in failures[0].message and f"{folder}" in failures[0].message
                 found["tracebacks"] += not one_line
                 found["files left"] += bool(made)
             else:
