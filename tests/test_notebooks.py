@@ -56,7 +56,7 @@ def test_jupytext_itself_finds_the_pair_and_writes_the_same_file(tmp_path: Path,
         assert (tmp_path / source.name).read_text(encoding="utf-8") == source.read_text(encoding="utf-8"), source.name
         capsys.readouterr()
         command(["--paired-paths", notebook])
-        assert capsys.readouterr().out.split() == [str(source)]
+        assert capsys.readouterr().out.splitlines() == [str(source)]
 
 
 def test_links_and_words_of_the_readme() -> None:
