@@ -151,8 +151,8 @@ def mutated_files(count: int, seed: int = 0) -> dict[str, int]:
 
 def killed_often(call: Callable[[Path], Sequence[str]], finished: Callable[[Path], dict[str, bytes]], folder: Path, kills: int,
                  seed: int = 0) -> tuple[int, list[str]]:
-    """(how many calls were killed in time, what is corrupt): results under their final names must be those of a run that
-    nobody disturbed, after every kill; and after the last all of them must be there.
+    """(how many calls were killed before they were done, what is corrupt). After every kill, results under their final names
+    must be those of a run that nobody disturbed; in the end all of them must be there. Calls go on until `kills` were killed.
 
     call: the command that puts its results into a folder, and goes on where results are. finished: the results there.
     """
@@ -160,8 +160,8 @@ def killed_often(call: Callable[[Path], Sequence[str]], finished: Callable[[Path
     began = time.monotonic()
     subprocess.run(call(folder / "undisturbed"), cwd=ROOT, check=True, capture_output=True, timeout=600)
     seconds, wanted = time.monotonic() - began, finished(folder / "undisturbed")
-    out, killed, corrupt = folder / "disturbed", 0, list[str]()
-    for i in range(kills):
+    out, finishes, killed, corrupt = folder / "disturbed", 0, 0, list[str]()
+    while killed < kills:
         process = subprocess.Popen(call(out), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:
             process.wait(timeout=draw.uniform(0.3, 0.9) * seconds)
@@ -171,7 +171,8 @@ def killed_often(call: Callable[[Path], Sequence[str]], finished: Callable[[Path
         process.wait()
         corrupt += [f"{out.name}/{name}" for name, content in finished(out).items() if wanted.get(name) != content]
         if finished(out).keys() == wanted.keys():
-            out = folder / f"disturbed{i}"  # all is done: begin again, so that later kills hit work too
+            finishes += 1
+            out = folder / f"disturbed{finishes}"  # all is done: begin again, so that later kills hit work too
     subprocess.run(call(out), cwd=ROOT, check=True, capture_output=True, timeout=600)
     return killed, corrupt + ([] if finished(out) == wanted else [f"{out.name}: not what an undisturbed run gives"])
 
