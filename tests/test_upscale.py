@@ -392,7 +392,7 @@ def test_odd_names_cost_only_themselves(tmp_path: Path, monkeypatch: pytest.Monk
     with open(log, "w", encoding="utf-8", errors="strict") as out:
         monkeypatch.setattr(sys, "stdout", out)
         monkeypatch.setattr(sys, "stderr", out)
-        assert cli.main(["upscale", str(tmp_path / "in"), "-o", str(tmp_path / "out")]) == 1
+        assert cli.main(["upscale", str(tmp_path / "in"), "-o", str(tmp_path / "out")]) == 2
     made = ["a_out.png", os.fsdecode(b"bytes_\xe9_out.png"), "line\nbreak_out.png", "z_out.png"]
     assert files(tmp_path / "out") == made
     lines = log.read_text().splitlines()
@@ -531,7 +531,8 @@ cli._model = lambda args: Bicubic()
 sys.exit(cli.main(sys.argv[1:]))
 """
     paths = [picture(tmp_path / "big.png", size=(60, 60)), picture(tmp_path / "small.png", size=(5, 5))]
-    command = [sys.executable, "-c", code, "upscale", *map(str, paths), "-o", str(tmp_path / "out")]
+    # -B: or the limit would cut the bytecode that Python keeps of modules, and each later process would stumble over it
+    command = [sys.executable, "-B", "-c", code, "upscale", *map(str, paths), "-o", str(tmp_path / "out")]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=120)
     assert done.returncode == 1 and len(done.stderr.splitlines()) == 1 and "big_out.png: cannot be written" in done.stderr
     assert files(tmp_path / "out") == ["small_out.png"]
