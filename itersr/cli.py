@@ -24,7 +24,7 @@ from itersr import __version__
 log = logging.getLogger("itersr")
 
 # Repeated here because importing them would load torch for --help; a test holds them equal to where they are defined.
-TIERS = ("smoke", "tiny", "small", "paper", "stripes")
+TIERS = ("smoke", "tiny", "small", "paper")
 POLICIES = ("evaluator", "evaluator_greedy", "topk", "topk_annealed", "confidence_sampled", "random", "halton")
 COLOR_FIXES = ("none", "wavelet", "adain")
 SCHEDULES = ("linear", "cosine", "square", "sqrt", "cubic")

@@ -9,6 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from itersr.lab import worlds
+from itersr.model import ITER
 from itersr.training.data import Photos
 
 
@@ -47,6 +48,12 @@ def test_a_small_picture_of_short_stripes_has_lost_them() -> None:
         small = F.interpolate(image[None], scale_factor=0.25, mode="bicubic", antialias=True)[0]
         left.append(float(small.std((1, 2)).mean() / image.std((1, 2)).mean()))
     assert left[0] < 0.75 * left[1]
+
+
+def test_networks_for_it_are_whole() -> None:
+    model = ITER(worlds.stripes_tier())
+    assert sum(p.numel() for p in model.parameters()) < 1.5e6  # 3 MB in half precision
+    assert model.restore(torch.rand(1, 3, 16, 16), seed=0).image.shape == (1, 3, 64, 64)
 
 
 def test_the_command_writes_pictures_to_train_on(tmp_path: Path) -> None:

@@ -5,12 +5,13 @@ a phase. Shrunk by four and blurred, short stripes lose their phase: the LQ pict
 colours, but not where a stripe begins. A token of such a cell can then be several things, and one neighbour tells which. With
 long stripes the phase survives, and neighbours add nothing to what the LQ picture tells.
 
-    python -m itersr.lab.worlds OUT [--count 400]      PNG files for `itersr train all --tier stripes --data OUT`
+    python -m itersr.lab.worlds OUT [--count 400]      PNG files to train on; `stripes_tier` has the networks for them
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import math
 import sys
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+
+from itersr.config import LQEncoderConfig, SwinConfig, Tier, TokenNetConfig, TrainConfig, VQGANConfig
 
 DIRECTIONS = (0.0, 45.0, 90.0, 135.0)  # degrees, of the way across the stripes
 PERIODS = (7, 8, 10)  # pixels, at a dial of 1
@@ -89,6 +92,31 @@ def coherence(image: Tensor, world: World, window: int = 12) -> float:
             total += float(local.sum().abs() / local.abs().sum().clamp(min=1e-9)) * len(local)
             weight += len(local)
     return total / weight if weight else math.nan
+
+
+def stripes_tier() -> Tier:
+    """Networks of `tiny`'s form for these pictures, small enough for minutes of a CPU. No weights ship yet."""
+    swin = SwinConfig(width=64, groups=1, depth=4, heads=4, mlp_ratio=2)
+    token_net = TokenNetConfig(width=64, norm="none", posterior=True, reads_lq=True, swin=swin)
+    base = TrainConfig(steps=2_000, batch=8, crop=64, lr=1e-3, warmup=0.03, ema=0.99, validations=4, checkpoint_every=100)
+    return Tier(
+        name="stripes",
+        vqgan=VQGANConfig(width=20, multipliers=(1, 2, 2), codes=96, code_dim=24, encoder_swin=False, res_blocks=1,
+                          swin=SwinConfig(width=40, groups=1, depth=2, heads=4, mlp_ratio=2)),
+        lq_encoder=LQEncoderConfig(width=24, swin=swin),
+        refiner=token_net,
+        evaluator=dataclasses.replace(token_net, reads_lq=False),
+        train={
+            "vqgan": dataclasses.replace(base, steps=900, autoencoder=0.2, gan_start=1.0, perceptual_weight=0.5, lr=2e-3),
+            "lq_encoder": dataclasses.replace(base, networks=("lq_encoder",)),
+            "token_nets": dataclasses.replace(base, steps=3_500, crop=96, networks=("refiner", "evaluator"), corrupt=0.5,
+                                              masked_loss=True),
+            "iter": base,
+        },
+        plan={"vqgan": 0.2, "lq_encoder": 0.2, "token_nets": 0.58},
+        degradation="mild",
+        notes="pictures of stripes, in which neighbours tell a token (`itersr.lab.worlds`)",
+    )
 
 
 def write(folder: Path, count: int, size: int = 160, seed: int = 0) -> None:
