@@ -103,7 +103,7 @@ def stripes_tier() -> Tier:
         name="stripes",
         vqgan=VQGANConfig(width=20, multipliers=(1, 2, 2), codes=96, code_dim=24, encoder_swin=False, res_blocks=1,
                           swin=SwinConfig(width=40, groups=1, depth=2, heads=4, mlp_ratio=2)),
-        lq_encoder=LQEncoderConfig(width=24, swin=swin),
+        lq_encoder=LQEncoderConfig(width=20, swin=swin),
         refiner=token_net,
         evaluator=dataclasses.replace(token_net, reads_lq=False),
         train={
