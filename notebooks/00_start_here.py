@@ -27,8 +27,8 @@
 # **Minutes.** Ten to read. To run: seconds with trained weights at hand; without them this notebook trains a very small model first, which takes about a
 # minute on two CPU cores and less on a GPU.
 #
-# > "Extensive experimental results show that ITER is easy to train and performs well within just 8 iterative steps."
-# > (Chen et al. 2024, abstract)
+# The abstract of Chen et al. (2024) claims two things of ITER: training is easy, and eight steps are enough. README's table says
+# what came of the second claim here; the first is not tested yet.
 #
 # Run the cells from top to bottom (Shift+Enter).
 

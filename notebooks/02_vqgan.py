@@ -18,11 +18,8 @@
 # **What you will build.** An encoder E_H that turns a photo into a small map of whole numbers, the *tokens*, and a decoder D_H that turns the map back
 # into a photo. Between them sits a *codebook*: K vectors, and a token is the number of one of them.
 #
-# **Why.** ITER never predicts pixels. It predicts tokens, one choice out of K at each place, and leaves the drawing to D_H. In the words of the abstract,
-# ITER is
-#
-# > "a discrete diffusion model operating in the discrete token representation space, *i.e.*, indexes of features extracted from a VQGAN codebook
-# > pre-trained with high-quality (HQ) images" (Chen et al. 2024, Abstract)
+# **Why.** ITER never predicts pixels. It predicts tokens, one choice out of K at each place, and leaves the drawing to D_H. The diffusion of the
+# later notebooks therefore works on indices of a codebook, and that codebook was learned from sharp pictures alone (Chen et al. 2024, abstract and Stage I).
 #
 # Everything later stands on this: no restoration can look better than what D_H draws from the *right* tokens.
 #

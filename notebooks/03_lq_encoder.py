@@ -18,10 +18,8 @@
 # **What you will build.** E_l, a network that reads the damaged, small photo and says for every place which token the good photo has there. Its heart are *Swin layers*,
 # attention inside small windows of tokens; all four networks of ITER use them, so you build them here by hand, once.
 #
-# **Why.** ITER splits restoration into two jobs. The first one is E_l's:
-#
-# > "Distortion removal involves simple HQ token prediction with LQ images, while texture generation uses a discrete diffusion model to iteratively refine the
-# > distortion removal output with a token refinement network." (Chen et al. 2024, Abstract)
+# **Why.** ITER splits restoration into two jobs (Chen et al. 2024, abstract). The first is to remove the distortion: E_l reads the LQ image and predicts HQ
+# tokens, in one pass. The second is to add texture: φ_r refines those tokens, step by step.
 #
 # E_l's answer S_l is what the diffusion of notebooks 04 to 06 starts from, and what all of it must beat.
 #

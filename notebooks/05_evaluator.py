@@ -21,8 +21,7 @@
 # [Algorithm 2](06_adaptive_inference.ipynb) starts from.
 #
 # **Why.** φ_r ([notebook 04](04_refiner.ipynb)) samples, and samples are sometimes wrong. Which tokens should be kept, and which drawn again?
-# The paper's answer in its abstract: *"It learns to evaluate which tokens are good restorations and helps to improve the iterative
-# refinement results"* (Chen et al. 2024).
+# The paper answers with another network, φ_e, which learns to tell good tokens from bad ones (Chen et al. 2024, abstract and Eq. 5).
 #
 # **What you need.** Notebook 04; logistic regression.
 #

@@ -27,9 +27,8 @@
 # **Minutes.** Half an hour to read; to run, under one minute on two CPU cores at the `smoke` tier after notebooks 02 to 05 (about three
 # without them: it then trains what is missing), and the same on a GPU, since nothing here is large.
 #
-# > "Moreover, the evaluation network can first check status of the distortion removal output and then adaptively select total
-# > refinement steps needed, thereby maintaining a good balance between distortion removal and texture generation."
-# > (Chen et al. 2024, abstract)
+# The evaluator also judges S_l, before any step: few good tokens mean many steps, many good ones mean few. So one network decides how far a
+# picture stays with what E_l read, and how much texture is added (Chen et al. 2024, abstract; Eq. 6; Algorithm 2, lines 1 to 6).
 
 # %% tags=["parameters"]
 tier = "smoke"
