@@ -24,7 +24,7 @@ from itersr import __version__
 log = logging.getLogger("itersr")
 
 # Repeated here because importing them would load torch for --help; a test holds them equal to where they are defined.
-TIERS = ("smoke", "tiny", "small", "paper")
+TIERS = ("smoke", "tiny", "small", "paper", "stripes")
 POLICIES = ("evaluator", "evaluator_greedy", "topk", "topk_annealed", "confidence_sampled", "random", "halton")
 COLOR_FIXES = ("none", "wavelet", "adain")
 SCHEDULES = ("linear", "cosine", "square", "sqrt", "cubic")
@@ -340,7 +340,7 @@ def _convert(args: argparse.Namespace) -> int:
 
 def _add_reproduce(p: argparse.ArgumentParser) -> None:
     p.add_argument("--tier", default="smoke", metavar="T",
-                   help=f"{', '.join(TIERS)}, or a folder of weights, for notebooks 06-09 (default: %(default)s)")
+                   help=f"{', '.join(TIERS)}, or a folder of weights, for notebooks 06-10 (default: %(default)s)")
     p.add_argument("--only", metavar="NN", help="notebooks by number, for example 07 or 02,07 (default: all)")
     _device(p)
     p.add_argument("--data", metavar="DIR", help="a folder of photos (default: photos inside scikit-image)")

@@ -1,7 +1,8 @@
-"""The four tiers: one set of dataclasses, four sets of numbers. Nothing else in the package differs between tiers.
+"""The tiers: one set of dataclasses, five sets of numbers. Nothing else in the package differs between tiers.
 
 `paper` is the published network (Sec. 4.1 and the released tensors' shapes); `smoke`, `tiny` and `small` are the same
-design at smaller sizes, without the two layers that mix the whole picture (GroupNorm and the gate of the released MLP),
+design at smaller sizes (`stripes` is for the pictures of `itersr.lab.worlds`), without the two layers that mix the whole
+picture (GroupNorm and the gate of the released MLP),
 so that their tokens depend on a neighbourhood alone.
 """
 
@@ -231,7 +232,31 @@ def _small() -> Tier:
     )
 
 
-TIERS: dict[str, Tier] = {t.name: t for t in (_smoke(), _tiny(), _small(), _paper())}
+def _stripes() -> Tier:
+    swin = SwinConfig(width=64, groups=1, depth=4, heads=4, mlp_ratio=2)
+    token_net = TokenNetConfig(width=64, norm="none", posterior=True, reads_lq=True, swin=swin)
+    base = TrainConfig(steps=2_000, batch=8, crop=64, lr=1e-3, warmup=0.03, ema=0.99, validations=4, checkpoint_every=100)
+    return Tier(
+        name="stripes",
+        vqgan=VQGANConfig(width=20, multipliers=(1, 2, 2), codes=96, code_dim=24, encoder_swin=False, res_blocks=1,
+                          swin=SwinConfig(width=40, groups=1, depth=2, heads=4, mlp_ratio=2)),
+        lq_encoder=LQEncoderConfig(width=20, swin=swin),
+        refiner=token_net,
+        evaluator=dataclasses.replace(token_net, reads_lq=False),
+        train={
+            "vqgan": dataclasses.replace(base, steps=900, autoencoder=0.2, gan_start=1.0, perceptual_weight=0.5, lr=2e-3),
+            "lq_encoder": dataclasses.replace(base, networks=("lq_encoder",)),
+            "token_nets": dataclasses.replace(base, steps=3_500, crop=96, networks=("refiner", "evaluator"), corrupt=0.5,
+                                              masked_loss=True),
+            "iter": base,
+        },
+        plan={"vqgan": 0.2, "lq_encoder": 0.2, "token_nets": 0.58},
+        degradation="mild",
+        notes="pictures of stripes, in which neighbours tell a token (itersr.lab.worlds)",
+    )
+
+
+TIERS: dict[str, Tier] = {t.name: t for t in (_smoke(), _tiny(), _small(), _paper(), _stripes())}
 
 
 def tier(name: str) -> Tier:

@@ -60,6 +60,7 @@ from itersr.losses import per_image
 from itersr.training.algorithm1 import Algorithm1
 from itersr.training.data import Crops, Photos, ranges, validation_pairs
 from itersr.training.stages import form_of
+from itersr.training.validate import Pair, neighbour_information
 
 
 # %% [markdown]
@@ -698,6 +699,22 @@ display(Markdown(
 # trains without it, `tiny` with `corrupt = 0.5`. ([Notebook 09](09_benchmark.ipynb) asks what proposals of φ_r are worth in pictures.)
 
 # %% [markdown]
+# ### One number: neighbour information
+#
+# How much can an order of revealing win at all? Several steps differ from one in this alone: later tokens are drawn *knowing* earlier ones. So take the places that
+# stay hidden when three quarters of S_h are known. How much of φ_r's loss there goes away, from nothing known to three quarters known? That share is the
+# **neighbour information** (`neighbour_information`; the model card has it too). If it is near zero, φ_r draws all tokens at once as well as in eight steps.
+
+# %%
+crops = [Pair(str(i), hq[i : i + 1].cpu(), lq[i : i + 1].cpu()) for i in range(len(hq))]
+told = {own: neighbour_information(model, crops, own=own, seed=run.seed) for own in (False, True)}
+information = 1 - told[False][0.75] / told[False][0.0]
+display(Markdown(
+    f"With nothing known φ_r's loss is {told[False][0.0]:.2f} nats a token, with three quarters of the true tokens known {told[False][0.75]:.2f}: a neighbour "
+    f"information of **{information:.0%}**. With three quarters of its own draws known it is {told[True][0.75]:.2f}. "
+    "[Notebook 10](10_where_steps_pay.ipynb) has a world in which that share is several times as large, and there the steps pay."))
+
+# %% [markdown]
 # ## 8. Beyond the paper: E_l's posterior, and the LQ image itself
 #
 # S_l is the *argmax* of E_l. Where E_l says "code 5 with 31 %, code 9 with 30 %", φ_r sees "5", as if it were certain. How much is thrown
@@ -848,7 +865,7 @@ path = run.record(
     measured=f"masked-token accuracy {masked_accuracy:.1%} (best constant {constant:.1%}, S_l {accuracy_l:.1%})",
     masked_accuracy=masked_accuracy, best_constant=constant, s_l_accuracy=accuracy_l,
     by_ratio=[{"masked": row["masked"], "accuracy": row["accuracy"], "entropy": row["entropy"]} for row in rows],
-    toy_accuracy=toy_accuracy, toy_agreement=whole, e_l_entropy=unsure, e_l_top5=(rank < 5).float().mean().item(), overfit=overfit,
+    neighbour_information=information, toy_accuracy=toy_accuracy, toy_agreement=whole, e_l_entropy=unsure, e_l_top5=(rank < 5).float().mean().item(), overfit=overfit,
 )
 
 # %% [markdown]

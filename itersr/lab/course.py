@@ -40,7 +40,7 @@ def load_or_train(stage: str, config: Tier, data: str | Path | None, out: Path, 
 
 
 def model_to_measure(config: Tier, data: str | Path | None, out: Path, device: str = "auto", **options: Any) -> ITER:
-    """What the result notebooks (06–09) measure: a tier's networks, all four; at `smoke` those of `SHOWN`.
+    """What the result notebooks (06–10) measure: a tier's networks, all four; at `smoke` those of `SHOWN`.
 
     Networks that trained for seconds show whether code runs, not what the method does.
     """
