@@ -117,9 +117,12 @@ class Tier:
     # the stages of `itersr train all` in their order, and the share of its time that each gets; the rest is for the export
     plan: dict[str, float] = field(default_factory=lambda: {"vqgan": 0.2, "lq_encoder": 0.2, "iter": 0.55})
     scale: int = 4
-    steps: int = 8  # T at inference
-    alpha: float = 0.5  # α at inference (the authors' code has 0.7)
-    temperature: float = 1.0  # of φ_r's samples at inference; less where its probabilities are weak
+    # How Alg. 2 is run unless told otherwise, see `sampling.Sampler`; for weights that ship, the best on held-out photos
+    steps: int = 8  # T
+    alpha: float = 0.5  # (the authors' code has 0.7)
+    temperature: float = 1.0
+    policy: str = "evaluator"
+    remask: bool = False
     degradation: Literal["paper", "mild"] = "paper"
     notes: str = field(default="", compare=False)
 
@@ -246,7 +249,7 @@ def _stripes() -> Tier:
         train={
             "vqgan": dataclasses.replace(base, steps=900, autoencoder=0.2, gan_start=1.0, perceptual_weight=0.5, lr=2e-3),
             "lq_encoder": dataclasses.replace(base, networks=("lq_encoder",)),
-            "token_nets": dataclasses.replace(base, steps=3_500, crop=96, networks=("refiner", "evaluator"), corrupt=0.5,
+            "token_nets": dataclasses.replace(base, steps=3_500, networks=("refiner", "evaluator"), corrupt=0.5,
                                               masked_loss=True),
             "iter": base,
         },

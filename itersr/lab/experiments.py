@@ -434,7 +434,7 @@ def taken_apart(model: ITER, pairs: Sequence[Pair], seeds: Sequence[int], temper
     Who proposes, who judges, and whether neighbours agree. One temperature for all, and all from nothing known. (Where E_l
     proposes and dice judge, that is one sample of E_l.)
     """
-    base = model.sampler(adaptive=False, temperature=temperature)
+    base = model.sampler(adaptive=False, temperature=temperature, policy="evaluator", remask=False)
     methods = [
         Method("one sample of E_l", "sample", base),
         Method("E_l proposes, φ_e judges", sampler=base, trust=0.0),
