@@ -11,8 +11,9 @@ import torch
 from torch.nn import functional as F
 
 from itersr.config import tier
-from itersr.lab import experiments, worlds
+from itersr.lab import critics, experiments, worlds
 from itersr.model import ITER
+from itersr.pictures import bundled
 from itersr.training.data import Photos
 from itersr.training.validate import Pair, neighbour_information
 
@@ -121,3 +122,27 @@ def test_a_world_pair_measures_coherence_and_a_photo_nothing_more() -> None:
     assert Pair("photo", pair.hq, pair.lq).facts(pair.hq) == {}
     row = experiments.measure(ITER(tier("stripes")).eval(), experiments.Method("bicubic", "bicubic"), pair, 0, ["psnr"])
     assert set(row) == {"seconds", "psnr", "coherence"}
+
+
+@pytest.mark.parametrize("label", ["equal", "original"])
+def test_a_critic_learns_its_label_from_maps_that_phi_r_drew(label: critics.Label, tmp_path: Path) -> None:
+    model = ITER.from_pretrained("smoke", "cpu")
+    config = tier("smoke").train["token_nets"]
+    task = critics.Critic(model, config, label)
+    hq = torch.stack([photo[:, :64, :64] for photo in bundled("test").values()][:2])
+    lq = F.interpolate(hq, scale_factor=0.25, mode="area")
+    batch = {"hq": hq, "lq": lq, "index": torch.arange(2)}
+    tokens, s_l, log_probs, good = task.complete_map(batch)
+    s_h = model.vqgan.encode(hq)
+    assert torch.equal(s_l, log_probs.argmax(1)) and good.any() and not good.all()
+    if label == "equal":
+        assert torch.equal(good, tokens == s_h)
+    else:
+        assert torch.equal(tokens[good], s_h[good]) and not torch.equal(tokens[~good], s_h[~good])
+    assert [name for name, p in task.named_parameters() if p.requires_grad and "evaluator" not in name] == []
+    before = {name: p.clone() for name, p in model.named_parameters()}
+    found = critics.train_critic(label, tmp_path, "smoke", steps=2)
+    assert set(found) == {"loss", "AUC"}
+    other = critics.with_critic(model, tmp_path / "weights" / "evaluator.safetensors")
+    changed = {name.partition(".")[0] for name, p in other.named_parameters() if not torch.equal(p, before[name])}
+    assert changed == {"evaluator"}
