@@ -28,7 +28,7 @@ from itersr.lab.reproduce import ROOT, kernel_environment
 from itersr.weights import shipped
 
 PARAMETERS = {"tier", "seed", "device", "data", "out"}
-SHOWN_WITH_SHIPPED_WEIGHTS = {"02", "03", "04", "05", "07", "08", "09", "10"}  # 00 and 06 use them at any tier
+SHOWN_WITH_SHIPPED_WEIGHTS = {"07", "08", "09"}  # their parameters say smoke; the others show the tier of their parameters
 WITHOUT_NETWORKS = {"01"}
 MORE = {"10": {"stripes"}}  # further tiers whose weights a notebook uses
 TAGS = {"parameters", "nbval-check-output", "exercise", "solution", "check"}
