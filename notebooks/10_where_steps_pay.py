@@ -50,12 +50,11 @@ import torch
 from IPython.display import Markdown, display
 
 from itersr import weights
-from itersr.lab import experiments, ledger, metrics, worlds
+from itersr.lab import critics, experiments, ledger, metrics, worlds
 from itersr.lab.course import model_to_measure
 from itersr.lab.experiments import Method, apply
 from itersr.model import ITER
 from itersr.schedule import tokens_to_keep
-from itersr.training.data import Photos
 from itersr.training.run import load_networks, train_stage
 from itersr.training.validate import neighbour_information
 
@@ -168,17 +167,24 @@ for name, picture in (("whole", bars), ("shifted whole", bars.roll(3, 1)), ("bro
 LIVE = run.tier.name == "smoke"
 
 
+def pictures(count: int):
+    """A folder with that many pictures of stripes to train on."""
+    folder = run.checkpoints / f"{count}_pictures"
+    if len(list(folder.glob("*.png"))) < count:
+        worlds.write(folder, count)
+    return folder
+
+
 def trained_here(steps: int = 300) -> ITER:
-    """φ_r of `stripes`, trained for some steps on 60 pictures; the networks before it ship."""
+    """φ_r of `stripes`, trained for some steps; the networks before it ship."""
     folder = run.checkpoints / "stripes" / "weights"
     folder.mkdir(parents=True, exist_ok=True)
     for name in ("vqgan", "lq_encoder"):
         shutil.copy(weights.SHIPPED / "stripes" / f"{name}.safetensors", folder)
     settings = dataclasses.replace(base.tier.train["token_nets"], steps=steps, networks=("refiner",), validations=1)
     config = dataclasses.replace(base.tier, train={"token_nets": settings})
-    pictures = {str(i): worlds.stripes(i, 160, worlds.DIALS[i % 2]).image for i in range(60)}
-    train_stage("token_nets", config, None, folder.parent, photos=(Photos(pictures), Photos({"0": pictures["0"]})),
-                validation=(1, 128), resume=True, progress=False, device=str(run.device))
+    train_stage("token_nets", config, pictures(100), folder.parent, validation=(1, 96), resume=True, progress=False,
+                device=str(run.device))
     model = load_networks(folder, config, ("refiner",))
     model.evaluator.load_state_dict(base.evaluator.state_dict())
     return model.ready(run.device)
@@ -222,7 +228,7 @@ print(f"one picture at dial 1: {alone:.2f} nats with nothing known, {helped:.2f}
 few = 4 if LIVE else 48
 seeds = (run.seed,) if LIVE else tuple(run.seed + i for i in range(3))
 dials = (worlds.DIALS[0], worlds.DIALS[-1]) if LIVE else worlds.DIALS
-side = 96 if LIVE else 128
+side = 96
 world_pairs = {dial: worlds.pairs(model.tier, few, dial, size=side) for dial in dials}
 
 photo_model = model_to_measure(run.tier, run.data, run.checkpoints, seed=run.seed, device=str(run.device))
@@ -343,6 +349,8 @@ pd.DataFrame({name: {"neighbour information": f"{information[name]:.0%}", "gain 
 # - `random`: no critic. The control.
 # - `evaluator`: φ_e, which was trained on "does the token equal S_h?". Notebook 05 showed that this asks for confidence, not for agreement.
 # - `topk`, `confidence_sampled`: φ_r's own confidence, greedy or drawn (MaskGIT).
+# - `φ_e, label equal` and `label original`: φ_e trained for nine minutes more, on maps that the final φ_r drew, with Eq. 5's label or with Token-Critic's
+#   (Lezama et al. 2022: was this token given, or drawn?). See `itersr.lab.critics`. Not at `smoke`.
 # - `asked again`: φ_r itself, asked about each token with the other colour of a chequerboard known (`experiments.asked_again`). It asks whether
 #   tokens fit each other, for two more calls of φ_r a step.
 # - `oracle`: a judge that knows S_h, as the bound.
@@ -352,10 +360,18 @@ pd.DataFrame({name: {"neighbour information": f"{information[name]:.0%}", "gain 
 # at its own best temperature, chosen for each picture on all the others.
 
 # %%
-temperatures = (1.0,) if LIVE else (0.5, 0.7, 0.85, 1.0)
-contest_dial = dials[0]
-rows = experiments.critics(model, world_pairs[contest_dial], seeds, temperatures, steps=(8,) if LIVE else (8, 16),
-                           store=store, names=[look])
+temperatures = (1.0,) if LIVE else (0.3, 0.5, 0.7, 1.0)
+contest = world_pairs[dials[0]]  # where neighbours tell most
+measured = [look, "psnr"]
+rows = experiments.critics(model, contest, seeds, temperatures, steps=(8,) if LIVE else (8, 16), store=store, names=measured)
+if not LIVE:  # φ_e trained further, with all else as it is
+    for label in ("equal", "original"):
+        folder = run.checkpoints / "critics" / label
+        critics.train_critic(label, folder, data=pictures(800), minutes=9, device=str(run.device))
+        other = critics.with_critic(ITER.from_pretrained("stripes", str(run.device)), folder / "weights" / "evaluator.safetensors")
+        judged = experiments.critics(other, contest, seeds, temperatures, steps=(8,), only="evaluator",
+                                     store=store, names=measured)
+        rows = pd.concat([rows, judged.assign(method=judged.method.str.replace("evaluator", f"φ_e, label {label}"))])
 names = list(rows.method.unique())
 
 
@@ -411,7 +427,7 @@ path = run.save_figure(fig, "critics")
 # Algorithm 2 at its best setting, against the same networks used once: S_l (E_l's argmax), one sample of E_l, one sample of φ_r (T = 1). Each at its own best temperature.
 
 # %%
-once = experiments.refinement(model, world_pairs[contest_dial], seeds, temperatures, store=store, names=[look])
+once = experiments.refinement(model, contest, seeds, temperatures, store=store, names=measured)
 means = {name: float(best_of(name)[look].mean()) for name in names if not name.startswith("oracle")}
 champion = min(means, key=means.get) if metrics.find(look).lower_better else max(means, key=means.get)
 ours = best_of(champion)
@@ -433,8 +449,8 @@ pd.Series({name: ledger.show(found) for name, found in against.items()}).to_fram
 
 # %%
 alphas = (0.0, 0.5, 1.0) if LIVE else (0.0, 0.2, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0)
-by_alpha = experiments.alpha_curve(model, world_pairs[contest_dial], seeds, {a: a for a in alphas},
-                                   shift=model.calibration, store=store, names=[look])
+by_alpha = experiments.alpha_curve(model, contest, seeds, {a: a for a in alphas},
+                                   shift=model.calibration, store=store, names=measured)
 fig, axes = plt.subplots(1, 3, figsize=(8, 2.6), layout="constrained")
 for axis, value in zip(axes, (look, "coherence", "T_s")):
     table = experiments.summary(by_alpha, [value], by=["dial"])

@@ -366,8 +366,11 @@ def policies(model: ITER, pairs: Sequence[Pair], seeds: Sequence[int], **options
 
 
 def critics(model: ITER, pairs: Sequence[Pair], seeds: Sequence[int], temperatures: Sequence[float], *,
-            steps: Sequence[int] = (8, 16), **options: Any) -> DataFrame:
-    """Who judges, with and without re-masking, over temperatures (`dial`) and T; all from nothing known."""
+            steps: Sequence[int] = (8, 16), only: str = "", **options: Any) -> DataFrame:
+    """Who judges, with and without re-masking, over temperatures (`dial`) and T; all from nothing known.
+
+    only: of the critics those whose name begins so.
+    """
     judges: dict[str, tuple[Kind, str, tuple[bool, ...]]] = {
         "random": ("iter", "random", (False, True)),
         "evaluator": ("iter", "evaluator", (False, True)),
@@ -381,7 +384,8 @@ def critics(model: ITER, pairs: Sequence[Pair], seeds: Sequence[int], temperatur
     methods = [
         Method(f"{name}{', re-masking' if remask else ''}, T = {T}", kind, dial=temperature,
                sampler=model.sampler(steps=T, policy=policy, remask=remask, temperature=temperature, adaptive=False))
-        for T in steps for name, (kind, policy, with_and_without) in judges.items() for remask in with_and_without
+        for T in steps for name, (kind, policy, with_and_without) in judges.items() if name.startswith(only)
+        for remask in with_and_without
         for temperature in temperatures
     ]
     return sweep(model, methods, pairs, seeds, **options)

@@ -69,30 +69,33 @@ def stripes(seed: int, size: int = 160, dial: float = 1.0) -> World:
 
 
 def coherence(image: Tensor, world: World, window: int = 12) -> float:
-    """How far the stripes of one cell agree on one phase, from 0 to 1, in a restored picture (3, H, W); 1 for whole stripes.
+    """How far the stripes of each cell are whole, from 0 to 1, in a restored picture (3, H, W).
 
     The picture, along the line between a cell's two colours, is compared with a wave of the cell's direction and period. In
-    windows of `window` pixels that gives a local phase and strength. Their sum over the cell, divided by the sum of their
-    strengths, is the coherence of the cell; the mean over cells counts each by its windows. The true phase is not asked for:
-    a cell whose stripes are whole and shifted is coherent. Cells with fewer than 8 whole windows are left out; NaN without any.
+    windows of `window` pixels that gives a local phase and strength, as one complex number. Over a cell these add up where they
+    agree on a phase, and cancel where stripes are broken. The coherence is the length of that sum over the same of the world's
+    own picture, all cells together. The true phase is not asked for: a cell whose stripes are whole and shifted counts fully.
+    Cells with fewer than 8 whole windows are left out; NaN without any.
     """
     h, w = world.cell.shape
     y, x = torch.meshgrid(torch.arange(h) + 0.5, torch.arange(w) + 0.5, indexing="ij")
-    total = weight = 0.0
+    found = whole = 0.0
     for i in range(len(world.period)):
         bright, dark = torch.tensor(COLORS[int(world.color[i])])
         axis = (bright - dark) / (bright - dark).square().sum()
-        value = ((image.cpu() - (bright + dark)[:, None, None] / 2) * axis[:, None, None]).sum(0)  # −½ to ½
         along = x * world.direction[i].cos() + y * world.direction[i].sin()
         wave = torch.polar(torch.ones_like(along), -2 * math.pi * along / world.period[i])
-        inside = world.cell == i
-        tiles = (value * wave).unfold(0, window, window).unfold(1, window, window).mean((-1, -2))
-        whole = inside.float().unfold(0, window, window).unfold(1, window, window).mean((-1, -2)) == 1
-        local = tiles[whole]
-        if len(local) >= 8:
-            total += float(local.sum().abs() / local.abs().sum().clamp(min=1e-9)) * len(local)
-            weight += len(local)
-    return total / weight if weight else math.nan
+        inside = (world.cell == i).float().unfold(0, window, window).unfold(1, window, window).mean((-1, -2)) == 1
+
+        def strength(picture: Tensor, axis: Tensor = axis, wave: Tensor = wave, inside: Tensor = inside) -> float:
+            value = ((picture - (bright + dark)[:, None, None] / 2) * axis[:, None, None]).sum(0)  # −½ to ½
+            local = (value * wave).unfold(0, window, window).unfold(1, window, window).mean((-1, -2))
+            return float(local[inside].sum().abs())
+
+        if int(inside.sum()) >= 8:
+            found += strength(image.cpu())
+            whole += strength(world.image)
+    return found / whole if whole else math.nan
 
 
 @dataclass(frozen=True)
