@@ -19,7 +19,7 @@ from itersr.disk import replace_file
 
 NETWORKS = ("vqgan", "lq_encoder", "refiner", "evaluator")
 SHIPPED = Path(__file__).parent / "shipped"
-BEST_FIRST = ("small", "tiny", "smoke")
+BEST_FIRST = ("small", "tiny", "smoke", "stripes")  # the last is for made pictures
 
 
 class WeightsError(Exception):

@@ -305,6 +305,7 @@ for axis, value in zip(axes, values):
         axis.fill_between(table.dial, table.low, table.high, color=colour, alpha=0.15, lw=0)
     axis.set(xlabel="T", ylabel=value.upper() if value == look else value, xscale="log", xticks=list(counts),
              xticklabels=list(counts))
+    axis.minorticks_off()
 axes[0].legend(fontsize=7)
 path = run.save_figure(fig, "steps")
 
@@ -363,16 +364,26 @@ pd.DataFrame({name: {"neighbour information": f"{information[name]:.0%}", "gain 
 temperatures = (1.0,) if LIVE else (0.3, 0.5, 0.7, 1.0)
 contest = world_pairs[dials[0]]  # where neighbours tell most
 measured = [look, "psnr"]
-rows = experiments.critics(model, contest, seeds, temperatures, steps=(8,) if LIVE else (8, 16), store=store, names=measured)
-if not LIVE:  # φ_e trained further, with all else as it is
-    for label in ("equal", "original"):
+options = {"store": store, "names": measured}
+rows = experiments.critics(model, contest, seeds, temperatures, **options)
+if not LIVE:
+    remasking = [name for name in experiments.CRITICS if "re-masking" in name]
+    more = experiments.critics(model, contest, seeds, temperatures, steps=16, only=["random", *remasking, "oracle"], **options)
+    rows = pd.concat([rows, more])
+    for label in ("equal", "original"):  # φ_e trained further, with all else as it is
         folder = run.checkpoints / "critics" / label
         critics.train_critic(label, folder, data=pictures(800), minutes=9, device=str(run.device))
-        other = critics.with_critic(ITER.from_pretrained("stripes", str(run.device)), folder / "weights" / "evaluator.safetensors")
-        judged = experiments.critics(other, contest, seeds, temperatures, steps=(8,), only="evaluator",
-                                     store=store, names=measured)
+        trained = folder / "weights" / "evaluator.safetensors"
+        other = critics.with_critic(ITER.from_pretrained("stripes", str(run.device)), trained)
+        judges = [name for name in experiments.CRITICS if name.startswith("evaluator")]
+        judged = experiments.critics(other, contest, seeds, temperatures, only=judges, **options)
         rows = pd.concat([rows, judged.assign(method=judged.method.str.replace("evaluator", f"φ_e, label {label}"))])
 names = list(rows.method.unique())
+
+
+def T_of(name):
+    """The number of steps in a method's name."""
+    return name.rpartition(", T = ")[2]
 
 
 def best_of(name):
@@ -392,8 +403,7 @@ def way_to_oracle(ours, random, oracle, value=look):
 
 lines = {}
 for name in names:
-    T = name.rpartition(", T = ")[2]
-    control, bound = f"random, T = {T}", f"oracle, T = {T}"
+    control, bound = f"random, T = {T_of(name)}", f"oracle, T = {T_of(name)}"
     at_best = best_of(name)
     against = experiments.difference(at_best, best_of(control), look)
     lines[name] = {
@@ -408,9 +418,8 @@ pd.DataFrame(lines).T
 
 # %%
 fig, axes = plt.subplots(1, 2, figsize=(8, 3.4), layout="constrained")
-T = rows.method.iloc[-1].rpartition(", T = ")[2]
 for axis, value in zip(axes, values):
-    for i, name in enumerate(name for name in names if name.endswith(f"T = {T}")):
+    for i, name in enumerate(name for name in names if T_of(name) == "8"):
         table = experiments.summary(rows[rows.method == name], [value], by=["dial"])
         axis.plot(table.dial, table["mean"], "o-" if "re-masking" not in name else "o--", ms=3, lw=1,
                   color=plt.cm.tab20(i), label=name.rpartition(",")[0])
@@ -419,7 +428,7 @@ axes[1].legend(fontsize=6, loc="center left", bbox_to_anchor=(1, 0.5))
 path = run.save_figure(fig, "critics")
 
 # %% [markdown]
-# *T = 8 or the largest shown; dashed: with re-masking. Each point is a mean over pictures and seeds. Compare curves at their lowest points (left) or highest points
+# *T = 8; dashed: with re-masking. Each point is a mean over pictures and seeds. Compare curves at their lowest points (left) or highest points
 # (right), and not at one temperature only.*
 #
 # ## 8. ITER against what it is made of
@@ -427,7 +436,7 @@ path = run.save_figure(fig, "critics")
 # Algorithm 2 at its best setting, against the same networks used once: S_l (E_l's argmax), one sample of E_l, one sample of φ_r (T = 1). Each at its own best temperature.
 
 # %%
-once = experiments.refinement(model, contest, seeds, temperatures, store=store, names=measured)
+once = experiments.refinement(model, contest, seeds, temperatures, **options)
 means = {name: float(best_of(name)[look].mean()) for name in names if not name.startswith("oracle")}
 champion = min(means, key=means.get) if metrics.find(look).lower_better else max(means, key=means.get)
 ours = best_of(champion)
@@ -435,7 +444,7 @@ rivals = {
     "S_l": once[once.method == "S_l"].assign(dial=1.0),
     "one sample of E_l": experiments.at_its_best(once[once.method == "one sample of E_l"], look),
     "one sample of φ_r": experiments.at_its_best(once[once.method == "one sample of φ_r"], look),
-    f"random masks, T = {T}": best_of(f"random, T = {T}"),
+    "random masks, T = 8": best_of("random, T = 8"),
 }
 against = {f"{look.upper()}, best − {name}": experiments.difference(ours, theirs, look) for name, theirs in rivals.items()}
 against |= {f"coherence, best − {name}": experiments.difference(ours, theirs, "coherence") for name, theirs in rivals.items()}
@@ -448,9 +457,9 @@ pd.Series({name: ledger.show(found) for name, found in against.items()}).to_fram
 # Fig. 7 of the paper in this world: α = 0 takes S_l as it is, α = 1 starts from nothing known.
 
 # %%
-alphas = (0.0, 0.5, 1.0) if LIVE else (0.0, 0.2, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0)
+alphas = (0.0, 0.25, 0.75, 1.0) if LIVE else (0.0, 0.2, 0.25, 0.4, 0.5, 0.6, 0.7, 0.75, 0.8, 0.9, 0.95, 1.0)
 by_alpha = experiments.alpha_curve(model, contest, seeds, {a: a for a in alphas},
-                                   shift=model.calibration, store=store, names=measured)
+                                   shift=model.calibration, **options)
 fig, axes = plt.subplots(1, 3, figsize=(8, 2.6), layout="constrained")
 for axis, value in zip(axes, (look, "coherence", "T_s")):
     table = experiments.summary(by_alpha, [value], by=["dial"])
@@ -463,6 +472,46 @@ path = run.save_figure(fig, "alpha")
 # *Left: LPIPS, less is better. Middle: coherence, more is better. Right: the step at which Algorithm 2 begins (of T).*
 
 # %% [markdown]
+# ## 10. The paper's claims in this world
+#
+# The ledger of claims (README) has a column for the stripes. Its evidence, by the same names as on photos: masks and policies at T = 8 and temperature 1; ITER is Algorithm 2
+# with φ_e at its best temperature and form.
+
+# %%
+LOOK = look.upper()
+curve = curves[f"stripes, dial {dials[0]:g}"]
+of_T = {T_: curve[curve.dial == T_] for T_ in counts}
+of_alpha = {a: by_alpha[by_alpha.dial == a] for a in alphas}
+inner = experiments.at_its_best(by_alpha[by_alpha.dial.between(0, 1, inclusive="neither")], look)
+chosen_alpha = min((a for a in alphas if 0 < a < 1), key=lambda a: abs(a - model.tier.alpha))
+phi_e = [name for name in names if name.startswith("evaluator") and name.endswith("T = 8")]
+with_phi_e = best_of(min(phi_e, key=lambda name: float(best_of(name)[look].mean())))
+near = {}
+for short, name in (("top-k", "topk"), ("the evaluator", "evaluator"), ("random masks", "random")):
+    of_steps = experiments.steps_of(row_at_one(f"{name}, T = 8"))
+    near[short] = of_steps.groupby(["method", "photo", "seed"], as_index=False)["nearness"].mean()
+evidence = {
+    **{f"nearness of {short}": experiments.interval(own, "nearness") for short, own in near.items()},
+    "nearness, top-k − evaluator": experiments.difference(near["top-k"], near["the evaluator"], "nearness"),
+    f"{LOOK}, evaluator − top-k": experiments.difference(row_at_one("evaluator, T = 8"), row_at_one("topk, T = 8"), look),
+    f"{LOOK}, evaluator − random": experiments.difference(row_at_one("evaluator, T = 8"), row_at_one("random, T = 8"), look),
+    f"{LOOK}, evaluator − random, each at its best temperature": experiments.difference(
+        best_of("evaluator, T = 8"), best_of("random, T = 8"), look),
+    f"{LOOK}, oracle − evaluator": experiments.difference(row_at_one("oracle, T = 8"), row_at_one("evaluator, T = 8"), look),
+    "T_s, corrected, α = .75 − α = .25": experiments.difference(of_alpha[0.75], of_alpha[0.25], "T_s"),
+    "PSNR, α = 1 − α = 0": experiments.difference(of_alpha[1.0], of_alpha[0.0], "psnr"),
+    f"{LOOK}, best α inside − α = 0": experiments.difference(inner, of_alpha[0.0], look),
+    f"{LOOK}, best α inside − α = 1": experiments.difference(inner, of_alpha[1.0], look),
+    f"{LOOK}, T = 8 − most steps": experiments.difference(of_T[8], of_T[max(counts)], look),
+    f"{LOOK}, T = 1 − most steps": experiments.difference(of_T[1], of_T[max(counts)], look),
+    "steps, adaptive − full start": experiments.difference(of_alpha[chosen_alpha], of_alpha[1.0], "run"),
+    f"{LOOK}, adaptive − full start": experiments.difference(of_alpha[chosen_alpha], of_alpha[1.0], look),
+    **{f"{LOOK}, ITER − {name}": experiments.difference(with_phi_e, rivals[name], look)
+       for name in ("S_l", "one sample of E_l", "one sample of φ_r")},
+}
+pd.Series({name: ledger.show(found) for name, found in evidence.items()}).to_frame("mean [95 %]")
+
+# %% [markdown]
 # ## What was learned
 
 # %%
@@ -471,10 +520,10 @@ def says(found, better, worse, undecided):
 
 
 least, most = min(information, key=information.get), max(information, key=information.get)
-step_gain = experiments.difference(best_of(f"random, T = {T}"), rivals["one sample of φ_r"], look)
-fe = f"evaluator, T = {T}"
-fe_gain = experiments.difference(best_of(fe), best_of(f"random, T = {T}"), look)
-critic_way = way_to_oracle(ours, best_of(f"random, T = {T}"), best_of(f"oracle, T = {T}"))
+step_gain = experiments.difference(best_of("random, T = 8"), rivals["one sample of φ_r"], look)
+fe_gain = evidence[f"{LOOK}, evaluator − random, each at its best temperature"]
+random_there, oracle_there = (best_of(f"{name}, T = {T_of(champion)}") for name in ("random", "oracle"))
+critic_way, critic_gain = way_to_oracle(ours, random_there, oracle_there), experiments.difference(ours, random_there, look)
 alpha_means = by_alpha.groupby("dial")[look].mean()
 best_alpha = float(alpha_means.idxmin() if metrics.find(look).lower_better else alpha_means.idxmax())
 inside = 0 < best_alpha < 1
@@ -482,11 +531,12 @@ undecided = "not told apart by these few pictures"
 display(Markdown(f"""
 - Neighbour information runs from {information[least]:.0%} ({least}) to {information[most]:.0%} ({most}); eight steps take away
   {gains[least]['mean']:.0%} and {gains[most]['mean']:.0%} of one step's {look.upper()}.
-- Steps alone: random masks at T = {T} against one sample of φ_r, each at its best temperature: {ledger.show(step_gain)}
+- Steps alone: random masks at T = 8 against one sample of φ_r, each at its best temperature: {ledger.show(step_gain)}
   ({says(step_gain, 'better', 'worse', undecided)}).
-- The critic of the paper: φ_e's masks against random ones at T = {T}, each at its best temperature: {ledger.show(fe_gain)}
+- The critic of the paper: φ_e's masks against random ones at T = 8, each at its best temperature: {ledger.show(fe_gain)}
   ({says(fe_gain, 'better', 'worse', undecided)}).
-- Best of all settings tried: **{champion}**, {critic_way:.0%} of the way from random masks to the oracle.
+- Best of all settings tried: **{champion}**. Against random masks with as many steps: {ledger.show(critic_gain)}, {critic_way:.0%} of the way from
+  random masks to the oracle.
 - The best α is {best_alpha:g}: {'inside' if inside else 'at the end of the range'}.
 
 {'φ_r trained here for a few hundred steps, ' if LIVE else 'Shipped weights, '}{few} pictures a dial, {len(seeds)} seed(s).
@@ -546,8 +596,7 @@ assert whole(1, 7) == 1, "one token always agrees with itself"
 path = run.record(
     measured=f"neighbour information {information[least]:.0%} to {information[most]:.0%}, gain of eight steps "
              f"{gains[least]['mean']:.0%} to {gains[most]['mean']:.0%}",
-    evidence={f"{look.upper()}, random masks at T = {T} − one sample of φ_r": step_gain,
-              f"{look.upper()}, evaluator − random, each at its best": fe_gain, **against},
+    evidence=evidence, against={f"{LOOK}, random masks at T = 8 − one sample of φ_r": step_gain, **against},
     information=information, gains=gains, losses={name: {"true": found[False], "own": found[True]} for name, found in told.items()},
     critics=lines, champion=champion, way_to_oracle=critic_way, best_alpha=best_alpha,
     weights=experiments.fingerprint(model), photos=few, seeds=len(seeds), side=side,

@@ -365,28 +365,30 @@ def policies(model: ITER, pairs: Sequence[Pair], seeds: Sequence[int], **options
     return sweep(model, [*methods, Method("oracle", "oracle", base), *baselines([base.temperature])], pairs, seeds, **options)
 
 
-def critics(model: ITER, pairs: Sequence[Pair], seeds: Sequence[int], temperatures: Sequence[float], *,
-            steps: Sequence[int] = (8, 16), only: str = "", **options: Any) -> DataFrame:
-    """Who judges, with and without re-masking, over temperatures (`dial`) and T; all from nothing known.
+CRITICS: dict[str, tuple[Kind, str, bool]] = {  # kind, policy, re-masking
+    "random": ("iter", "random", False),
+    "random, re-masking": ("iter", "random", True),
+    "evaluator": ("iter", "evaluator", False),
+    "evaluator, re-masking": ("iter", "evaluator", True),
+    "evaluator, greedy": ("iter", "evaluator_greedy", False),
+    "evaluator, greedy, re-masking": ("iter", "evaluator_greedy", True),
+    "topk": ("iter", "topk", False),  # φ_r says nothing of a token that it is shown: no re-masking by confidence
+    "confidence_sampled": ("iter", "confidence_sampled", False),
+    "asked again": ("again", "evaluator", False),
+    "asked again, re-masking": ("again", "evaluator", True),
+    "asked again, greedy": ("again", "evaluator_greedy", False),
+    "asked again, greedy, re-masking": ("again", "evaluator_greedy", True),
+    "oracle": ("oracle", "evaluator", False),
+}
 
-    only: of the critics those whose name begins so.
-    """
-    judges: dict[str, tuple[Kind, str, tuple[bool, ...]]] = {
-        "random": ("iter", "random", (False, True)),
-        "evaluator": ("iter", "evaluator", (False, True)),
-        "evaluator, greedy": ("iter", "evaluator_greedy", (False, True)),
-        "topk": ("iter", "topk", (False,)),  # φ_r says nothing of a token that it is shown: no re-masking by confidence
-        "confidence_sampled": ("iter", "confidence_sampled", (False,)),
-        "asked again": ("again", "evaluator", (False, True)),
-        "asked again, greedy": ("again", "evaluator_greedy", (False, True)),
-        "oracle": ("oracle", "evaluator", (False,)),
-    }
+
+def critics(model: ITER, pairs: Sequence[Pair], seeds: Sequence[int], temperatures: Sequence[float], *, steps: int = 8,
+            only: Sequence[str] = tuple(CRITICS), **options: Any) -> DataFrame:
+    """Who judges, over temperatures (`dial`), for T = `steps`; all from nothing known. only: names in `CRITICS`."""
     methods = [
-        Method(f"{name}{', re-masking' if remask else ''}, T = {T}", kind, dial=temperature,
-               sampler=model.sampler(steps=T, policy=policy, remask=remask, temperature=temperature, adaptive=False))
-        for T in steps for name, (kind, policy, with_and_without) in judges.items() if name.startswith(only)
-        for remask in with_and_without
-        for temperature in temperatures
+        Method(f"{name}, T = {steps}", kind, dial=temperature,
+               sampler=model.sampler(steps=steps, policy=policy, remask=remask, temperature=temperature, adaptive=False))
+        for name, (kind, policy, remask) in CRITICS.items() if name in only for temperature in temperatures
     ]
     return sweep(model, methods, pairs, seeds, **options)
 

@@ -77,25 +77,27 @@ def coherence(image: Tensor, world: World, window: int = 12) -> float:
     own picture, all cells together. The true phase is not asked for: a cell whose stripes are whole and shifted counts fully.
     Cells with fewer than 8 whole windows are left out; NaN without any.
     """
-    h, w = world.cell.shape
-    y, x = torch.meshgrid(torch.arange(h) + 0.5, torch.arange(w) + 0.5, indexing="ij")
     found = whole = 0.0
     for i in range(len(world.period)):
-        bright, dark = torch.tensor(COLORS[int(world.color[i])])
-        axis = (bright - dark) / (bright - dark).square().sum()
-        along = x * world.direction[i].cos() + y * world.direction[i].sin()
-        wave = torch.polar(torch.ones_like(along), -2 * math.pi * along / world.period[i])
-        inside = (world.cell == i).float().unfold(0, window, window).unfold(1, window, window).mean((-1, -2)) == 1
-
-        def strength(picture: Tensor, axis: Tensor = axis, wave: Tensor = wave, inside: Tensor = inside) -> float:
-            value = ((picture - (bright + dark)[:, None, None] / 2) * axis[:, None, None]).sum(0)  # −½ to ½
-            local = (value * wave).unfold(0, window, window).unfold(1, window, window).mean((-1, -2))
-            return float(local[inside].sum().abs())
-
-        if int(inside.sum()) >= 8:
-            found += strength(image.cpu())
-            whole += strength(world.image)
+        local, own = _local_phases(image.cpu(), world, i, window), _local_phases(world.image, world, i, window)
+        if len(own) >= 8:
+            found += float(local.sum().abs())
+            whole += float(own.sum().abs())
     return found / whole if whole else math.nan
+
+
+def _local_phases(image: Tensor, world: World, i: int, window: int) -> Tensor:
+    """Phase and strength of the stripes in each window that lies in cell i, as complex numbers (windows,)."""
+    h, w = world.cell.shape
+    y, x = torch.meshgrid(torch.arange(h) + 0.5, torch.arange(w) + 0.5, indexing="ij")
+    bright, dark = torch.tensor(COLORS[int(world.color[i])])
+    axis = (bright - dark) / (bright - dark).square().sum()
+    value = ((image - (bright + dark)[:, None, None] / 2) * axis[:, None, None]).sum(0)  # −½ to ½
+    along = x * world.direction[i].cos() + y * world.direction[i].sin()
+    wave = torch.polar(torch.ones_like(along), -2 * math.pi * along / world.period[i])
+    local, inside = (m.unfold(0, window, window).unfold(1, window, window).mean((-1, -2))
+                     for m in (value * wave, (world.cell == i).float()))
+    return local[inside == 1]
 
 
 @dataclass(frozen=True)
