@@ -367,9 +367,9 @@ measured = [look, "psnr"]
 options = {"store": store, "names": measured}
 rows = experiments.critics(model, contest, seeds, temperatures, **options)
 if not LIVE:
-    remasking = [name for name in experiments.CRITICS if "re-masking" in name]
-    more = experiments.critics(model, contest, seeds, temperatures, steps=16, only=["random", *remasking, "oracle"], **options)
-    rows = pd.concat([rows, more])
+    some = ["random", "random, re-masking", "evaluator, re-masking", "asked again, re-masking",
+            "asked again, greedy, re-masking", "oracle"]
+    rows = pd.concat([rows, experiments.critics(model, contest, seeds, temperatures[:3], steps=16, only=some, **options)])
     for label in ("equal", "original"):  # φ_e trained further, with all else as it is
         folder = run.checkpoints / "critics" / label
         critics.train_critic(label, folder, data=pictures(800), minutes=9, device=str(run.device))
@@ -407,7 +407,7 @@ for name in names:
     at_best = best_of(name)
     against = experiments.difference(at_best, best_of(control), look)
     lines[name] = {
-        f"{look.upper()} at 1": ledger.show(experiments.interval(row_at_one(name), look)),
+        f"{look.upper()} at 1": ledger.show(experiments.interval(row_at_one(name), look)) if len(row_at_one(name)) else "–",
         f"{look.upper()} at its best": ledger.show(experiments.interval(at_best, look)),
         "best": ", ".join(f"{t:g}" for t in sorted(at_best.dial.unique())),
         "coherence": f"{at_best.coherence.mean():.3f}",
