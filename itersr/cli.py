@@ -321,23 +321,6 @@ def _degrade(args: argparse.Namespace) -> int:
     return _code(files.degrade_files(args.inputs, args.output, args.seed, args.scale, args.force, progress=_bars(args)))
 
 
-def _add_convert(p: argparse.ArgumentParser) -> None:
-    p.add_argument("published", metavar="DIR", help="the folder with ITER_swinvqgan.pth and ITER_x4.pth (or ITER_x2.pth)")
-    p.add_argument("-o", "--output", required=True, metavar="OUT", help="a new or empty folder")
-
-
-def _convert(args: argparse.Namespace) -> int:
-    """Turn the authors' released files into a folder for --weights: safetensors, configuration, model card."""
-    from itersr import published
-    from itersr.disk import check_place
-
-    out = Path(args.output)
-    if check_place(out) is not None and (not out.is_dir() or any(out.iterdir())):
-        raise FileExistsError(f"-o {out}: exists and is not an empty folder; name another")
-    print(published.convert(*published.locate(args.published), out))
-    return 0
-
-
 def _add_reproduce(p: argparse.ArgumentParser) -> None:
     p.add_argument("--tier", default="smoke", metavar="T",
                    help=f"{', '.join(TIERS)}, or a folder of weights, for notebooks 06-09 (default: %(default)s)")
@@ -361,7 +344,6 @@ COMMANDS: dict[str, tuple[Callable[..., None], Callable[[argparse.Namespace], in
     "train": (_add_train, _train, "train a stage"),
     "evaluate": (_add_evaluate, _evaluate, "measure folders of results"),
     "degrade": (_add_degrade, _degrade, "make low-quality test pairs"),
-    "convert": (_add_convert, _convert, "turn the authors' released files into safetensors"),
     "reproduce": (_add_reproduce, _reproduce, "run the notebooks as experiments"),
 }
 

@@ -99,13 +99,11 @@ def read_config(folder: Path) -> tuple[Tier, dict[str, Any]]:
         raise WeightsError(f"{folder / 'config.json'}: not a configuration of itersr ({error})") from None
 
 
-def sha256(path: Path) -> str:
-    """The SHA-256 of a file, as `sha256sum` prints it."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def fingerprint(folder: Path, files: Sequence[Path] = ()) -> str:
     """A hash of all weights in a folder (or of these files): 12 hexadecimal digits that name them in results and notebooks."""
     paths = files or sorted(folder.glob("*.safetensors"))
-    return hashlib.sha256("".join(path.name + sha256(path) for path in paths).encode()).hexdigest()[:12]
+    whole = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as file:
+            whole.update((path.name + hashlib.file_digest(file, "sha256").hexdigest()).encode())
+    return whole.hexdigest()[:12]

@@ -147,22 +147,11 @@ def test_buffers_of_the_release_are_not_needed_and_not_loaded(miniature: ITER, t
     assert same(ITER.from_published(*files.write(tmp_path, stage1, rest), device="cpu"), miniature)
 
 
-def test_convert(miniature: ITER, tmp_path: Path) -> None:
-    vqgan_path, iter_path = files.write(tmp_path, *files.released(miniature))
-    folder = published.convert(vqgan_path, iter_path, tmp_path / "converted")
-    loaded = ITER.from_pretrained(folder, device="cpu")
+def test_saved_as_a_folder_of_our_own_they_stay_the_same(miniature: ITER, tmp_path: Path) -> None:
+    files.write(tmp_path, *files.released(miniature))
+    published.load(tmp_path, device="cpu").save(tmp_path / "saved", dtype=torch.float32)
+    loaded = ITER.from_pretrained(tmp_path / "saved", device="cpu")
     assert same(loaded, miniature) and loaded.tier == miniature.tier
-    card = (folder / "README.md").read_text(encoding="utf-8")
-    assert "not for commercial use" in card and weights.sha256(iter_path) in card
-    half = published.convert(vqgan_path, iter_path, tmp_path / "half", dtype=torch.float16)
-    assert (half / "refiner.safetensors").stat().st_size < 0.6 * (folder / "refiner.safetensors").stat().st_size
-
-
-def test_convert_to_a_place_that_is_none(miniature: ITER, tmp_path: Path) -> None:
-    paths = files.write(tmp_path, *files.released(miniature))
-    (tmp_path / "file").write_text("here already")
-    with pytest.raises(WeightsError, match="file: cannot be written"):
-        published.convert(*paths, tmp_path / "file")
 
 
 # ------------------------------------------------------------------------------------------------------------ wrong files

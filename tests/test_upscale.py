@@ -721,13 +721,13 @@ def test_help_needs_no_torch() -> None:
     code = "import sys; from itersr import cli; cli.parser(); print('torch' in sys.modules, 'numpy' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=60)
     assert done.stdout.split() == ["False", "False"], done.stderr
-    for command in ("upscale", "train", "evaluate", "degrade", "convert", "reproduce"):
+    for command in ("upscale", "train", "evaluate", "degrade", "reproduce"):
         with pytest.raises(SystemExit) as stopped:
             cli.main([command, "--help"])
         assert stopped.value.code == 0
 
 
-@pytest.mark.parametrize("command", ["upscale", "train", "evaluate", "degrade", "convert", "reproduce"])
+@pytest.mark.parametrize("command", ["upscale", "train", "evaluate", "degrade", "reproduce"])
 def test_help_pages_are_whole(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         cli.main([command, "--help"])
@@ -945,9 +945,7 @@ def test_degrade_tells_what_it_leaves_out_of_a_file(tmp_path: Path, capsys: pyte
     assert code == 0 and "x.gif: 2 frames or pages: only the first is used" in err
 
 
-def test_what_exists_is_refused_before_anything_is_measured_or_converted(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_exists_is_refused_before_anything_is_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("pyiqa", reason="pyiqa is not installed")
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "README.md").write_text("mine")
@@ -955,7 +953,6 @@ def test_what_exists_is_refused_before_anything_is_measured_or_converted(
     for command, said in (
         ([*measure, tmp_path / "mine" / "README.md"], "README.md: exists already; use --force"),
         ([*measure, tmp_path / "nowhere" / "x.json"], "there is no folder for it"),
-        (["convert", tmp_path, "-o", tmp_path / "mine"], "mine: exists and is not an empty folder; name another"),
     ):
         code, _, err = run_cli(capsys, *command)
         assert code == 2 and said in err and len(err.splitlines()) == 1, err
