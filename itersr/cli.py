@@ -213,7 +213,8 @@ def _code(failures: Sequence[Any]) -> int:
 def _add_train(p: argparse.ArgumentParser) -> None:
     p.add_argument("what", choices=("all", "vqgan", "lq_encoder", "token_nets", "iter"),
                    help="all stages one after the other, or one of them")
-    p.add_argument("--tier", choices=TIERS, default="smoke", help="sizes and schedule (default: %(default)s)")
+    p.add_argument("--tier", default="smoke", metavar="T",
+                   help=f"{', '.join(TIERS)}, or a folder of weights or a JSON file with a tier (default: %(default)s)")
     p.add_argument("--data", metavar="DIR", help="a folder of photos (default: photos inside scikit-image)")
     p.add_argument("--out", default="checkpoints", metavar="DIR", help="where runs and weights go (default: %(default)s)")
     length = p.add_mutually_exclusive_group()
@@ -226,9 +227,6 @@ def _add_train(p: argparse.ArgumentParser) -> None:
     p.add_argument("--lr", type=float, help="the highest learning rate, instead of the tier's")
     p.add_argument("--networks", metavar="N", help="only these of the stage, comma-separated: lq_encoder, refiner, evaluator")
     p.add_argument("--crop", type=int, help="side in pixels, instead of the tier's")
-    p.add_argument("--factor", type=int, metavar="F", help="f, instead of the tier's; the same in every stage")
-    p.add_argument("--form", choices=("paper", "posterior", "image"),
-                   help="what φ_r reads beside tokens: no more, E_l's posterior, the LQ image too (default: the tier's)")
     p.add_argument("--seed", type=int, default=0, help="of first weights and of what is drawn (default: %(default)s)")
     _device(p)
     p.add_argument("--precision", choices=("auto", "no", "bf16"), default="auto", help="mixed precision (auto: bf16 on a GPU)")

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from itersr import ITER, published, weights
+from itersr import ITER, published
 from itersr.weights import WeightsError
 from tests import published_files as files
 

@@ -33,10 +33,10 @@ from itersr.training.algorithm1 import Algorithm1, auc
 from itersr.training.data import Crops, From, Photos, generator_for, random_crop
 from itersr.training.loop import Average, TrainingError, learning_rate
 from itersr.training.perceptual import GradientLoss
-from itersr.training.run import load_networks, runs_of, train_stage, variant
+from itersr.training.run import load_networks, runs_of, train_stage
 from itersr.training.ship import SETTINGS, best, command, ship
 from itersr.training.stage1 import Stage1, psnr
-from itersr.weights import NETWORKS, SHIPPED, WeightsError, shipped
+from itersr.weights import NETWORKS, SHIPPED, WeightsError, shipped, write_config
 
 ROOT = Path(__file__).parents[1]
 
@@ -222,14 +222,31 @@ class Brightness(torch.nn.Module):
         return image.mean((1, 2, 3))
 
 
-def test_a_variant_trains_and_is_measured_from_its_folder(tmp_path: Path) -> None:
-    """f = 8 and networks without the posterior, as in the paper, through the command line and on to the result notebooks."""
-    for stage in ("vqgan", "iter"):
-        assert main(["train", stage, "--tier", "smoke", "--steps", "2", "--batch", "2", "--crop", "64", "--factor", "8",
-                     "--form", "paper", "--device", "cpu", "--out", str(tmp_path)]) == 0
+def coarse() -> Tier:
+    """`smoke` with tokens of 8×8 pixels: one level and one halving more."""
+    smoke = tier("smoke")
+    swin = dataclasses.replace(smoke.vqgan.swin, width=80)
+    return dataclasses.replace(smoke, vqgan=dataclasses.replace(smoke.vqgan, multipliers=(1, 2, 4, 5), codes=128, swin=swin))
+
+
+def looking() -> Tier:
+    """`smoke` with a φ_r that reads the LQ image."""
+    smoke = tier("smoke")
+    nets = {name: dataclasses.replace(getattr(smoke, name), posterior=True, norm="none") for name in ("refiner", "evaluator")}
+    return dataclasses.replace(smoke, **nets | {"refiner": dataclasses.replace(nets["refiner"], reads_lq=True)})
+
+
+def test_a_tier_from_a_file_trains_and_is_measured_from_its_folder(tmp_path: Path) -> None:
+    """f = 8, as in the paper, through the command line and on to the result notebooks."""
+    write_config(tmp_path, coarse(), {})
+    for stage, given in (("vqgan", tmp_path / "config.json"), ("iter", tmp_path / "weights")):
+        assert main(["train", stage, "--tier", str(given), "--steps", "2", "--batch", "2", "--crop", "64", "--device", "cpu",
+                     "--out", str(tmp_path)]) == 0
     folder = tmp_path / "weights"
+    assert command("iter", coarse(), json.loads((tmp_path / "iter" / "settings.json").read_text())) == (
+        "itersr train iter --tier config.json --steps 2 --batch 2 --precision no --seed 0")
     model = model_to_measure(reproduce._tier(str(folder)), None, tmp_path / "elsewhere", device="cpu")
-    assert model.tier.vqgan.factor == 8 and model.tier.vqgan.codes == 2 * tier("smoke").vqgan.codes and model.cell == 2
+    assert model.tier.vqgan.factor == 8 and model.tier.vqgan.codes == 128 and model.cell == 2
     assert model.tier.name == str(folder)
     assert not model.tier.refiner.posterior and not model.tier.evaluator.posterior
     assert experiments.fingerprint(model) == experiments.fingerprint(ITER.from_pretrained(folder, "cpu"))
@@ -247,18 +264,18 @@ def test_the_form_that_reads_the_image_begins_as_the_trained_e_l(
     folder.mkdir()
     for name in ("vqgan", "lq_encoder"):
         shutil.copy(smoke_run[0] / "weights" / f"{name}.safetensors", folder)
-    form = variant(tier("smoke"), form="image")
+    form = looking()
+    write_config(tmp_path, form, {})
     model = load_networks(folder, form, ("refiner", "evaluator")).ready("cpu")
     lq = torch.rand(1, 3, 40, 64, generator=torch.Generator().manual_seed(0))
     log_probs = model.log_posterior(lq)
     s_l, nothing = log_probs.argmax(1), torch.zeros_like(log_probs[:, 0], dtype=torch.bool)
     refine, _ = model.functions(log_probs, model.lq_features(lq))
     torch.testing.assert_close(refine(s_l, nothing, s_l, nothing).log_softmax(1), log_probs, rtol=1e-4, atol=1e-4)
-    assert main(["train", "token_nets", "--tier", "smoke", "--steps", "3", "--batch", "2", "--form", "image", "--device", "cpu",
+    assert main(["train", "token_nets", "--tier", str(tmp_path), "--steps", "3", "--batch", "2", "--device", "cpu",
                  "--out", str(tmp_path)]) == 0
     trained = ITER.from_pretrained(folder, "cpu")
-    assert trained.tier.refiner == form.refiner and "--form image" in command("token_nets", trained.tier, json.loads(
-        (tmp_path / "token_nets" / "settings.json").read_text()))
+    assert trained.tier.refiner == form.refiner
     assert not torch.equal(trained.refiner.head.weight, model.refiner.head.weight.half().float())
     one, tiles = (trained.restore(lq, seed=0, tile=tile).restored.tokens for tile in (0, 16))
     assert (one == tiles).float().mean() > 0.999
@@ -306,13 +323,16 @@ def test_one_network_of_a_stage_trains_alone_and_its_run_is_told(
     assert "--networks refiner,decoder: token_nets trains refiner, evaluator" in capsys.readouterr().err
 
 
-def test_a_variant_names_what_it_cannot_be(tmp_path: Path) -> None:
-    assert variant(tier("tiny")) == tier("tiny") and variant(tier("tiny"), factor=4, form="image") == tier("tiny")
-    assert variant(tier("paper"), form="posterior").refiner.norm == tier("paper").refiner.norm
-    assert [variant(tier("tiny"), form=form).refiner.norm for form in ("paper", "image")] == ["layer", "none"]
-    for factor in (2, 6):
-        with pytest.raises(ValueError, match=rf"factor {factor}: tiny can have 4, 8"):
-            variant(tier("tiny"), factor=factor)
+@pytest.mark.parametrize("text", [None, "", "[]", '{"tier": {"name": "tiny"}}', '{"vqgan": 3}'])
+def test_a_tier_that_is_none_is_one_line(text: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    if text is not None:
+        (tmp_path / "mine.json").write_text(text)
+    assert main(["train", "vqgan", "--tier", str(tmp_path / "mine.json"), "--out", str(tmp_path / "out")]) == 2
+    said = capsys.readouterr().err
+    assert "mine.json" in said and len(said.splitlines()) == 1 and not (tmp_path / "out").exists()
+
+
+def test_only_some_notebooks_measure_a_folder_of_weights(tmp_path: Path) -> None:
     run(micro(), tmp_path)
     with pytest.raises(ValueError, match="06, 07, 08, 09 measure a folder of weights, 03 need a tier"):
         reproduce.run(tier=str(tmp_path / "weights"), only="03,07")

@@ -25,13 +25,13 @@ import torch
 from torch import Tensor
 
 from itersr import weights
-from itersr.config import Tier, tier
+from itersr.config import Tier
 from itersr.model import ITER, pick_device
 from itersr.training import algorithm1, ship, stage1
 from itersr.training.data import Crops, Photos, ranges, validation_pairs
 from itersr.training.loop import alone, keep_record, make_accelerator, train
 from itersr.training.perceptual import perceptual
-from itersr.training.stages import STAGES, place_of, runs_of, variant
+from itersr.training.stages import STAGES, place_of, runs_of
 
 log = logging.getLogger(__name__)
 
@@ -143,7 +143,7 @@ def load_networks(folder: Path, config: Tier, trained: tuple[str, ...]) -> ITER:
 
 def run(args: argparse.Namespace) -> int:
     """`itersr train {all,vqgan,lq_encoder,token_nets,iter} …`: see `itersr train --help`."""
-    config = variant(tier(args.tier), factor=args.factor, form=args.form)
+    config = weights.read_tier(args.tier)
     stage, out = args.what, Path(args.out)
     pick_device(args.device)  # before anything is written
     for name in ("minutes", "steps", "batch", "crop", "lr"):

@@ -29,7 +29,7 @@ from itersr.config import TIERS, Tier
 from itersr.disk import replace_file
 from itersr.model import ITER
 from itersr.training.perceptual import perceptual
-from itersr.training.stages import STAGES, form_of, runs_of
+from itersr.training.stages import STAGES, runs_of
 from itersr.training.validate import calibrate, held_out, make_pairs
 
 log = logging.getLogger(__name__)
@@ -123,30 +123,31 @@ def best(model: ITER, photos: Mapping[str, Tensor], *, seconds: float | None = N
 
 def command(stage: str, config: Tier, used: dict[str, Any]) -> str:
     """The call that trained a stage, with those settings that are not the tier's own."""
-    usual = TIERS[config.name].train[stage]
+    usual = config.train[stage]
     other = f" --crop {used['crop']}" if used["crop"] != usual.crop else ""
     other += f" --lr {used['lr']:g}" if used.get("lr", usual.lr) != usual.lr else ""
     networks = used["networks"]
     other += f" --networks {','.join(networks)}" if set(networks) != set(STAGES[stage]) else ""
-    other += _variant(config)
-    return (f"itersr train {stage} --tier {config.name} --steps {used['steps']} --batch {used['batch']}{other} "
+    return (f"itersr train {stage} --tier {_named(config)} --steps {used['steps']} --batch {used['batch']}{other} "
             f"--precision {used['precision']} --seed {used['seed']}")
 
 
 def command_for_all(config: Tier, data: bool, minutes: float | None, seed: int) -> str:
     """The call of `train all` that gives these networks, with those settings that are not the tier's own."""
-    said = f"itersr train all --tier {config.name}{' --data DIR' if data else ''}"
+    usual = TIERS.get(config.name, TIERS["paper"])
+    said = f"itersr train all --tier {_named(config)}{' --data DIR' if data else ''}"
     said += "" if minutes is None else f" --minutes {minutes:g}"
     for name in ("batch", "crop", "lr") if minutes is not None else ("steps", "batch", "crop", "lr"):
-        own, usual = ([getattr(of.train[stage], name) for stage in config.plan] for of in (config, TIERS[config.name]))
-        said += f" --{name} {own[0]}" if own != usual else ""
-    return said + _variant(config) + (f" --seed {seed}" if seed else "")
+        own, as_usual = ([getattr(of.train[stage], name) for stage in config.plan] for of in (config, usual))
+        said += f" --{name} {own[0]}" if own != as_usual else ""
+    return said + (f" --seed {seed}" if seed else "")
 
 
-def _variant(config: Tier) -> str:
-    plain = TIERS[config.name]
-    other = f" --factor {config.vqgan.factor}" if config.vqgan.factor != plain.vqgan.factor else ""
-    return other + (f" --form {form_of(config)}" if form_of(config) != form_of(plain) else "")
+def _named(config: Tier) -> str:
+    """What `--tier` has to be for these networks: a name, or the configuration that lies beside the card."""
+    usual = TIERS.get(config.name)
+    own = usual is None or any(getattr(usual, name) != getattr(config, name) for name in weights.NETWORKS)
+    return "config.json" if own else config.name
 
 
 def _thin(path: Path) -> Any:

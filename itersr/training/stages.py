@@ -1,13 +1,10 @@
-"""The stages of a training, the folders of their runs, and tiers with one decision of the method changed."""
+"""The stages of a training, and the folders of their runs."""
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from pathlib import Path
 from typing import Any
-
-from itersr.config import Norm, Tier
 
 STAGES = {"vqgan": ("vqgan",), "lq_encoder": ("lq_encoder",), "token_nets": ("refiner", "evaluator"),
           "iter": ("lq_encoder", "refiner", "evaluator")}
@@ -36,40 +33,3 @@ def place_of(out: Path, stage: str, networks: tuple[str, ...], again: bool = Fal
     number = sum(set(used["networks"]) == set(networks) for used in runs_of(out, stage).values()) + again
     return out / (f"{name}_{number}" if number > 1 else name)
 
-
-FORMS = {"paper": (False, False), "posterior": (True, False), "image": (True, True)}
-"""What φ_r reads beside tokens: `posterior` and `reads_lq` of each form (φ_e has the first of the two)."""
-
-
-def form_of(config: Tier) -> str:
-    """The form of a tier's φ_r, a key of `FORMS`."""
-    return {value: key for key, value in FORMS.items()}[config.refiner.posterior, config.refiner.reads_lq]
-
-
-def variant(config: Tier, *, factor: int | None = None, form: str | None = None) -> Tier:
-    """A tier with one decision of the method changed, to be measured beside the tier itself.
-
-    factor: f, pixels that a token covers along a side. For each doubling the VQGAN gets one level more and twice the codes,
-    since a code then has four times the pixels to tell; E_l gets one halving more.
-    form: what φ_r and φ_e read beside tokens, see `FORMS`; "paper" is the paper's own, which knows E_l's argmax S_l alone.
-    ValueError for a factor that is not the tier's, doubled some times, and for an unknown form.
-    """
-    vqgan = config.vqgan
-    while factor is not None and vqgan.factor < factor:
-        top = vqgan.multipliers[-1] + 1
-        vqgan = dataclasses.replace(vqgan, multipliers=(*vqgan.multipliers, top), codes=2 * vqgan.codes,
-                                    swin=dataclasses.replace(vqgan.swin, width=top * vqgan.width))
-    if factor not in (None, vqgan.factor):
-        raise ValueError(f"factor {factor}: {config.name} can have {config.vqgan.factor}, {2 * config.vqgan.factor}, …")
-    config = dataclasses.replace(config, vqgan=vqgan)
-    if form in (None, form_of(config)):
-        return config
-    if form not in FORMS:
-        raise ValueError(f"form {form!r}: there are {', '.join(FORMS)}")
-    posterior, reads_lq = FORMS[form]
-    norm: Norm = config.refiner.norm
-    if reads_lq != config.refiner.reads_lq:  # E_l, of which φ_r is a copy if it looks at the image, has none
-        norm = "none" if reads_lq else "layer"
-    refiner = dataclasses.replace(config.refiner, posterior=posterior, reads_lq=reads_lq, norm=norm)
-    evaluator = dataclasses.replace(config.evaluator, posterior=posterior, norm=norm)
-    return dataclasses.replace(config, refiner=refiner, evaluator=evaluator)
