@@ -27,6 +27,7 @@ log = logging.getLogger("itersr")
 TIERS = ("smoke", "tiny", "small", "paper")
 POLICIES = ("evaluator", "evaluator_greedy", "topk", "topk_annealed", "confidence_sampled", "random", "halton")
 COLOR_FIXES = ("none", "wavelet", "adain")
+STAGES = ("vqgan", "lq_encoder", "refiner", "evaluator", "token_nets", "iter")
 SCHEDULES = ("linear", "cosine", "square", "sqrt", "cubic")
 
 
@@ -211,7 +212,7 @@ def _code(failures: Sequence[Any]) -> int:
 
 
 def _add_train(p: argparse.ArgumentParser) -> None:
-    p.add_argument("what", choices=("all", "vqgan", "lq_encoder", "token_nets", "iter"),
+    p.add_argument("what", choices=("all", *STAGES),
                    help="all stages one after the other, or one of them")
     p.add_argument("--tier", default="smoke", metavar="T",
                    help=f"{', '.join(TIERS)}, or a folder of weights or a JSON file with a tier (default: %(default)s)")
@@ -222,10 +223,8 @@ def _add_train(p: argparse.ArgumentParser) -> None:
                         help="time for the whole run, over all calls: its phases are shares of it")
     length.add_argument("--steps", type=int, metavar="N", help="of each stage, instead of the tier's")
     p.add_argument("--resume", action="store_true", help="continue from the last checkpoint in --out (`all` always does)")
-    p.add_argument("--again", action="store_true", help="train a stage that has run once more, on from the weights in --out")
     p.add_argument("--batch", type=int, help="instead of the tier's")
     p.add_argument("--lr", type=float, help="the highest learning rate, instead of the tier's")
-    p.add_argument("--networks", metavar="N", help="only these of the stage, comma-separated: lq_encoder, refiner, evaluator")
     p.add_argument("--crop", type=int, help="side in pixels, instead of the tier's")
     p.add_argument("--seed", type=int, default=0, help="of first weights and of what is drawn (default: %(default)s)")
     _device(p)
@@ -235,7 +234,7 @@ def _add_train(p: argparse.ArgumentParser) -> None:
 
 def _train(args: argparse.Namespace) -> int:
     """Train all of a tier's networks, or one stage of them: Stage I (vqgan), then Stages II and III by iter (Alg. 1, all at
-    once), or by lq_encoder and then token_nets."""
+    once), or by lq_encoder and then token_nets (refiner and evaluator)."""
     from itersr.training.run import run
 
     if args.data is not None and not Path(args.data).is_dir():

@@ -28,8 +28,8 @@ from itersr.cli import main
 from itersr.config import TIERS
 from itersr.degradation import PUBLISHED, apply, degrade, draw
 from itersr.model import ITER
+from itersr.training import STAGES
 from itersr.training.data import Crops
-from itersr.training.run import STAGES
 from itersr.training.stage1 import psnr
 from itersr.weights import SHIPPED, read_tensors
 from tests import published_files as files

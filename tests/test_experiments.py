@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import shlex
 import math
+import shlex
 import shutil
 from collections.abc import Callable
 from pathlib import Path

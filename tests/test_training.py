@@ -33,7 +33,7 @@ from itersr.training.algorithm1 import Algorithm1, auc
 from itersr.training.data import Crops, From, Photos, generator_for, random_crop
 from itersr.training.loop import Average, TrainingError, learning_rate
 from itersr.training.perceptual import GradientLoss
-from itersr.training.run import load_networks, runs_of, train_stage
+from itersr.training.run import load_networks, train_all, train_stage
 from itersr.training.ship import SETTINGS, best, command, ship
 from itersr.training.stage1 import Stage1, psnr
 from itersr.weights import NETWORKS, SHIPPED, WeightsError, shipped, write_config
@@ -243,8 +243,8 @@ def test_a_tier_from_a_file_trains_and_is_measured_from_its_folder(tmp_path: Pat
         assert main(["train", stage, "--tier", str(given), "--steps", "2", "--batch", "2", "--crop", "64", "--device", "cpu",
                      "--out", str(tmp_path)]) == 0
     folder = tmp_path / "weights"
-    assert command("iter", coarse(), json.loads((tmp_path / "iter" / "settings.json").read_text())) == (
-        "itersr train iter --tier config.json --steps 2 --batch 2 --precision no --seed 0")
+    assert command(coarse(), json.loads((tmp_path / "iter" / "settings.json").read_text())) == (
+        "itersr train iter --tier config.json --steps 2 --batch 2 --crop 64 --lr 0.001 --precision no --seed 0")
     model = model_to_measure(reproduce._tier(str(folder)), None, tmp_path / "elsewhere", device="cpu")
     assert model.tier.vqgan.factor == 8 and model.tier.vqgan.codes == 128 and model.cell == 2
     assert model.tier.name == str(folder)
@@ -281,46 +281,45 @@ def test_the_form_that_reads_the_image_begins_as_the_trained_e_l(
     assert (one == tiles).float().mean() > 0.999
 
 
-def test_one_network_of_a_stage_trains_alone_and_its_run_is_told(
+def test_one_of_the_token_networks_trains_alone_and_its_run_is_told(
     smoke_run: tuple[Path, dict[str, dict[str, float]]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out, to = tmp_path / "run", tmp_path / "shipped"
     shutil.copytree(smoke_run[0], out, ignore=shutil.ignore_patterns("checkpoint.pt", "tensorboard"))
-    call = ["train", "token_nets", "--tier", "smoke", "--device", "cpu", "--out", str(out)]
-    assert main([*call, "--networks", "evaluator", "--lr", "0.002", "--steps", "3", "--batch", "2"]) == 0
+    call = ["train", "evaluator", "--tier", "smoke", "--device", "cpu", "--out", str(out)]
+    assert main([*call, "--lr", "0.002", "--steps", "3", "--batch", "2"]) == 0
     for name in NETWORKS:
         before, after = ((folder / "weights" / f"{name}.safetensors").read_bytes() for folder in (smoke_run[0], out))
         assert (before == after) == (name != "evaluator"), name
-    assert "evaluator on samples" in set(logged(out, "token_nets_evaluator").name)
+    assert "evaluator on samples" in set(logged(out, "evaluator").name)
 
     ship(out, to, photos=None, data="three photos", hardware="a test machine", commit="0123456")
-    both, seen = recipe("token_nets", "evaluator", name=str(to), minutes=())
-    assert "--lr 0.002 --networks evaluator" in both and both.count("itersr train token_nets") == 2
+    line, seen = recipe("evaluator", name=str(to), minutes=())
+    assert "`itersr train evaluator --tier smoke --steps 3 --batch 2 --crop 64 --lr 0.002 --precision no --seed 0`" in line
     assert "train: refiner" not in seen.index and "train: evaluator on samples" in seen.index
     line, seen = recipe("token_nets", "refiner", name=str(to), minutes=())
-    assert "--networks" not in line and "train: refiner" in seen.index
+    assert "train evaluator" not in line and "train: refiner" in seen.index
     assert learning_curve(tier("smoke"), "token_nets", out, "evaluator").step.max() == 3
     assert learning_curve(tier("smoke"), "token_nets", out, "refiner").step.max() == tier("smoke").train["token_nets"].steps
-    assert "| token_nets_evaluator | 3 |" in (to / "MODEL_CARD.md").read_text(encoding="utf-8")
+    assert "| evaluator | 3 |" in (to / "MODEL_CARD.md").read_text(encoding="utf-8")
 
-    # one more run goes on from the weights there, beside the first; one that is in the way is refused and keeps its record
-    first = (out / "token_nets_evaluator" / "settings.json").read_text()
-    assert main([*call, "--networks", "evaluator", "--steps", "5", "--batch", "2"]) == 2
-    assert "already holds a run" in capsys.readouterr().err
-    assert main([*call, "--networks", "evaluator", "--again", "--steps", "2", "--batch", "2", "--seed", "3"]) == 0
-    assert main([*call, "--networks", "evaluator", "--resume", "--steps", "2", "--batch", "2", "--seed", "3"]) == 0  # the last
-    assert (out / "token_nets_evaluator" / "settings.json").read_text() == first
-    assert list(runs_of(out, "token_nets")) == ["token_nets", "token_nets_evaluator", "token_nets_evaluator_2"]
-    assert learning_curve(tier("smoke"), "token_nets", out, "evaluator").step.max() == 2
-    ship(out, to, photos=None, data="three photos", hardware="a test machine", commit="0123456")
-    three, _ = recipe("token_nets", "evaluator", name=str(to), minutes=())
-    assert three.count("itersr train token_nets") == 3 and three.index("--seed 0") < three.index("--seed 3")
-    assert three.count("--again") == 1 and "--seed 3 --again" in three
+    # one more run begins with the weights in a new folder; in this one it is refused and keeps its record
+    record = (out / "evaluator" / "settings.json").read_text()
+    assert main([*call, "--steps", "5", "--batch", "2"]) == 2
+    assert "already holds a run" in capsys.readouterr().err and (out / "evaluator" / "settings.json").read_text() == record
+    shutil.copytree(out / "weights", tmp_path / "more" / "weights")
+    begun = load_networks(tmp_path / "more" / "weights", tier("smoke"), ("evaluator",))
+    assert torch.equal(begun.evaluator.head.weight, ITER.from_pretrained(to, "cpu").evaluator.head.weight)
 
-    assert main(["train", "vqgan", "--tier", "smoke", "--again", "--device", "cpu", "--out", str(out)]) == 2
-    assert "vqgan cannot go on from weights" in capsys.readouterr().err
-    assert main([*call, "--networks", "refiner,decoder"]) == 2
-    assert "--networks refiner,decoder: token_nets trains refiner, evaluator" in capsys.readouterr().err
+
+def test_a_plan_may_name_any_stage(tmp_path: Path) -> None:
+    config = micro("token_nets", steps=2)
+    plan = dict.fromkeys(("vqgan", "lq_encoder", "refiner", "evaluator"), 0.2)
+    train = dict.fromkeys(config.train, config.train["token_nets"])
+    config = dataclasses.replace(config, train=train, plan=plan)
+    train_all(config, None, tmp_path, device="cpu", validation=(1, 32), progress=False)
+    assert [name for name in plan if (tmp_path / "weights" / f"{name}.csv").exists()] == list(plan)
+    assert (tmp_path / "weights" / "MODEL_CARD.md").read_text(encoding="utf-8").count("- made by") == 4
 
 
 @pytest.mark.parametrize("text", [None, "", "[]", '{"tier": {"name": "tiny"}}', '{"vqgan": 3}'])

@@ -22,6 +22,7 @@ from torch.nn import functional as F
 
 from itersr import cli, disk, pictures
 from itersr.pictures import Meta, Photo
+from itersr.training import STAGES
 from itersr.upscaling import files as upscaling
 from itersr.upscaling.files import Options, UsageError, upscale_files
 from itersr.upscaling.read import ImageError, read
@@ -766,7 +767,7 @@ def test_choices_are_those_of_the_package() -> None:
     from itersr import config, masking
 
     assert cli.COLOR_FIXES == pictures.COLOR_FIXES
-    assert cli.TIERS == tuple(config.TIERS) and cli.POLICIES == tuple(masking.POLICIES)
+    assert cli.TIERS == tuple(config.TIERS) and cli.POLICIES == tuple(masking.POLICIES) and cli.STAGES == tuple(STAGES)
     assert cli.SCHEDULES == get_args(config.GammaKind)
 
 

@@ -32,7 +32,6 @@ from itersr.config import TrainConfig
 from itersr.disk import replace_file, whole_file
 from itersr.model import pick_device
 from itersr.training.data import Crops, From
-from itersr.training.stages import read_record
 
 log = logging.getLogger(__name__)
 READ_EVERY = 20  # steps after which a GPU is asked for its losses: each time it has to finish first
@@ -340,8 +339,16 @@ class Watch:
                 self.history = [*self.history[-200:], loss] if len(self.history) > 50 else [*self.history, loss]
 
 
-MAY_CHANGE = ("steps", "minutes", "order", "processes", "precision", "validations", "checkpoint_every")
+MAY_CHANGE = ("steps", "minutes", "processes", "precision", "validations", "checkpoint_every")
 """What a resumed run may have different from its beginning."""
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """What settings.json or all.json says of a run; ValueError where the file is damaged."""
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")).items())
+    except (ValueError, OSError, AttributeError) as error:
+        raise ValueError(f"{path}: this record of a run is damaged ({error}); remove {path.parent} to train it anew") from None
 
 
 def keep_record(path: Path, record: dict[str, Any], resumed: bool, main: bool, may_change: Sequence[str] = MAY_CHANGE) -> None:

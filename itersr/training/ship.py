@@ -28,8 +28,9 @@ from itersr import weights
 from itersr.config import TIERS, Tier
 from itersr.disk import replace_file
 from itersr.model import ITER
+from itersr.training import STAGES
+from itersr.training.loop import read_record
 from itersr.training.perceptual import perceptual
-from itersr.training.stages import STAGES, runs_of
 from itersr.training.validate import calibrate, held_out, make_pairs
 
 log = logging.getLogger(__name__)
@@ -55,19 +56,15 @@ def export(run: Path, photos: Path | None, *, data: str, hardware: str | None = 
     model = ITER.from_pretrained(to, device)
     hardware = hardware or describe(model.device)
     logs, runs = {}, {}
-    for stage in STAGES:
-        for name, used in runs_of(run, stage).items():
-            rows = run / name / "log.csv"
-            if not rows.exists() or rows.read_text().count("\n") < 2:
-                raise weights.WeightsError(f"{run / name}: this run ended before it logged anything; continue it, or remove it")
-            logs[name] = _thin(rows)
-            logs[name].to_csv(to / f"{name}.csv", index=False)
-            runs[name] = {"stage": stage, "networks": used["networks"], "command": by or command(stage, config, used),
-                          "steps": int(logs[name].step.max()), "hardware": hardware,
-                          "minutes": round(logs[name].seconds.max() / 60, 1)}
-            # a run of what an earlier one trained has gone on from its weights
-            before = [done["networks"] for other, done in runs.items() if other != name and done["stage"] == stage]
-            runs[name]["command"] += " --again" if used["networks"] in before else ""
+    for stage in (stage for stage in STAGES if (run / stage / "settings.json").exists()):
+        rows, used = run / stage / "log.csv", read_record(run / stage / "settings.json")
+        if not rows.exists() or rows.read_text().count("\n") < 2:
+            raise weights.WeightsError(f"{run / stage}: this run ended before it logged anything; continue it, or remove it")
+        logs[stage] = _thin(rows)
+        logs[stage].to_csv(to / f"{stage}.csv", index=False)
+        runs[stage] = {"stage": stage, "networks": used["networks"], "command": by or command(config, used),
+                       "hardware": hardware, "steps": int(logs[stage].step.max()),
+                       "minutes": round(logs[stage].seconds.max() / 60, 1)}
     unseen = held_out(photos, config.unit)
     model.calibration = round(calibrate(model, unseen), 4)
     config = dataclasses.replace(config, **best(model, unseen, seconds=seconds, **SETTINGS))  # type: ignore[arg-type]
@@ -121,33 +118,17 @@ def best(model: ITER, photos: Mapping[str, Tensor], *, seconds: float | None = N
     return choices[int(total.argmin())]
 
 
-def command(stage: str, config: Tier, used: dict[str, Any]) -> str:
-    """The call that trained a stage, with those settings that are not the tier's own."""
-    usual = config.train[stage]
-    other = f" --crop {used['crop']}" if used["crop"] != usual.crop else ""
-    other += f" --lr {used['lr']:g}" if used.get("lr", usual.lr) != usual.lr else ""
-    networks = used["networks"]
-    other += f" --networks {','.join(networks)}" if set(networks) != set(STAGES[stage]) else ""
-    return (f"itersr train {stage} --tier {_named(config)} --steps {used['steps']} --batch {used['batch']}{other} "
-            f"--precision {used['precision']} --seed {used['seed']}")
+def command(config: Tier, used: Mapping[str, Any]) -> str:
+    """The call that trained a stage. used: what settings.json says of its run."""
+    own = any(getattr(TIERS.get(config.name), name, None) != getattr(config, name) for name in weights.NETWORKS)
+    names = ("minutes" if used["minutes"] else "steps", "batch", "crop", "lr", "precision", "seed")
+    return call(used["stage"], tier="config.json" if own else config.name, **{name: used[name] for name in names})
 
 
-def command_for_all(config: Tier, data: bool, minutes: float | None, seed: int) -> str:
-    """The call of `train all` that gives these networks, with those settings that are not the tier's own."""
-    usual = TIERS.get(config.name, TIERS["paper"])
-    said = f"itersr train all --tier {_named(config)}{' --data DIR' if data else ''}"
-    said += "" if minutes is None else f" --minutes {minutes:g}"
-    for name in ("batch", "crop", "lr") if minutes is not None else ("steps", "batch", "crop", "lr"):
-        own, as_usual = ([getattr(of.train[stage], name) for stage in config.plan] for of in (config, usual))
-        said += f" --{name} {own[0]}" if own != as_usual else ""
-    return said + (f" --seed {seed}" if seed else "")
-
-
-def _named(config: Tier) -> str:
-    """What `--tier` has to be for these networks: a name, or the configuration that lies beside the card."""
-    usual = TIERS.get(config.name)
-    own = usual is None or any(getattr(usual, name) != getattr(config, name) for name in weights.NETWORKS)
-    return "config.json" if own else config.name
+def call(what: str, **said: Any) -> str:
+    """`itersr train WHAT --NAME VALUE …`"""
+    return f"itersr train {what}" + "".join(f" --{name} {value:{'g' if isinstance(value, float) else ''}}"
+                                            for name, value in said.items())
 
 
 def _thin(path: Path) -> Any:
