@@ -153,7 +153,7 @@ def python(*call: str, path: Path, cwd: Path) -> subprocess.CompletedProcess[str
 )
 def test_without_the_extra_a_command_works_or_names_it_in_one_line(call: list[str], says: str, tmp_path: Path) -> None:
     """A photo is upscaled and a network trained with the dependencies alone; the course needs what the extra brings."""
-    (tmp_path / "sitecustomize.py").write_text(HIDING.format(names=EXTRAS | {"jupyterlab", "nbval", "tensorboard"}))
+    (tmp_path / "sitecustomize.py").write_text(HIDING.format(names=EXTRAS | {"jupyterlab", "nbval"}))
     Image.effect_noise((128, 128), 40).save(tmp_path / "hq.png")
     done = python(*call, path=tmp_path, cwd=tmp_path)
     if says:

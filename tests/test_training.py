@@ -285,7 +285,7 @@ def test_one_of_the_token_networks_trains_alone_and_its_run_is_told(
     smoke_run: tuple[Path, dict[str, dict[str, float]]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out, to = tmp_path / "run", tmp_path / "shipped"
-    shutil.copytree(smoke_run[0], out, ignore=shutil.ignore_patterns("checkpoint.pt", "tensorboard"))
+    shutil.copytree(smoke_run[0], out, ignore=shutil.ignore_patterns("checkpoint.pt"))
     call = ["train", "evaluator", "--tier", "smoke", "--device", "cpu", "--out", str(out)]
     assert main([*call, "--lr", "0.002", "--steps", "3", "--batch", "2"]) == 0
     for name in NETWORKS:

@@ -2,7 +2,7 @@
 of steps or of minutes; it continues exactly where it stopped, survives being killed, and never trains on after a NaN.
 
 A folder of a run holds checkpoint.pt (everything needed to go on), log.csv (step, seconds, split, name, value), settings.json
-(what a model card is written from), TensorBoard events, and the latest validation pictures.
+(what a model card is written from), and samples.png (the latest validation pictures).
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ import torch
 from filelock import FileLock, Timeout
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
+from torchvision.utils import save_image
 from tqdm.auto import tqdm
 
 from itersr.config import TrainConfig
@@ -164,7 +165,6 @@ def train(task: Any, crops: Crops, out: Path, *, validate: Validate, save_weight
         _forget_after(out / "log.csv", step)
     loader = make_loader(crops, From(step * config.batch, stop * config.batch), config.batch, workers, accelerator)
     wrapped, loader = accelerator.prepare(task, loader, device_placement=[True, False])
-    writer = _tensorboard(out, step) if main else None
 
     watch, scalars = Watch(crops, checkpoint, READ_EVERY if on_gpu else 1), dict[str, float]()
     started, waited, validated = step, 0.0, _due(clock.along(step), config)
@@ -197,7 +197,8 @@ def train(task: Any, crops: Crops, out: Path, *, validate: Validate, save_weight
             rate = (step - started - 1) * config.batch / max(clock.trained - clock.earlier, 1e-9)
             values |= {"learning rate": learning_rate(along, config), "images a second": rate,
                        "share of waiting": waited / max(clock.trained - clock.earlier, 1e-9)}
-            _write(out, writer, step, clock.seconds, "train", values, main)
+            if main:
+                _write(out / "log.csv", step, clock.seconds, "train", values)
             left = "" if minutes is None else f", {clock.seconds / 60:.1f} of {minutes:g} min"
             bar.set_postfix_str(f"loss {values[task.active(along)[0]]:.4f}, {rate:.1f} img/s{left}")
         bar.update()
@@ -209,10 +210,12 @@ def train(task: Any, crops: Crops, out: Path, *, validate: Validate, save_weight
             scalars, pictures = validate()
             if main:
                 save_weights()
-                _pictures(out, writer, step, pictures)
+                columns = [torch.cat(list(p.float().cpu().clamp(0, 1)), 1) for p in pictures.values()]
+                save_image(torch.cat(columns, 2), out / "samples.png")
             average.swap()
             clock.reserve = clock.rest()
-            _write(out, writer, step, clock.seconds, "validation", scalars, main)
+            if main:
+                _write(out / "log.csv", step, clock.seconds, "validation", scalars)
         if (step % config.checkpoint_every == 0 or last) and main:
             watch.read()
             _save(checkpoint, step, clock, task, optimizers, average)
@@ -220,8 +223,6 @@ def train(task: Any, crops: Crops, out: Path, *, validate: Validate, save_weight
         if last:
             break
     bar.close()
-    if writer is not None:
-        writer.close()
     accelerator.wait_for_everyone()
     return scalars
 
@@ -409,19 +410,13 @@ def _load(path: Path, task: Any, optimizers: dict[str, Any], average: Average, c
     return int(state["step"])
 
 
-def _write(out: Path, writer: Any, step: int, seconds: float, split: str, values: dict[str, float], main: bool) -> None:
-    if not main:
-        return
-    path = out / "log.csv"
+def _write(path: Path, step: int, seconds: float, split: str, values: dict[str, float]) -> None:
     new = not path.exists()
     with open(path, "a", newline="") as file:
         rows = csv.writer(file)
         if new:
             rows.writerow(COLUMNS)
         rows.writerows([step, round(seconds, 1), split, name, f"{value:.6g}"] for name, value in values.items())
-    if writer is not None:
-        for name, value in values.items():
-            writer.add_scalar(f"{split}/{name}", value, step)
 
 
 def _forget_after(path: Path, step: int) -> None:
@@ -432,22 +427,3 @@ def _forget_after(path: Path, step: int) -> None:
         kept = io.StringIO()
         csv.writer(kept).writerows([COLUMNS, *itertools.takewhile(lambda row: int(row[0]) <= step, rows)])
         replace_file(path, kept.getvalue())
-
-
-def _tensorboard(out: Path, step: int) -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        return None
-    return SummaryWriter(str(out / "tensorboard"), purge_step=step)
-
-
-def _pictures(out: Path, writer: Any, step: int, pictures: dict[str, Tensor]) -> None:
-    """Validation pictures, a column each, as one PNG and in TensorBoard."""
-    from PIL import Image
-
-    columns = [torch.cat(list(p.float().cpu().clamp(0, 1)), 1) for p in pictures.values()]
-    grid = torch.cat(columns, 2)
-    Image.fromarray((grid * 255).round().byte().permute(1, 2, 0).numpy()).save(out / "samples.png")
-    if writer is not None:
-        writer.add_image(" | ".join(pictures), grid, step)

@@ -2,7 +2,7 @@
 
 `train_all` runs the stages of a tier's `plan` one after the other, each in its share of the time, and writes the card.
 
-    OUT/STAGE     a run of a stage, a key of `STAGES`: checkpoint, log.csv, TensorBoard, samples.png
+    OUT/STAGE     a run of a stage, a key of `STAGES`: checkpoint, log.csv, samples.png
     OUT/weights   averaged weights in half precision, for ITER.from_pretrained
 
 The token networks are trained on the VQGAN as it ships, rounded to half precision. A stage begins with the weights of its
