@@ -17,6 +17,7 @@ import multiprocessing
 import os
 import pickle
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -32,7 +33,7 @@ from tqdm.auto import tqdm
 from itersr.config import TrainConfig
 from itersr.disk import replace_file, whole_file
 from itersr.model import pick_device
-from itersr.training.data import Crops, From
+from itersr.training.data import Crops
 
 log = logging.getLogger(__name__)
 READ_EVERY = 20  # steps after which a GPU is asked for its losses: each time it has to finish first
@@ -163,7 +164,7 @@ def train(task: Any, crops: Crops, out: Path, *, validate: Validate, save_weight
         return {}
     if main:
         _forget_after(out / "log.csv", step)
-    loader = make_loader(crops, From(step * config.batch, stop * config.batch), config.batch, workers, accelerator)
+    loader = make_loader(crops, range(step * config.batch, stop * config.batch), config.batch, workers, accelerator)
     wrapped, loader = accelerator.prepare(task, loader, device_placement=[True, False])
 
     watch, scalars = Watch(crops, checkpoint, READ_EVERY if on_gpu else 1), dict[str, float]()
@@ -279,8 +280,8 @@ def update(task: Any, wrapped: Any, optimizers: dict[str, Any], batch: dict[str,
     return logged
 
 
-def make_loader(crops: Crops, indices: From, batch: int, workers: int | None, accelerator: Any) -> DataLoader:
-    """Batches of crops, made by processes of their own where a GPU would wait for them otherwise."""
+def make_loader(crops: Crops, indices: range, batch: int, workers: int | None, accelerator: Any) -> DataLoader:
+    """Batches of the crops with these numbers, made by processes of their own where a GPU would wait for them otherwise."""
     on_gpu = accelerator.device.type == "cuda"
     if workers is None:
         workers = max((os.cpu_count() or 1) // accelerator.num_processes - 2, 1) if on_gpu else 0
@@ -314,7 +315,7 @@ class Watch:
     def __init__(self, crops: Crops, checkpoint: Path, every: int) -> None:
         self.crops, self.checkpoint, self.every = crops, checkpoint, every
         self.noted: list[tuple[int, bool, Tensor, Tensor]] = []  # step, whether the loss counts as history, values, photos
-        self.history = [math.inf]
+        self.history: deque[float] = deque([math.inf], maxlen=200)  # the latest losses
 
     def note(self, step: int, first: bool, loss: Tensor, norm: Tensor | None, photos: Tensor) -> None:
         """Note a step, and read after so many; first: of the part of a task whose loss is compared with what it was lately."""
@@ -328,8 +329,7 @@ class Watch:
         noted, self.noted = self.noted, []
         values = torch.stack([entry[2] for entry in noted]).tolist() if noted else []
         for (step, first, _, photos), (loss, norm) in zip(noted, values, strict=True):
-            recent = self.history[-200:]
-            exploded = first and loss > 100 * max(sum(recent) / len(recent), 1e-3)
+            exploded = first and loss > 100 * max(sum(self.history) / len(self.history), 1e-3)
             if exploded or not (math.isfinite(loss) and math.isfinite(norm)):
                 names = ", ".join(sorted({self.crops.photos.names[i] for i in photos.tolist()}))
                 where = self.checkpoint if self.checkpoint.exists() else "none yet"
@@ -337,7 +337,7 @@ class Watch:
                 raise TrainingError(
                     f"step {step}: loss or gradient is {value:g}; photos {names}; last good checkpoint: {where}")
             if first:
-                self.history = [*self.history[-200:], loss] if len(self.history) > 50 else [*self.history, loss]
+                self.history.append(loss)
 
 
 MAY_CHANGE = ("steps", "minutes", "processes", "precision", "validations", "checkpoint_every")

@@ -29,7 +29,7 @@ from itersr.config import TIERS, Tier, tier
 from itersr.model import ITER
 from itersr.swin import SwinBlock
 from itersr.training.algorithm1 import Algorithm1
-from itersr.training.data import Crops, From, Photos, ranges
+from itersr.training.data import Crops, Photos, ranges
 from itersr.training.loop import Watch, make_accelerator, make_loader, make_optimizers, update
 from itersr.training.stage1 import Stage1
 from tests.benchmarks import machine
@@ -65,7 +65,7 @@ def measure(stage: str, config: Tier, photos: Photos, accelerator: Any, batch: i
         task.started = True
     optimizers = make_optimizers(task, device)
     watch = Watch(crops, Path("none"), 20)
-    loader = make_loader(crops, From(0, 10**9), batch, workers, accelerator)
+    loader = make_loader(crops, range(10**9), batch, workers, accelerator)
     wrapped, loader = accelerator.prepare(task, loader, device_placement=[True, False])
     batches, began = iter(loader), time.perf_counter()
     images = next(batches)
