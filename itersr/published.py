@@ -156,7 +156,10 @@ def published_tier(halvings: int) -> Tier:
 
 
 def read(vqgan_path: str | Path, iter_path: str | Path) -> ITER:
-    """The model of two released files, in float32 on the CPU; its scale is read off the second one."""
+    """The model of two released files, in float32 on the CPU; its scale is read off the second one.
+
+    WeightsError names what is wrong with a file. `model.ready()` makes it fit for inference.
+    """
     stage1, rest = read_vqgan(vqgan_path), read_pickle(iter_path)
     halvings = sum(f"lq_encoder.model.{i}.0.weight" in rest for i in range(1, 4))  # stages of E_l: 1 in ×4, 2 in ×2
     if halvings not in (1, 2):
@@ -175,20 +178,16 @@ def read(vqgan_path: str | Path, iter_path: str | Path) -> ITER:
 
 
 def load(folder: str | Path, scale: int | None = None, device: str | torch.device = "auto") -> ITER:
-    """The published model from a folder that holds the released files; ×4 where both scales are there and none is asked for."""
-    vqgan_path, iter_path = locate(folder, scale)
-    return read(vqgan_path, iter_path).ready(device)
+    """The published model from a folder that holds the released files; ×4 where both scales are there and none is asked for.
 
-
-def locate(folder: str | Path, scale: int | None = None) -> tuple[Path, Path]:
-    """The two released files in a folder; WeightsError names the one that is not there."""
-    folder = Path(folder)
+    WeightsError names the file that is not there.
+    """
+    folder, found = Path(folder), []
     if scale is not None and scale not in ITER_FILES:
         raise WeightsError(f"scale {scale}: the authors released {' and '.join(f'×{s}' for s in ITER_FILES)}")
-    found = []
     for candidates in ([VQGAN_FILE], [ITER_FILES[s] for s in ITER_FILES if scale in (None, s)]):
         there = [folder / name for name in candidates if (folder / name).is_file()]
         if not there:
             raise WeightsError(f"{folder}: no {' or '.join(candidates)} in this folder")
         found.append(there[0])
-    return found[0], found[1]
+    return read(*found).ready(device)
