@@ -19,10 +19,12 @@ from __future__ import annotations
 
 import io
 import math
+from bisect import bisect_right
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields
 from functools import partial
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -228,12 +230,8 @@ class _Numbers:
         return low + step * int(next(self.numbers) * ((high - low) // step + 1))
 
     def choice(self, probabilities: Sequence[float]) -> int:
-        u, total = next(self.numbers), 0.0
-        for i, p in enumerate(probabilities):
-            total += p
-            if u < total:
-                return i
-        return max(i for i, p in enumerate(probabilities) if p > 0)  # u is above a sum that rounding left below 1
+        last = max(i for i, p in enumerate(probabilities) if p > 0)  # for a number above a sum that rounding left below 1
+        return min(bisect_right(list(accumulate(probabilities)), next(self.numbers)), last)
 
 
 def draw(batch: int, *, generator: torch.Generator, ranges: Degradation = PUBLISHED) -> list[Draw]:
