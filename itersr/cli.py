@@ -17,18 +17,18 @@ import logging
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, get_args
 
 from itersr import __version__
+from itersr.config import TIERS, GammaKind
+from itersr.training import STAGES
 
 log = logging.getLogger("itersr")
 
+SCHEDULES = get_args(GammaKind)
 # Repeated here because importing them would load torch for --help; a test holds them equal to where they are defined.
-TIERS = ("smoke", "tiny", "small", "paper")
 POLICIES = ("evaluator", "evaluator_greedy", "topk", "topk_annealed", "confidence_sampled", "random", "halton")
 COLOR_FIXES = ("none", "wavelet", "adain")
-STAGES = ("vqgan", "lq_encoder", "refiner", "evaluator", "token_nets", "iter")
-SCHEDULES = ("linear", "cosine", "square", "sqrt", "cubic")
 
 
 class _Once(argparse.Action):
