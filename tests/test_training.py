@@ -178,13 +178,13 @@ def test_shipped_weights_bring_their_shift_their_curves_and_their_card(
     smoke_run: tuple[Path, dict[str, dict[str, float]]], tmp_path: Path
 ) -> None:
     to = tmp_path / "smoke"
-    ship(smoke_run[0], to, photos=None, data="three photos", hardware="a test machine", commit="0123456")
+    ship(smoke_run[0], to, photos=None, data="three photos")
     model = ITER.from_pretrained(to, device="cpu")
     wanted = experiments.calibrate(model, experiments.held_out(None))
     assert model.calibration == pytest.approx(wanted, abs=1e-3) and model.calibration != 0
     steps = model.tier.train["token_nets"].steps
     line, seen = recipe("token_nets", name=str(to), minutes=(0.0,))
-    assert line.startswith(f"`itersr train token_nets --tier smoke --steps {steps} --batch ") and "a test machine" in line
+    assert line.startswith(f"`itersr train token_nets --tier smoke --steps {steps} --batch ") and "CPU" in line
     log = logged(smoke_run[0], "token_nets")
     last = log[log.name == "refiner masked"].sort_values("step").value.tail(5)
     assert seen.loc["train: refiner masked"].iloc[-1] == pytest.approx(last.mean(), abs=1e-3)
@@ -293,7 +293,7 @@ def test_one_of_the_token_networks_trains_alone_and_its_run_is_told(
         assert (before == after) == (name != "evaluator"), name
     assert "evaluator on samples" in set(logged(out, "evaluator").name)
 
-    ship(out, to, photos=None, data="three photos", hardware="a test machine", commit="0123456")
+    ship(out, to, photos=None, data="three photos")
     line, seen = recipe("evaluator", name=str(to), minutes=())
     assert "`itersr train evaluator --tier smoke --steps 3 --batch 2 --crop 64 --lr 0.002 --precision no --seed 0`" in line
     assert "train: refiner" not in seen.index and "train: evaluator on samples" in seen.index
