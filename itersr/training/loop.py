@@ -131,12 +131,13 @@ def learning_rate(along: float, config: TrainConfig) -> float:
 
 
 def train(task: Any, crops: Crops, out: Path, *, validate: Validate, save_weights: Callable[[], None],
-          record: dict[str, Any] | None = None, minutes: float | None = None, resume: bool = False, stop_at: int | None = None,
-          accelerator: Any = None, workers: int | None = None, progress: bool = True) -> dict[str, float]:
+          record: dict[str, Any], accelerator: Any, minutes: float | None = None, resume: bool = False,
+          stop_at: int | None = None, workers: int | None = None, progress: bool = True) -> dict[str, float]:
     """Train `task` for `task.config.steps` steps, or for `minutes`; gives the last validation's scalars.
 
     task: a `Stage1` or an `Algorithm1`. To both, `along` is the share of the run that is done, from 0 to 1.
     validate, save_weights: called with the averaged weights in place. record: what settings.json is to say of this run.
+    accelerator: see `make_accelerator`.
     minutes: the whole run, over all calls, with validation and export; warm-up, learning rate and phases are laid over them.
     resume: go on from `out`'s checkpoint. stop_at: end this call at an earlier step. workers: processes that make crops (None:
     all cores but two where a GPU trains, else none).
@@ -144,15 +145,13 @@ def train(task: Any, crops: Crops, out: Path, *, validate: Validate, save_weight
     already holds a run.
     """
     config: TrainConfig = task.config
-    accelerator = accelerator or make_accelerator()
     main, device = accelerator.is_main_process, accelerator.device
     on_gpu = device.type == "cuda"
     out.mkdir(parents=True, exist_ok=True)
     checkpoint = out / "checkpoint.pt"
     if checkpoint.exists() and not resume:
         raise FileExistsError(f"{out} already holds a run: go on with --resume, or name another folder")
-    if record is not None:
-        keep_record(out / "settings.json", record, resume and checkpoint.exists(), main)
+    keep_record(out / "settings.json", record, resume and checkpoint.exists(), main)
 
     clock = Clock(config.steps, minutes)
     task.to(device, memory_format=torch.channels_last)

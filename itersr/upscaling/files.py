@@ -324,7 +324,7 @@ def save_trace(trace: Any, folder: Path, factor: int, settings: Mapping[str, Any
 
 
 def degrade_files(inputs: Sequence[str | os.PathLike[str]], output: str | os.PathLike[str], seed: int = 0, scale: int = 4,
-                  force: bool = False, max_pixels: int = MAX_PIXELS, progress: bool = False) -> list[Failure]:
+                  force: bool = False, progress: bool = False) -> list[Failure]:
     """Make fixed test pairs: OUT/hq/NAME.png (cut to a multiple of `scale`), OUT/lq/NAME.png and a line in OUT/draws.jsonl.
 
     Every picture has its own generator, made of `seed` and its name, so that its LQ image does not depend on which others are
@@ -341,7 +341,7 @@ def degrade_files(inputs: Sequence[str | os.PathLike[str]], output: str | os.Pat
         raise UsageError(f"{record} exists already: use --force to overwrite, or another folder (-o)")
     failures: list[Failure] = []
     lines: list[str] = []
-    options = Options(suffix="", ext="png", force=force, max_pixels=max_pixels)
+    options = Options(suffix="", ext="png", force=force)
     jobs = plan(inputs, out / "lq", options, lambda target: (out / "hq" / target.relative_to(out / "lq"),))
     for job, photo in _photos(_free(jobs, options, failures), options, failures, progress):
         with _told(job, failures):
