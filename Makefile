@@ -1,8 +1,8 @@
 # Every target sets up what it needs: `make reproduce` and `make test` work in a fresh clone with Python 3.11-3.13 and make.
 #
-#   make reproduce [TIER=smoke] [ONLY=07] [DEVICE=cpu] [DATA=folder]   run notebooks 00-09, results under runs/
+#   make reproduce [TIER=smoke] [ONLY=07] [DEVICE=cpu] [DATA=folder]   run notebooks 00-10, results under runs/
 #   make test        ruff, mypy, and every test (the notebooks too)
-#   make lab         open JupyterLab on the notebooks
+#   make lab         open JupyterLab on the notebooks, which share what they train in runs/lab
 #   make bench       the benchmarks
 #   make gpu [MINUTES=10] [TIER=small] [DATA=folder]   what a rented GPU should do: its tests, times, training; into runs/gpu
 #   make figures     rebuild the committed notebooks, figures/ and figures/results/ [ONLY=07]
@@ -78,14 +78,14 @@ lint: setup
 # notebooks), then nbval over the committed notebooks, which finds the checkpoints of that run in ITERSR_OUT.
 NBVAL := --nbval-lax --nbval-current-env --nbval-sanitize-with tests/nbval_sanitize.cfg --nbval-cell-timeout 600
 test: lint
-	ITERSR_OUT="$(CURDIR)/runs/test/figures" $(PY) -m pytest $(NBVAL) tests $(wildcard notebooks/*.ipynb)
+	ITERSR_TIER=smoke ITERSR_OUT="$(CURDIR)/runs/test/figures" $(PY) -m pytest $(NBVAL) tests $(wildcard notebooks/*.ipynb)
 
 # The tests of the code alone, without running a notebook of the course.
 quick: lint
 	$(PY) -m pytest -m "not slow" tests
 
 lab: setup
-	$(PY) -m jupyterlab notebooks
+	ITERSR_OUT="$(CURDIR)/runs/lab/figures" $(PY) -m jupyterlab notebooks
 
 bench: setup
 	$(PY) -m tests.bench

@@ -158,10 +158,11 @@ def _add_upscale(p: argparse.ArgumentParser) -> None:
     a = p.add_argument_group("algorithm (paper, Alg. 2)")
     a.add_argument("--steps", type=int, metavar="T", help="refinement steps (default: the tier's)")
     a.add_argument("--alpha", type=float, help="threshold for good tokens, 0 to 1: more refines more (default: the tier's)")
-    a.add_argument("--policy", choices=POLICIES, help="how tokens to keep are chosen (default: evaluator)")
+    a.add_argument("--policy", choices=POLICIES, help="how tokens to keep are chosen (default: the tier's)")
     a.add_argument("--schedule", choices=SCHEDULES, help="γ, the masked fraction over the steps (default: cosine)")
     a.add_argument("--temperature", type=float, help="of the sampled tokens (default: the tier's)")
-    a.add_argument("--preset", choices=("paper", "released"), help="settings to start from (released: see itersr.sampling)")
+    a.add_argument("--preset", choices=("tier", "paper", "released"),
+                   help="settings to start from: best for the weights, Alg. 2 as printed, the authors' code (default: tier)")
     a.add_argument("--seed", type=int, default=0, help="the same for every file (default: %(default)s)")
     d = p.add_argument_group("device and memory")
     _device(d)
@@ -320,7 +321,7 @@ def _degrade(args: argparse.Namespace) -> int:
 
 def _add_reproduce(p: argparse.ArgumentParser) -> None:
     p.add_argument("--tier", default="smoke", metavar="T",
-                   help=f"{', '.join(TIERS)}, or a folder of weights, for notebooks 06-09 (default: %(default)s)")
+                   help=f"{', '.join(TIERS)}, or a folder of weights, for notebooks 06-10 (default: %(default)s)")
     p.add_argument("--only", metavar="NN", help="notebooks by number, for example 07 or 02,07 (default: all)")
     _device(p)
     p.add_argument("--data", metavar="DIR", help="a folder of photos (default: photos inside scikit-image)")

@@ -1,7 +1,8 @@
-"""The four tiers: one set of dataclasses, four sets of numbers. Nothing else in the package differs between tiers.
+"""The tiers: one set of dataclasses, five sets of numbers. Nothing else in the package differs between tiers.
 
 `paper` is the published network (Sec. 4.1 and the released tensors' shapes); `smoke`, `tiny` and `small` are the same
-design at smaller sizes, without the two layers that mix the whole picture (GroupNorm and the gate of the released MLP),
+design at smaller sizes (`stripes` is for the pictures of `itersr.lab.worlds`), without the two layers that mix the whole
+picture (GroupNorm and the gate of the released MLP),
 so that their tokens depend on a neighbourhood alone.
 """
 
@@ -116,9 +117,12 @@ class Tier:
     # the stages of `itersr train all` in their order, and the share of its time that each gets; the rest is for the export
     plan: dict[str, float] = field(default_factory=lambda: {"vqgan": 0.2, "lq_encoder": 0.2, "iter": 0.55})
     scale: int = 4
-    steps: int = 8  # T at inference
-    alpha: float = 0.5  # α at inference (the authors' code has 0.7)
-    temperature: float = 1.0  # of φ_r's samples at inference; less where its probabilities are weak
+    # How Alg. 2 is run unless told otherwise, see `sampling.Sampler`; for weights that ship, the best on held-out photos
+    steps: int = 8  # T
+    alpha: float = 0.5  # (the authors' code has 0.7)
+    temperature: float = 1.0
+    policy: str = "evaluator"
+    remask: bool = False
     degradation: Literal["paper", "mild"] = "paper"
     notes: str = field(default="", compare=False)
 
@@ -231,7 +235,31 @@ def _small() -> Tier:
     )
 
 
-TIERS: dict[str, Tier] = {t.name: t for t in (_smoke(), _tiny(), _small(), _paper())}
+def _stripes() -> Tier:
+    swin = SwinConfig(width=64, groups=1, depth=4, heads=4, mlp_ratio=2)
+    token_net = TokenNetConfig(width=64, norm="none", posterior=True, reads_lq=True, swin=swin)
+    base = TrainConfig(steps=2_000, batch=8, crop=64, lr=1e-3, warmup=0.03, ema=0.99, validations=4, checkpoint_every=100)
+    return Tier(
+        name="stripes",
+        vqgan=VQGANConfig(width=20, multipliers=(1, 2, 2), codes=96, code_dim=24, encoder_swin=False, res_blocks=1,
+                          swin=SwinConfig(width=40, groups=1, depth=2, heads=4, mlp_ratio=2)),
+        lq_encoder=LQEncoderConfig(width=20, swin=swin),
+        refiner=token_net,
+        evaluator=dataclasses.replace(token_net, reads_lq=False),
+        train={
+            "vqgan": dataclasses.replace(base, steps=900, autoencoder=0.2, gan_start=1.0, perceptual_weight=0.5, lr=2e-3),
+            "lq_encoder": dataclasses.replace(base, networks=("lq_encoder",)),
+            "token_nets": dataclasses.replace(base, steps=3_500, networks=("refiner", "evaluator"), corrupt=0.5,
+                                              masked_loss=True),
+            "iter": base,
+        },
+        plan={"vqgan": 0.2, "lq_encoder": 0.2, "token_nets": 0.58},
+        degradation="mild",
+        notes="pictures of stripes, in which neighbours tell a token (itersr.lab.worlds)",
+    )
+
+
+TIERS: dict[str, Tier] = {t.name: t for t in (_smoke(), _tiny(), _small(), _paper(), _stripes())}
 
 
 def tier(name: str) -> Tier:

@@ -162,24 +162,28 @@ class ITER(nn.Module):
 
         return refine, judge
 
-    def sampler(self, preset: str = "paper", **settings: Any) -> Sampler:
-        """The settings of Alg. 2 for this model: a preset with the tier's T and temperature ("paper" with its α as well), and
-        `settings` that replace them. ValueError for an unknown preset and for a wrong value, TypeError for an unknown setting.
+    def sampler(self, preset: str = "tier", **settings: Any) -> Sampler:
+        """The settings of Alg. 2: a preset, and `settings` that replace them.
+
+        preset: "tier" (T, α, temperature and policy that are best for these weights), "paper" (Alg. 2 with the paper's own), or
+        "released" (what the authors' code does instead, at the tier's T and temperature; see `sampling.RELEASED`).
+        ValueError for an unknown preset and for a wrong value, TypeError for an unknown setting.
         """
-        if preset not in PRESETS:
-            raise ValueError(f"preset {preset!r}: there are {', '.join(PRESETS)}")
-        own: dict[str, Any] = {"steps": self.tier.steps, "temperature": self.tier.temperature}
-        own |= {"alpha": self.tier.alpha} if preset == "paper" else {}
-        return replace(PRESETS[preset], **{**own, **settings})
+        own = {name: getattr(self.tier, name) for name in ("steps", "temperature", "alpha", "policy", "remask")}
+        presets = {"tier": replace(PRESETS["paper"], **own), "paper": PRESETS["paper"],
+                   "released": replace(PRESETS["released"], steps=self.tier.steps, temperature=self.tier.temperature)}
+        if preset not in presets:
+            raise ValueError(f"preset {preset!r}: there are {', '.join(presets)}")
+        return replace(presets[preset], **settings)
 
     @torch.no_grad()
     def restore(self, lq: Tensor, sampler: Sampler | None = None, *, seed: int | Sequence[int] = 0,
-                preset: str = "paper", tile: int | None = None, keep_steps: bool = True,
+                preset: str = "tier", tile: int | None = None, keep_steps: bool = True,
                 evaluator: EvaluatorFn | None = None, propose: ProposeFn | None = None,
                 progress: Callable[[int, int], None] | None = None, **settings: Any) -> Trace:
         """Algorithm 2 on LQ images (B, 3, H, W) in [0, 1]; gives a `Trace`.
 
-        preset: "paper" (Alg. 2) or "released" (what the authors' code does instead, see `sampling.PRESETS`).
+        preset: "tier", "paper" or "released", see `sampler`.
         settings: fields of `Sampler` (steps, alpha, policy, temperature, …) that replace the preset's; or a whole `sampler`.
         seed: of the first image, the next has the next; or one for each.
         tile: every network works in tiles of so many LQ pixels; T_s, k and the random numbers are those of one piece (0). None
@@ -190,7 +194,7 @@ class ITER(nn.Module):
         progress: called with the number of tiles done and that of all (`tiled.Progress`); for a batch of one.
         Raises ValueError for a wrong setting or shape, TypeError for an unknown setting, and for settings beside a `sampler`.
         """
-        if sampler is not None and (settings or preset != "paper"):
+        if sampler is not None and (settings or preset != "tier"):
             raise TypeError(f"sampler is given: put {', '.join(settings) or 'preset'} into it, or leave it out")
         if lq.ndim != 4 or lq.shape[1] != 3 or lq.numel() == 0:
             raise ValueError(f"lq has shape {tuple(lq.shape)}, needed is (B, 3, H, W)")

@@ -68,6 +68,7 @@ class Sampler:
 # (In it the images of a batch also share one T_s.)
 RELEASED = Sampler(alpha=0.7, schedule="linear", remask=False, resample=True, skip_last=True)
 PRESETS = {"paper": Sampler(), "released": RELEASED}
+"""Beside them `ITER.sampler` has the preset "tier": the settings that are best for its weights."""
 
 
 @dataclass(frozen=True)

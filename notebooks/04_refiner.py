@@ -25,11 +25,11 @@
 #
 # **What you need.** Cross-entropy, embeddings, notebooks 02 and 03 (S_h, S_l, E_l). No knowledge of diffusion.
 #
-# **Minutes.** Reading 40. At `smoke` the cells take about a minute on two CPU cores (some more if notebooks 02 and 03 have not run
+# **Minutes.** Reading 40. As it stands the notebook shows `tiny`, whose weights ship. With `tier = "smoke"` the networks train here: the cells then take about a minute on two CPU cores (some more if notebooks 02 and 03 have not run
 # yet), well under one on a GPU.
 
 # %% tags=["parameters"]
-tier = "smoke"
+tier = "tiny"
 seed = 0
 device = "auto"
 data = None
@@ -54,11 +54,12 @@ from itersr.lab.course import learning_curve, load_or_train, recipe
 from itersr.masking import random_mask
 from itersr.model import ITER
 from itersr.pictures import bundled
-from itersr.schedule import gamma, tokens_to_keep, tokens_to_mask
+from itersr.schedule import gamma, share_revealed, tokens_to_keep, tokens_to_mask
 from itersr.token_nets import Refiner
 from itersr.losses import per_image
 from itersr.training.algorithm1 import Algorithm1
 from itersr.training.data import Crops, Photos, ranges, validation_pairs
+from itersr.training.validate import Pair, neighbour_information
 
 
 # %% [markdown]
@@ -166,10 +167,69 @@ left.legend()
 path = run.save_figure(fig, "schedules")
 
 # %% [markdown]
-# *What to see. Left: the dots lie on the lines, so masking with exact counts and the step-by-step chain are the same process. Right: the
+# *What to see. Left: the dots lie on the lines, so the mean share of masked tokens is that of the step-by-step chain. Right: the
 # cosine dares little at first, when hardly anything is known, and decides most tokens at the end, when each has many known neighbours.
 # Linear decides equally many in each step; square begins boldly.*
+
+# %% [markdown]
+# ### The way back: Eq. 3
 #
+# The chain forward is fixed; there is nothing to learn in it. What we want is the step back, from s_t to s_{t−1}. If somebody told us s_0, Bayes' rule would give it:
+# $$q(s_{t-1} \mid s_t, s_0) = \frac{q(s_t \mid s_{t-1})\; q(s_{t-1} \mid s_0)}{q(s_t \mid s_0)} .$$
+# For this chain it is short. A token that is visible at t was the same at t − 1, since nothing is ever changed but by masking. A token that is masked at t was
+# already masked at t − 1 with probability γ_{t−1}/γ_t; otherwise it was s_0, with probability **w_t = (γ_t − γ_{t−1})/γ_t**. Check it twice: by Bayes' rule on
+# the matrices above, and by counting in 200,000 chains.
+
+# %%
+def way_back(t: int, T: int, kind: str, codes: int = 3) -> torch.Tensor:
+    """q(s_{t−1} | s_t = mask, s_0 = token 0), for s_{t−1} = token 0, 1, 2, mask: Bayes' rule."""
+    start = torch.eye(codes + 1, dtype=torch.float64)
+    for earlier in range(1, t):
+        start = start @ transition(beta(earlier, T, kind), codes)
+    joint = start[0] * transition(beta(t, T, kind), codes)[:, codes]
+    return joint / joint.sum()
+
+
+def by_counting(t: int, T: int, kind: str, chains: int = 200_000) -> float:
+    """Of the chains that are masked at t, the share that was not yet masked at t − 1."""
+    generator = run.generator(11, "cpu")
+    masked = torch.zeros(chains, dtype=torch.bool)
+    for now in range(1, t + 1):
+        before, chance = masked, beta(now, T, kind)
+        masked = masked | (torch.rand(chains, generator=generator) < chance)
+    return ((masked & ~before).sum() / masked.sum()).item()
+
+
+print("      w_t, t = 1 … 8")
+for kind in ("linear", "cosine"):
+    weights_t = [share_revealed(t, 8, kind) for t in range(1, 9)]
+    for t, w in enumerate(weights_t, start=1):
+        exact = way_back(t, 8, kind)
+        assert abs(exact[0] - w) < 1e-12 and abs(exact[3] - (1 - w)) < 1e-12
+        assert abs(by_counting(t, 8, kind) - w) < 0.01
+    print(f"{kind}", *(f"{w:.3f}" for w in weights_t))
+
+# %% [markdown]
+# Four things follow, and with them the design of φ_r.
+#
+# 1. **Predicting s_0 is enough.** In the step back everything is known but s_0. So a network that gives p(s_0 | s_t) gives the step as well: it is what φ_r does.
+# 2. **φ_r needs no time input.** Which tokens are masked does not depend on what they are. So p(s_0 | s_t) is the same at every t: the next cell counts it in a world
+#    of two tokens.
+# 3. **Eq. 4 drops weights.** The bound on the likelihood that belongs to this chain (Austin et al. 2021) is a sum over t of w_t times the cross-entropy on masked
+#    tokens. Eq. 4 has the cross-entropy without w_t (and over all tokens, section 3), so that steps with many masked tokens count more.
+# 4. **One step is not enough.** A step back draws each newly revealed token from its own distribution: a *product*. Tokens that are drawn in the same step do not
+#    know of each other; tokens of later steps know the earlier ones. [Notebook 10](10_where_steps_pay.ipynb) measures what that is worth.
+
+# %% tags=["nbval-check-output"]
+world = {"AA": 0.4, "AB": 0.1, "BA": 0.2, "BB": 0.3}
+for t in (1, 4, 7):
+    g = gamma(t / 8, "cosine")
+    seen = {pair: p * (1 - g) * g for pair, p in world.items() if pair[0] == "A"}  # first visible, second masked
+    second = {pair[1]: p / sum(seen.values()) for pair, p in seen.items()}
+    print(f"t = {t}: 'A?' is seen; the second token is A with {second['A']:.2f}, B with {second['B']:.2f}")
+    assert math.isclose(second["A"], world["AA"] / (world["AA"] + world["AB"]))
+
+# %% [markdown]
 # ### The process on a photo
 #
 # Now on real tokens: held-out photos that no network here was trained on, their HQ and LQ crops, and S_h from the VQGAN of notebook 02.
@@ -650,9 +710,8 @@ fig.colorbar(heat, ax=axes[1], label="nats", shrink=0.9)
 path = run.save_figure(fig, "entropy_maps")
 
 # %% [markdown]
-# *What to see. First column: untrained (alike everywhere without E_l's posterior). Then, left to right, φ_r as more tokens are shown (kept tokens
-# are light grey in the middle row). Dark is sure: flat regions. Bright is unsure: texture and edges. Those are the places that
-# Algorithm 2 leaves for later steps. The best guesses in the last row are smooth where φ_r is unsure, which is why inference
+# *What to see. First column: untrained. Then, left to right, φ_r as more tokens are shown (kept tokens are light grey in the middle row). Dark is sure, bright is
+# unsure: compare with the photo above, and say which kinds of places are bright. The best guesses in the last row are smooth where φ_r is unsure, which is why inference
 # **samples** from φ_r and does not take its argmax.*
 
 # %% [markdown]
@@ -692,9 +751,25 @@ display(Markdown(
 # %% [markdown]
 # *What to see: the loss should not rise as more samples are shown* (they hold nothing about the picture that φ_r did not put there); where it does, φ_r
 # takes its own samples for true. `TrainConfig.corrupt` is
-# the remedy: in that share of the training pictures, half to all of the shown tokens are φ_r's own samples, drawn from nothing known at temperatures of ½ to 1; the
+# meant to help, and helps in part where the curve still rises: in that share of the training pictures, half to all of the shown tokens are φ_r's own samples, drawn from nothing known at temperatures of ½ to 1; the
 # others show the truth, as in the paper. How well the shown tokens fit the photo tells φ_r which of the two it sees, and so it learns what they are worth. `smoke`
 # trains without it, `tiny` with `corrupt = 0.5`. ([Notebook 09](09_benchmark.ipynb) asks what proposals of φ_r are worth in pictures.)
+
+# %% [markdown]
+# ### One number: neighbour information
+#
+# How much can an order of revealing win at all? Several steps differ from one in this alone: later tokens are drawn *knowing* earlier ones. So take the places that
+# stay hidden when three quarters of S_h are known. How much of φ_r's loss there goes away, from nothing known to three quarters known? That share is the
+# **neighbour information** (`neighbour_information`; the model card has it too). If it is near zero, φ_r draws all tokens at once as well as in eight steps.
+
+# %%
+crops = [Pair(str(i), hq[i : i + 1].cpu(), lq[i : i + 1].cpu()) for i in range(len(hq))]
+told = {own: neighbour_information(model, crops, own=own, seed=run.seed) for own in (False, True)}
+information = 1 - told[False][0.75] / told[False][0.0]
+display(Markdown(
+    f"With nothing known φ_r's loss is {told[False][0.0]:.2f} nats a token, with three quarters of the true tokens known {told[False][0.75]:.2f}: a neighbour "
+    f"information of **{information:.0%}**. With three quarters of its own draws known it is {told[True][0.75]:.2f}. "
+    "[Notebook 10](10_where_steps_pay.ipynb) has a world in which that share is several times as large, and there the steps pay."))
 
 # %% [markdown]
 # ## 8. Beyond the paper: E_l's posterior, and the LQ image itself
@@ -765,34 +840,34 @@ display(Markdown(f"With half of the true tokens shown: {spoken:.4f} nats as trai
 # - γ fixes how many tokens each step decides; counts are exact integers.
 # - φ_r reads S_t with a mask token in place of unknown values, and S_l with its bad tokens flagged; a lookup is a one-hot convolution.
 # - Eq. 4 is plain cross-entropy. Over all places it can be lowered by copying; judge by masked tokens, against the best constant.
-# - Sampling all places at once gives tokens that do not agree; a few steps do. That is what diffusion buys here.
+# - Sampling all places at once gives tokens that do not agree; a few steps do. That is what diffusion buys, where neighbours tell something.
 # - The more is shown, the surer a well-trained φ_r is. Where it is unsure, it has to sample, and somebody has to judge the samples:
 #   [notebook 05](05_evaluator.ipynb).
 #
 # ## Exercises
 #
-# **1. The way back.** In the forward process a token is masked at step t with γ_t in all. Given that it *is* masked at t, with what probability
-# was it still visible at t − 1? (Bayes. This is the share of masked tokens that one step of inference reveals.)
+# **1. How many does a step reveal?** On average over the chain of section 1, how many of N tokens are masked at t and visible at t − 1? (w_t is given that a token
+# is masked.) The steps together must reveal all N, and each about as many as the exact counts say.
 
 # %% tags=["exercise"]
-def reveal(t: int, T: int, kind: str) -> float:
-    """P(visible at t − 1 | masked at t)."""
+def revealed(t: int, T: int, N: int, kind: str) -> float:
+    """The mean number of tokens that the step from t to t − 1 reveals."""
     raise NotImplementedError
 
 
 # %% jupyter={"source_hidden": true} tags=["solution"]
-def reveal(t: int, T: int, kind: str) -> float:
-    """P(visible at t − 1 | masked at t)."""
-    return (gamma(t / T, kind) - gamma((t - 1) / T, kind)) / gamma(t / T, kind)
+def revealed(t: int, T: int, N: int, kind: str) -> float:
+    """The mean number of tokens that the step from t to t − 1 reveals."""
+    return N * gamma(t / T, kind) * share_revealed(t, T, kind)
 
 
 # %% tags=["check"]
 for kind in ("linear", "cosine", "square"):
-    hidden = 1.0  # walk back from t = T, where all is masked
-    for t in range(8, 0, -1):
-        hidden *= 1 - reveal(t, 8, kind)
-        assert abs(hidden - gamma((t - 1) / 8, kind)) < 1e-12, f"{kind}: {hidden} masked at t = {t - 1}"
-assert reveal(1, 8, "linear") == 1  # the last step reveals everything
+    of_steps = [revealed(t, 8, 64, kind) for t in range(1, 9)]
+    assert abs(sum(of_steps) - 64) < 1e-9, f"{kind}: the steps reveal {sum(of_steps)} of 64 tokens in all; needed is 64"
+    for t, mean in enumerate(of_steps, start=1):
+        exact = tokens_to_keep(t - 1, 8, 64, kind) - tokens_to_keep(t, 8, 64, kind)
+        assert abs(mean - exact) <= 1, f"{kind}, t = {t}: {mean:.1f} on average, {exact} by the exact counts of section 1"
 
 
 # %% [markdown]
@@ -847,7 +922,7 @@ path = run.record(
     measured=f"masked-token accuracy {masked_accuracy:.1%} (best constant {constant:.1%}, S_l {accuracy_l:.1%})",
     masked_accuracy=masked_accuracy, best_constant=constant, s_l_accuracy=accuracy_l,
     by_ratio=[{"masked": row["masked"], "accuracy": row["accuracy"], "entropy": row["entropy"]} for row in rows],
-    toy_accuracy=toy_accuracy, toy_agreement=whole, e_l_entropy=unsure, e_l_top5=(rank < 5).float().mean().item(), overfit=overfit,
+    neighbour_information=information, toy_accuracy=toy_accuracy, toy_agreement=whole, e_l_entropy=unsure, e_l_top5=(rank < 5).float().mean().item(), overfit=overfit,
 )
 
 # %% [markdown]

@@ -25,10 +25,10 @@
 #
 # **What you need.** Notebook 04; logistic regression.
 #
-# **Minutes.** Reading 35. At `smoke` the cells take half a minute on two CPU cores if notebooks 02–04 have run, two to three otherwise.
+# **Minutes.** Reading 35. As it stands the notebook shows `tiny`, whose weights ship. With `tier = "smoke"` the networks train here: the cells then take half a minute on two CPU cores if notebooks 02–04 have run, two to three otherwise.
 
 # %% tags=["parameters"]
-tier = "smoke"
+tier = "tiny"
 seed = 0
 device = "auto"
 data = None
@@ -440,6 +440,59 @@ display(Markdown(
     f"φ_e ranks better than the network's own confidence on: **{', '.join(wins) or 'none of these'}**; worse on: **{', '.join(losses) or 'none'}**. "
     "On fresh samples a well-calibrated φ_r is hard to beat (section 1). The question that only φ_e is made for is the last row of the table: "
     "which of the kept tokens are wrong? The AUC is also not all that counts: a judge that finds only the easy places good has a fine AUC and bad masks. Notebook 07 compares the *results*."))
+
+
+# %% [markdown]
+# ### Equality is not coherence
+#
+# What can φ_e know that φ_r does not? Follow the question that Eq. 5 asks to the place where it is used.
+#
+# - At inference *every* token of the map is φ_r's own draw (or E_l's), made from the LQ image. Nobody has shown it S_h.
+# - S_h is another draw from the same LQ image. Given the LQ image, the two know nothing of each other.
+# - So the map adds nothing to the question "does this token equal S_h?". The best possible answer is p(token | LQ): the *confidence* of a network
+#   that reads the LQ image.
+#
+# Whether the tokens of a map fit *each other* is another question. Two neighbours that show one edge one pixel apart are both likely, and wrong as a pair.
+# A judge that was asked for equality learns to answer with confidence; it has no reason to look at the neighbours (exercise 3 is the smallest case).
+#
+# The argument can be tested. Predict "equals S_h" by logistic regression, from φ_r's log-probability of the token, from φ_e's log-odds, and from both. If φ_e
+# knew something of its own, both together would be clearly better than φ_r alone. Maps with all tokens φ_r's own; each photo is predicted by a fit on the other two.
+
+# %%
+def logistic(features: list[torch.Tensor], good: torch.Tensor) -> torch.Tensor:
+    """Weights of a logistic regression (the first is the constant), by Newton's method."""
+    x = torch.stack([torch.ones_like(features[0]), *features], -1)
+    w = x.new_zeros(x.shape[1])
+    for _ in range(15):
+        p = (x @ w).sigmoid()
+        curvature = x.T @ (x * (p * (1 - p))[:, None]) + 1e-6 * torch.eye(len(w), dtype=x.dtype)
+        w += torch.linalg.solve(curvature, x.T @ (good.to(x) - p))
+    return w
+
+
+drawn, _, confidence = complete_map(1.0)
+equals = (drawn == s_h).cpu()
+of_r, of_e = confidence.double().cpu(), each(judge, drawn, s_l, log_probs).double().cpu()
+told = {"the share of good tokens": [], "log φ_r": [of_r], "φ_e": [of_e], "log φ_r and φ_e": [of_r, of_e]}
+regression = {}
+for name, maps in told.items():
+    predicted = torch.zeros_like(of_r)
+    for i in range(len(held_out)):
+        test, constant = photo == i, torch.zeros_like(of_r)  # a feature that says nothing, for the first row
+        inputs = maps or [constant]
+        w = logistic([m[~test].flatten() for m in inputs], equals[~test].flatten())
+        predicted[test] = w[0] + sum(weight * m[test] for weight, m in zip(w[1:], inputs))
+    loss = F.binary_cross_entropy_with_logits(predicted, equals.double()).item()
+    regression[name] = {"nats a token": loss, "AUC": auc(predicted, equals)}
+pd.DataFrame(regression).T.round(3)
+
+# %%
+gain = regression["log φ_r"]["nats a token"] - regression["log φ_r and φ_e"]["nats a token"]
+whole = regression["the share of good tokens"]["nats a token"] - regression["log φ_r"]["nats a token"]
+display(Markdown(
+    f"φ_r's probability alone saves **{whole:.3f}** nats a token over knowing only how many are good; φ_e beside it changes that by **{gain:+.3f}**. "
+    + ("φ_e knows hardly anything of its own." if gain < 0.1 * abs(whole) else "Here φ_e does add something: where φ_r's probabilities are poor, a second opinion helps.")
+    + " [Notebook 10](10_where_steps_pay.ipynb) asks the other question, whether tokens fit each other, in a world where the answer is known."))
 
 
 # %% [markdown]

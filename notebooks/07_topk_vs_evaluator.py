@@ -279,6 +279,15 @@ knows = experiments.oracle(s_h)
 assert (knows(s_h, s_h) == 0).all()
 assert torch.allclose(knows(s_h + 1, s_h).exp().cpu(), torch.tensor(1e-3))
 
+# %% [markdown]
+# ### What even the best φ_e could know
+#
+# Before measuring, think about what can come out. Eq. 5 asks φ_e whether a token *equals* S_h. At inference every token of the map was drawn by φ_r (or E_l) from
+# the LQ image; S_h is another draw from that same image. Given the LQ image, the map therefore holds nothing about S_h, and the best possible answer is
+# p(token | LQ), which is φ_r's own confidence. [Notebook 05](05_evaluator.ipynb) ("Equality is not coherence") tests it by regression: beside φ_r's
+# log-probability, φ_e adds hardly anything. So φ_e's masks can do what confidence does, keep likely tokens, and that works like a lower temperature. What would be worth
+# more is a judge of whether tokens *fit each other*: [notebook 10](10_where_steps_pay.ipynb) looks for one.
+
 # %%
 rows = experiments.policies(model, pairs, size.seeds, store=run.checkpoints / "rows.jsonl")
 names = [name for name in ("psnr", "ssim", "lpips", "gmsd", "niqe") if name in rows]

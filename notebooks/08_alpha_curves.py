@@ -188,6 +188,9 @@ display(Markdown(f"On these photos **{good.double().mean():.1%}** of S_l's token
                  f"{(logits + shift).sigmoid().mean():.1%} with the shift of **{shift:+.2f}** (the photos at hand here give {fitted:+.2f})."))
 
 # %% [markdown]
+# *Can the shift make the gap larger?* Yes. It is the right one for the share of good tokens on the photos that it was fitted on, and sets of photos differ in that
+# share by more than a small shift changes. Where φ_e's mean is already right within a point or two, there is nothing left for one number to put right.
+#
 # A third way to place α: by **quantile**. To have a share q of tokens redone, take as α the q-quantile of φ_e's probabilities, on the same
 # held-out training photos. It needs no belief in probabilities at all, only in φ_e's ranking.
 
@@ -313,6 +316,11 @@ evidence |= {
 display(Markdown(f"Against T = {most}: eight steps {ledger.show(evidence[f'{LOOK}, T = 8 − most steps'])}, one step {ledger.show(evidence[f'{LOOK}, T = 1 − most steps'])} in {LOOK}."))
 
 # %% [markdown]
+# *Why can one step be as good as eight?* Several steps differ from one in this alone: later tokens are drawn knowing earlier ones. What that can win is limited by what
+# tokens tell of each other beyond the LQ image, the **neighbour information**. [Notebook 04](04_refiner.ipynb) measures it for these networks; on photos with tokens
+# of 4×4 pixels it is small. The price of many steps is that φ_r reads its own draws in place of the truth. [Notebook 10](10_where_steps_pay.ipynb) shows a world
+# in which neighbours tell much: there one step is the worst choice.
+#
 # ## The other dials, one at a time
 #
 # Algorithm 2 as it stands (cosine γ, the tier's temperature, kept tokens stay kept, adaptive start at the tier's α, corrected), and each setting changed alone.
@@ -347,6 +355,10 @@ display(Markdown(f"Adaptive minus full start: steps {ledger.show(evidence['steps
                  f"{ledger.show(evidence[f'{LOOK}, adaptive − full start'])}, seconds {ledger.show(evidence['seconds, adaptive − full start'])}."))
 
 # %% [markdown]
+# *Fewer steps and no fewer seconds?* The adaptive start has a price of its own: one more call of φ_e, on S_l. It pays where T_s falls well below T, and here few tokens
+# of S_l pass the threshold. These seconds were also taken one method after the other, so a machine that was busier for one of them shows in the difference: the
+# steps are the sound number.
+#
 # ## What was learned
 
 # %%

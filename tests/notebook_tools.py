@@ -28,8 +28,9 @@ from itersr.lab.reproduce import ROOT, kernel_environment
 from itersr.weights import shipped
 
 PARAMETERS = {"tier", "seed", "device", "data", "out"}
-SHOWN_WITH_SHIPPED_WEIGHTS = {"02", "03", "04", "05", "07", "08", "09"}  # 00 and 06 use them at any tier
+SHOWN_WITH_SHIPPED_WEIGHTS = {"07", "08", "09"}  # their parameters say smoke; the others show the tier of their parameters
 WITHOUT_NETWORKS = {"01"}
+MORE = {"10": {"stripes"}}  # further tiers whose weights a notebook uses
 TAGS = {"parameters", "nbval-check-output", "exercise", "solution", "check"}
 SIZE_LIMIT = 1_500_000  # bytes
 # The .py's header holds nothing that a rebuild changes, and not what makes the pair: notebooks/jupytext.toml says that once for
@@ -139,7 +140,7 @@ def shown_tier(source: Path) -> str | None:
 def stamp(notebook: NotebookNode, source: Path, root: Path = ROOT) -> dict[str, Any]:
     """What the outputs depend on."""
     values = parameters(notebook)
-    tiers = set() if source.stem[:2] in WITHOUT_NETWORKS else {SHOWN, values.get("tier", SHOWN)}
+    tiers = set() if source.stem[:2] in WITHOUT_NETWORKS else {SHOWN, values.get("tier", SHOWN), *MORE.get(source.stem[:2], ())}
     return {
         "code": code_hash(notebook),
         "parameters": values,

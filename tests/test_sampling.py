@@ -370,9 +370,11 @@ def test_presets_of_the_model(smoke: ITER) -> None:
     stricter = ITER(dataclasses.replace(smoke.tier, alpha=0.9))
     assert stricter.sampler() == Sampler(steps=smoke.tier.steps, alpha=0.9)
     assert stricter.sampler("released").alpha == 0.7 and stricter.sampler(alpha=0.2).alpha == 0.2
+    other = ITER(dataclasses.replace(smoke.tier, steps=1, policy="random", remask=True))
+    assert other.sampler() == Sampler(steps=1, policy="random", remask=True) and other.sampler("paper") == Sampler()
     warmer = dataclasses.replace(sampling.RELEASED, steps=smoke.tier.steps, temperature=0.5)
     assert cooler.sampler("released", temperature=0.5) == warmer
     picture = smoke.upscale(lq[0], preset="released", color_fix="none")
     assert torch.equal(picture, released.image[0])
-    with pytest.raises(ValueError, match="preset 'x': there are paper, released"):
+    with pytest.raises(ValueError, match="preset 'x': there are tier, paper, released"):
         smoke.restore(lq, preset="x")

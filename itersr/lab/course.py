@@ -21,25 +21,31 @@ def load_or_train(stage: str, config: Tier, data: str | Path | None, out: Path, 
     """The model with every network up to `stage`: from the tier's shipped weights, else from OUT/weights, else trained now.
 
     `smoke` trains now, in seconds. A tier that is named after a folder (see `Run.start`) loads what lies there. Shipped weights
-    are not used with photos of the reader's own (`data`), nor for networks of other sizes.
+    are not used with photos of the reader's own (`data`), nor for networks of other sizes. Prints where they come from.
     """
     if config.name not in TIERS:
         model = ITER.from_pretrained(ROOT / config.name, device)
         model.tier = config  # named after the folder
+        print(f"weights: those of the folder {config.name}, {model.fingerprint}")
         return model
     if data is None and config.name != "smoke" and config.name in weights.shipped():
         ships, _ = weights.read_config(weights.SHIPPED / config.name)
         if all(getattr(ships, name) == getattr(config, name) for name in weights.NETWORKS):
-            return ITER.from_pretrained(config.name, device)
+            model = ITER.from_pretrained(config.name, device)
+            print(f"weights: {config.name}, as it ships with the package, {model.fingerprint}")
+            return model
     wanted = ("vqgan",) if stage == "vqgan" else config.train[stage].networks
-    if not all((out / "weights" / f"{name}.safetensors").exists() for name in wanted):
+    trained = all((out / "weights" / f"{name}.safetensors").exists() for name in wanted)
+    photos = "scikit-image's photos" if data is None else Path(data).name
+    print(f"weights: {', '.join(wanted)} of {config.name}, trained on {photos}, {'earlier in this run' if trained else 'now'}")
+    if not trained:
         train_stage(stage, config, data, out, **{"resume": True, "progress": False, "device": device, **options})
     model = load_networks(out / "weights", config, wanted)
     return model.to(pick_device(device)).eval().requires_grad_(False)
 
 
 def model_to_measure(config: Tier, data: str | Path | None, out: Path, device: str = "auto", **options: Any) -> ITER:
-    """What the result notebooks (06–09) measure: a tier's networks, all four; at `smoke` those of `SHOWN`.
+    """What the result notebooks (06–10) measure: a tier's networks, all four; at `smoke` those of `SHOWN`.
 
     Networks that trained for seconds show whether code runs, not what the method does.
     """

@@ -145,7 +145,7 @@ def mask_statistics(restored: Restored, s_h: Tensor | None = None) -> list[dict[
     return rows
 
 
-Kind = Literal["iter", "mixed", "oracle", "bicubic", "bound", "S_l", "sample"]
+Kind = Literal["iter", "mixed", "oracle", "again", "bicubic", "bound", "S_l", "sample"]
 MIXED = 3  # how many restorations a "mixed" one takes its tokens from
 
 
@@ -153,10 +153,10 @@ MIXED = 3  # how many restorations a "mixed" one takes its tokens from
 class Method:
     """One way from an LQ photo to a picture.
 
-    kind: "iter" (Alg. 2), "oracle" (Alg. 2 where φ_e knows S_h), "sample" (one plain sample of E_l, at the sampler's
-    temperature), "S_l" (E_l's argmax, decoded), "bound" (S_h decoded: no token method can be better), "bicubic"; and
-    "mixed" (each token from one of `MIXED` independent runs of Alg. 2 at random: every token is as likely as before, but its
-    neighbours were not chosen to fit it).
+    kind: "iter" (Alg. 2), "oracle" (Alg. 2 where φ_e knows S_h), "again" (Alg. 2 where φ_r judges, see `asked_again`),
+    "sample" (one plain sample of E_l, at the sampler's temperature), "S_l" (E_l's argmax, decoded), "bound" (S_h decoded: no
+    token method can be better), "bicubic"; and "mixed" (each token from one of `MIXED` independent runs of Alg. 2 at random:
+    every token is as likely as before, but its neighbours were not chosen to fit it).
     """
 
     name: str
@@ -170,7 +170,7 @@ class Method:
     @property
     def draws(self) -> bool:
         """Whether another seed gives another picture."""
-        return self.kind in ("iter", "mixed", "oracle", "sample")
+        return self.kind in ("iter", "mixed", "oracle", "again", "sample")
 
     def settings(self) -> dict[str, Any]:
         """Everything that its result depends on, beside model, photo and seed."""
@@ -184,6 +184,26 @@ class Method:
 def oracle(s_h: Tensor, doubt: float = 1e-3) -> EvaluatorFn:
     """An evaluator that knows: log 1 for tokens that equal S_h, log `doubt` for the others. The bound of any φ_e."""
     return lambda tokens, condition: torch.where(tokens == s_h, 0.0, math.log(doubt))
+
+
+def asked_again(model: ITER, lq: Tensor, against: float = 0.0) -> EvaluatorFn:
+    """φ_r as a critic: the log-probability of each token given those of the other colour of a chequerboard; (1, 3, H, W).
+
+    Two calls of φ_r. What it asks is whether tokens fit each other and the LQ image, not whether they equal S_h. against: how
+    much of log p_l is taken off, so that at 1 only what neighbours say of a token counts.
+    """
+    padded = model.pad(lq)
+    log_probs = model.log_posterior(padded)
+    refine, _ = model.functions(log_probs, model.lq_features(padded))
+
+    def fits(tokens: Tensor, condition: Tensor) -> Tensor:
+        y, x = torch.meshgrid(*(torch.arange(n, device=tokens.device) for n in tokens.shape[-2:]), indexing="ij")
+        board = ((y + x) % 2 == 0).expand(tokens.shape)
+        half, other = (refine(tokens, keep, condition, torch.zeros_like(board)).float() for keep in (~board, board))
+        given = torch.where(board[:, None], half, other).log_softmax(1) - against * log_probs
+        return given.gather(1, tokens[:, None])[:, 0]
+
+    return fits
 
 
 def trusting(model: ITER, lq: Tensor, trust: float) -> RefinerFn:
@@ -208,7 +228,8 @@ def apply(model: ITER, method: Method, pair: Pair, seed: int = 0) -> tuple[Tenso
         noise = torch.rand(log_p[:, 0].shape, generator=generator).to(model.device)
         tokens, _ = categorical(log_p, noise, 0.0 if method.kind == "S_l" else method.sampler.temperature)
     else:
-        evaluator = oracle(tokens_of(model, pair)) if method.kind == "oracle" else None
+        judges = {"oracle": lambda: oracle(tokens_of(model, pair)), "again": lambda: asked_again(model, lq)}
+        evaluator = judges[method.kind]() if method.kind in judges else None
         propose = None if method.trust == 1 else proposer(trusting(model, lq, method.trust))
         seeds = [seed] if method.kind != "mixed" else [1000 + MIXED * seed + i for i in range(MIXED)]
         with calibrated(model, method.shift):
@@ -234,7 +255,7 @@ def measure(model: ITER, method: Method, pair: Pair, seed: int, names: Sequence[
     for name in names:
         fits = min(image.shape[-2:]) >= metrics.find(name).smallest
         row[name] = float(metrics.score(name, image, pair.hq, model.device)) if fits else None
-    return row
+    return row | pair.facts(image)
 
 
 def metrics_here() -> list[str]:
@@ -344,6 +365,28 @@ def policies(model: ITER, pairs: Sequence[Pair], seeds: Sequence[int], **options
     return sweep(model, [*methods, Method("oracle", "oracle", base), *baselines([base.temperature])], pairs, seeds, **options)
 
 
+def critics(model: ITER, pairs: Sequence[Pair], seeds: Sequence[int], temperatures: Sequence[float], *,
+            steps: Sequence[int] = (8, 16), **options: Any) -> DataFrame:
+    """Who judges, with and without re-masking, over temperatures (`dial`) and T; all from nothing known."""
+    judges: dict[str, tuple[Kind, str, tuple[bool, ...]]] = {
+        "random": ("iter", "random", (False, True)),
+        "evaluator": ("iter", "evaluator", (False, True)),
+        "evaluator, greedy": ("iter", "evaluator_greedy", (False, True)),
+        "topk": ("iter", "topk", (False,)),  # φ_r says nothing of a token that it is shown: no re-masking by confidence
+        "confidence_sampled": ("iter", "confidence_sampled", (False,)),
+        "asked again": ("again", "evaluator", (False, True)),
+        "asked again, greedy": ("again", "evaluator_greedy", (False, True)),
+        "oracle": ("oracle", "evaluator", (False,)),
+    }
+    methods = [
+        Method(f"{name}{', re-masking' if remask else ''}, T = {T}", kind, dial=temperature,
+               sampler=model.sampler(steps=T, policy=policy, remask=remask, temperature=temperature, adaptive=False))
+        for T in steps for name, (kind, policy, with_and_without) in judges.items() for remask in with_and_without
+        for temperature in temperatures
+    ]
+    return sweep(model, methods, pairs, seeds, **options)
+
+
 def alpha_curve(model: ITER, pairs: Sequence[Pair], seeds: Sequence[int], alphas: Mapping[float, float], *,
                 name: str = "raw", shift: float = 0.0, **options: Any) -> DataFrame:
     """Fig. 7: the threshold. `alphas`: {place on the axis: α}; the same number twice where α itself is the axis."""
@@ -391,7 +434,7 @@ def taken_apart(model: ITER, pairs: Sequence[Pair], seeds: Sequence[int], temper
     Who proposes, who judges, and whether neighbours agree. One temperature for all, and all from nothing known. (Where E_l
     proposes and dice judge, that is one sample of E_l.)
     """
-    base = model.sampler(adaptive=False, temperature=temperature)
+    base = model.sampler(adaptive=False, temperature=temperature, policy="evaluator", remask=False)
     methods = [
         Method("one sample of E_l", "sample", base),
         Method("E_l proposes, φ_e judges", sampler=base, trust=0.0),

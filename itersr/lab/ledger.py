@@ -1,9 +1,9 @@
 """The ledger of claims: what the paper says, what was measured here, and a verdict that intervals decide.
 
-Notebooks 07–09 record `evidence`: named means with their 95 % intervals. A claim names the evidence that it needs and where
-each interval has to lie. No verdict is written by hand.
+Notebooks 07–09 record `evidence` on photos, notebook 10 in the world of stripes: named means with their 95 % intervals. A
+claim names the evidence that it needs and where each interval has to lie. No verdict is written by hand.
 
-    python -m itersr.lab.ledger    figures/results/07–09.json → figures/results/claims.json, the README's first table, and
+    python -m itersr.lab.ledger    figures/results/07–10.json → figures/results/claims.json, the README's first table, and
                                    the numbers on test photos in the model card of the weights that were measured
 """
 
@@ -20,7 +20,8 @@ from typing import Any
 from itersr.lab.reproduce import ROOT
 from itersr.training.ship import CARD_BEGIN, CARD_END
 
-NOTEBOOKS = ("07", "08", "09")
+NOTEBOOKS = ("07", "08", "09", "10")
+WORLD = "10"  # the notebook that measures the same evidence in the world of stripes
 BEGIN, END = "<!-- claims -->", "<!-- /claims -->"
 FEWEST = 6  # photos: with fewer, all of them agree by chance more often than one time in twenty (2 · 2⁻⁵ > .05)
 
@@ -53,7 +54,8 @@ CLAIMS = (
     Claim("2c", "The evaluator's masks give better pictures than top-k", "Fig. 8, pictures", "07",
           ("LPIPS, evaluator − top-k < 0",), ("LPIPS, evaluator − random", "LPIPS, oracle − evaluator")),
     Claim("2d", "… and better than random ones, from the same proposals", "not in the paper", "07",
-          ("LPIPS, evaluator − random < 0",), ("LPIPS, oracle − evaluator",)),
+          ("LPIPS, evaluator − random < 0",),
+          ("LPIPS, evaluator − random, each at its best temperature", "LPIPS, oracle − evaluator")),
     Claim("3a", "The larger α, the more steps", "Fig. 7, curve", "08",
           ("T_s, corrected, α = .75 − α = .25 > 0",), ("T_s, raw, α = .75 − α = .25",)),
     Claim("3b", "The larger α, the lower PSNR", "Fig. 7, curve", "08", ("PSNR, α = 1 − α = 0 < 0",),
@@ -125,7 +127,7 @@ def draw(axis: Any, differences: dict[str, Found]) -> None:
 
 def claims(results: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
     """The ledger's rows from what notebooks recorded: {"07": the content of 07.json, …}; notebooks may be missing."""
-    rows = []
+    rows, world = [], results.get(WORLD, {"results": {}})["results"].get("evidence", {})
     for claim in CLAIMS:
         content = results.get(claim.notebook, {"provenance": {"tier": "smoke"}, "results": {}})
         evidence = content["results"].get("evidence", {})
@@ -145,23 +147,29 @@ def claims(results: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
             "command": f"itersr reproduce --only {claim.notebook} --tier {tier}",
             "tier": tier if named else None, "weights": content["results"].get("weights"),
             "photos": photos, "seeds": content["results"].get("seeds"),
+            "stripes": verdict(claim, world),
+            "stripes evidence": {name: dict(world[name]) for name in (*map(lambda need: parse(need)[0], claim.needs),
+                                                                      *claim.explained_by) if name in world},
         })
     return rows
 
 
 def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
     """The ledger as the README shows it."""
-    lines = ["| | claim | paper | ours: mean [95 % interval] | verdict | made by |", "|---|---|---|---|---|---|"]
+    lines = ["| | claim | paper | ours on photos: mean [95 % interval] | verdict | made by | in the world of stripes |",
+             "|---|---|---|---|---|---|---|"]
     for row in rows:
         because = f" ({row['because']})" if row["because"] else ""
         seeds = f", seeds: {row['seeds']}" if row["tier"] else ""
+        measured = "; ".join(f"{name}: {show(value)}" for name, value in row["stripes evidence"].items())
+        stripes = "–" if row["stripes"] == "not measured" else f"**{row['stripes']}**: {measured}"
         lines.append(f"| {row['number']} | {row['claim']} | {row['paper']} | {row['ours'] or '–'}{because} | "
-                     f"**{row['verdict']}** | `{row['command']}`{seeds} |")
+                     f"**{row['verdict']}** | `{row['command']}`{seeds} | {stripes} |")
     return "\n".join(lines)
 
 
 def read_results(folder: Path) -> dict[str, dict[str, Any]]:
-    """What notebooks 07–09 recorded in a folder of NN.json files; those that are there."""
+    """What notebooks 07–10 recorded in a folder of NN.json files; those that are there."""
     paths = {number: folder / f"{number}.json" for number in NOTEBOOKS}
     return {number: json.loads(path.read_text(encoding="utf-8")) for number, path in paths.items() if path.is_file()}
 

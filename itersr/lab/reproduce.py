@@ -1,6 +1,6 @@
 """Run the notebooks as experiments, and what every notebook needs for that.
 
-`run` executes notebooks 00-09 with papermill. It writes one run folder with the same layout as the repository:
+`run` executes notebooks 00-10 with papermill. It writes one run folder with the same layout as the repository:
 
     runs/20260131-0930-smoke/notebooks/         the executed copies
     runs/20260131-0930-smoke/figures/           what they drew
@@ -35,7 +35,7 @@ from itersr import PASSIVE, config, weights
 from itersr.model import pick_device
 
 ROOT = Path(__file__).resolve().parents[2]
-TAKE_A_FOLDER = ("06", "07", "08", "09")  # notebooks that train nothing
+TAKE_A_FOLDER = ("06", "07", "08", "09", "10")  # notebooks that measure what was trained
 SMOKE_TIMEOUT = 1800  # seconds for one cell; papermill has no limit of its own
 DPI = 100  # figures of 8 × 5 inches then keep a notebook well below 1.5 MB
 
@@ -56,7 +56,7 @@ class Run:
               out: str | Path | None = None) -> Run:
         """Make a `Run` of a notebook's parameters and print them in one line, with the versions.
 
-        tier: its name, or (in notebooks 06-09) a folder of weights relative to the repository.
+        tier: its name, or (in notebooks 06-10) a folder of weights relative to the repository.
         out: None is a temporary folder.
         ITERSR_TIER, ITERSR_SEED, ITERSR_DEVICE, ITERSR_DATA and ITERSR_OUT replace the parameters where they are set: nbval
         cannot set parameters.
@@ -120,7 +120,7 @@ def run(tier: str = "smoke", only: str | Iterable[str] | None = None, device: st
         out: str | Path | None = None, timeout: int | None = None, notebooks: str | Path = ROOT / "notebooks") -> int:
     """Execute the notebooks in order with papermill; print a line for each and a table at the end.
 
-    tier: its name, or a folder of weights for notebooks 06-09. only: "07", "02,07" or a list of such numbers; None is all.
+    tier: its name, or a folder of weights for notebooks 06-10. only: "07", "02,07" or a list of such numbers; None is all.
     out: the run folder (default runs/<date-time>-<tier>). notebooks: their folder, which is also the working folder of each.
     timeout: seconds for one cell; None is SMOKE_TIMEOUT at `smoke`, and no limit at tiers that train for hours.
     Returns 0, or 1 at the first notebook that fails (its name, cell and traceback are printed).

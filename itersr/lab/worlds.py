@@ -5,13 +5,12 @@ a phase. Shrunk by four and blurred, short stripes lose their phase: the LQ pict
 colours, but not where a stripe begins. A token of such a cell can then be several things, and one neighbour tells which. With
 long stripes the phase survives, and neighbours add nothing to what the LQ picture tells.
 
-    python -m itersr.lab.worlds OUT [--count 400]      PNG files to train on; `stripes_tier` has the networks for them
+    python -m itersr.lab.worlds OUT [--count 400]      PNG files to train the tier `stripes` on
 """
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import math
 import sys
 from dataclasses import dataclass
@@ -20,7 +19,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from itersr.config import LQEncoderConfig, SwinConfig, Tier, TokenNetConfig, TrainConfig, VQGANConfig
+from itersr.config import Tier
+from itersr.training.validate import Pair, make_pairs
 
 DIRECTIONS = (0.0, 45.0, 90.0, 135.0)  # degrees, of the way across the stripes
 PERIODS = (7, 8, 10)  # pixels, at a dial of 1
@@ -30,6 +30,7 @@ COLORS = (  # pairs of RGB in [0, 1]
 )
 DIALS = (0.75, 1.0, 1.5, 2.0, 3.0)
 """What periods are multiplied by. At .75 an LQ picture of a quarter of the size has lost most phases, at 3 it has lost none."""
+TEST, CHOOSE = 1_000_000, 2_000_000  # the first seeds of pictures to test on and to choose settings on
 CELL = 48  # pixels: about the side of a cell
 
 
@@ -94,29 +95,28 @@ def coherence(image: Tensor, world: World, window: int = 12) -> float:
     return total / weight if weight else math.nan
 
 
-def stripes_tier() -> Tier:
-    """Networks of `tiny`'s form for these pictures, small enough for minutes of a CPU. No weights ship yet."""
-    swin = SwinConfig(width=64, groups=1, depth=4, heads=4, mlp_ratio=2)
-    token_net = TokenNetConfig(width=64, norm="none", posterior=True, reads_lq=True, swin=swin)
-    base = TrainConfig(steps=2_000, batch=8, crop=64, lr=1e-3, warmup=0.03, ema=0.99, validations=4, checkpoint_every=100)
-    return Tier(
-        name="stripes",
-        vqgan=VQGANConfig(width=20, multipliers=(1, 2, 2), codes=96, code_dim=24, encoder_swin=False, res_blocks=1,
-                          swin=SwinConfig(width=40, groups=1, depth=2, heads=4, mlp_ratio=2)),
-        lq_encoder=LQEncoderConfig(width=20, swin=swin),
-        refiner=token_net,
-        evaluator=dataclasses.replace(token_net, reads_lq=False),
-        train={
-            "vqgan": dataclasses.replace(base, steps=900, autoencoder=0.2, gan_start=1.0, perceptual_weight=0.5, lr=2e-3),
-            "lq_encoder": dataclasses.replace(base, networks=("lq_encoder",)),
-            "token_nets": dataclasses.replace(base, steps=3_500, crop=96, networks=("refiner", "evaluator"), corrupt=0.5,
-                                              masked_loss=True),
-            "iter": base,
-        },
-        plan={"vqgan": 0.2, "lq_encoder": 0.2, "token_nets": 0.58},
-        degradation="mild",
-        notes="pictures of stripes, in which neighbours tell a token (`itersr.lab.worlds`)",
-    )
+@dataclass(frozen=True)
+class WorldPair(Pair):
+    """A picture of stripes as a pair of HQ and LQ, which knows what it was made of."""
+
+    world: World
+
+    def facts(self, image: Tensor) -> dict[str, float]:
+        """The coherence of a restored picture (1, 3, H, W)."""
+        return {"coherence": coherence(image[0], self.world)}
+
+
+def pairs(tier: Tier, count: int, dial: float = 1.0, *, size: int = 128, first: int = TEST) -> list[Pair]:
+    """`count` pictures with the seeds first, first + 1, …, degraded as the tier was trained.
+
+    Pictures to train on have seeds from 0; those to choose settings on are best from `CHOOSE`, those to test on from `TEST`.
+    """
+    found: list[Pair] = []
+    for seed in range(first, first + count):
+        world = stripes(seed, size, dial)
+        pair = make_pairs({f"stripes {seed}, dial {dial:g}": world.image}, tier, size)[0]
+        found.append(WorldPair(pair.name, pair.hq, pair.lq, world))
+    return found
 
 
 def write(folder: Path, count: int, size: int = 160, seed: int = 0) -> None:

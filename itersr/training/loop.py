@@ -131,13 +131,13 @@ def learning_rate(along: float, config: TrainConfig) -> float:
 
 
 def train(task: Any, crops: Crops, out: Path, *, validate: Validate, save_weights: Callable[[], None],
-          record: dict[str, Any], accelerator: Any, minutes: float | None = None, resume: bool = False,
+          accelerator: Any, record: dict[str, Any] | None = None, minutes: float | None = None, resume: bool = False,
           stop_at: int | None = None, workers: int | None = None, progress: bool = True) -> dict[str, float]:
     """Train `task` for `task.config.steps` steps, or for `minutes`; gives the last validation's scalars.
 
     task: a `Stage1` or an `Algorithm1`. To both, `along` is the share of the run that is done, from 0 to 1.
-    validate, save_weights: called with the averaged weights in place. record: what settings.json is to say of this run.
-    accelerator: see `make_accelerator`.
+    validate, save_weights: called with the averaged weights in place. accelerator: see `make_accelerator`. record: what
+    settings.json is to say of this run.
     minutes: the whole run, over all calls, with validation and export; warm-up, learning rate and phases are laid over them.
     resume: go on from `out`'s checkpoint. stop_at: end this call at an earlier step. workers: processes that make crops (None:
     all cores but two where a GPU trains, else none).
@@ -151,7 +151,8 @@ def train(task: Any, crops: Crops, out: Path, *, validate: Validate, save_weight
     checkpoint = out / "checkpoint.pt"
     if checkpoint.exists() and not resume:
         raise FileExistsError(f"{out} already holds a run: go on with --resume, or name another folder")
-    keep_record(out / "settings.json", record, resume and checkpoint.exists(), main)
+    if record is not None:
+        keep_record(out / "settings.json", record, resume and checkpoint.exists(), main)
 
     clock = Clock(config.steps, minutes)
     task.to(device, memory_format=torch.channels_last)

@@ -31,7 +31,7 @@ from itersr.model import ITER
 from itersr.training import STAGES
 from itersr.training.loop import read_record
 from itersr.training.perceptual import perceptual
-from itersr.training.validate import calibrate, held_out, make_pairs
+from itersr.training.validate import calibrate, held_out, make_pairs, neighbour_information
 
 log = logging.getLogger(__name__)
 CARD_BEGIN, CARD_END = "<!-- test photos -->", "<!-- /test photos -->"  # the ledger writes between them
@@ -68,8 +68,9 @@ def export(run: Path, photos: Path | None, *, data: str, by: str | None = None, 
                        "minutes": round(logs[stage].seconds.max() / 60, 1)}
     unseen = held_out(photos, config.unit)
     model.calibration = round(calibrate(model, unseen), 4)
+    nats = [*neighbour_information(model, make_pairs(unseen, config, 160), (0.0, 0.75)).values()]
     config = dataclasses.replace(config, **best(model, unseen, seconds=seconds, **SETTINGS))  # type: ignore[arg-type]
-    extra |= {"calibration": model.calibration, "runs": runs}
+    extra |= {"calibration": model.calibration, "nats with 0 and 3/4 known": nats, "runs": runs}
     weights.write_config(to, config, extra)
     replace_file(to / "MODEL_CARD.md", card(config, extra, logs, weights.fingerprint(to), data, hardware))
 
@@ -149,6 +150,8 @@ def card(config: Any, extra: dict[str, Any], logs: dict[str, Any], fingerprint: 
         f"- φ_e's logit is shifted by {extra.get('calibration', 0.0):.3f} (share of good tokens, held-out training photos)",
         f"- unless told, φ_r's samples have temperature {config.temperature:g} and α is {config.alpha:g}: the best of "
         + " × ".join(", ".join(f"{x:g}" for x in tried) for tried in SETTINGS.values()) + " on held-out training photos",
+        *(["- neighbour information {:.1%}: φ_r's loss is {:.3f} nats with nothing known, {:.3f} with ¾ of the tokens known "
+           "(notebook 10)".format(1 - told[1] / told[0], *told)] if (told := extra.get("nats with 0 and 3/4 known")) else []),
         *sorted({f"- made by `{done['command']}`" for done in extra["runs"].values()}), "",
         "For research and teaching. The numbers are the last validation's, on crops of photos that were not trained on.", "",
         "| run | steps | minutes | reached |", "|---|---|---|---|",

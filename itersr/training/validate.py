@@ -1,4 +1,4 @@
-"""Held-out photos as pairs of HQ and LQ, and how far φ_e is to be trusted on them: the shift of its logit."""
+"""Held-out photos as pairs of HQ and LQ; what neighbours tell φ_r on them; how far φ_e is to be trusted: its logit's shift."""
 
 from __future__ import annotations
 
@@ -12,11 +12,14 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from itersr.config import Tier
 from itersr.degradation import degrade
+from itersr.masking import random_mask
 from itersr.model import ITER
 from itersr.pictures import bundled
+from itersr.sampling import categorical
 from itersr.training.data import Photos, ranges
 
 
@@ -27,6 +30,10 @@ class Pair:
     name: str
     hq: Tensor
     lq: Tensor
+
+    def facts(self, image: Tensor) -> dict[str, float]:
+        """What can be measured on a restored picture (1, 3, H, W) of this pair alone, by name (photos: nothing)."""
+        return {}
 
     @cached_property
     def digest(self) -> str:
@@ -80,6 +87,31 @@ def held_out(data: Path | None, side: int = 1) -> dict[str, Tensor]:
     _, rest = Photos.of(data).split()
     rest.preload()
     return {Path(rest.names[i]).stem: rest[i] for i in rest.large_enough(side)}
+
+
+@torch.no_grad()
+def neighbour_information(model: ITER, pairs: Sequence[Pair], shares: Sequence[float] = (0.0, 0.25, 0.5, 0.75), *,
+                          own: bool = False, seed: int = 0) -> dict[float, float]:
+    """φ_r's mean loss in nats (Eq. 4) where a share of the tokens of S_h is known: {share: loss}.
+
+    The loss is always taken over the same places of a map, those that stay hidden at the largest share. How far it falls is
+    what neighbours tell beyond the LQ image: only that can make several steps better than one. own: φ_r's own sample, drawn
+    with nothing known, in place of the true tokens; these are what inference knows.
+    """
+    losses: dict[float, list[Tensor]] = {share: [] for share in shares}
+    for i, pair in enumerate(pairs):
+        lq, s_h = pair.lq.to(model.device), tokens_of(model, pair)
+        log_probs = model.log_posterior(lq)
+        refine, _ = model.functions(log_probs, model.lq_features(lq))
+        generator = torch.Generator().manual_seed(seed + i)
+        order, noise = (torch.rand(s_h.shape, generator=generator).to(s_h.device) for _ in range(2))
+        s_l, none = log_probs.argmax(1), torch.zeros_like(s_h, dtype=torch.bool)
+        known = categorical(refine(s_h, none, s_l, none), noise)[0] if own else s_h
+        for share in shares:
+            keep, hidden = (random_mask(round((1 - x) * s_h[0].numel()), order) for x in (share, max(shares)))
+            loss = F.cross_entropy(refine(known, keep, s_l, none).float(), s_h, reduction="none")
+            losses[share].append(loss[~hidden].cpu())
+    return {share: float(torch.cat(values).mean()) for share, values in losses.items()}
 
 
 @torch.no_grad()
