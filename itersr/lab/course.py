@@ -72,7 +72,7 @@ def _recorded(folder: Path, stage: str, network: str = "") -> dict[str, dict[str
     """The runs of a stage (those that trained `network`) that made the weights in `folder`, from their config.json."""
     _, extra = weights.read_config(folder)
     return {name: done for name, done in extra.get("runs", {}).items()
-            if done["stage"] == stage and network in ("", *done["networks"])}
+            if done["stage"] in (stage, network) and network in ("", *done["networks"])}
 
 
 def recipe(stage: str, network: str = "", *, name: str = SHOWN,
