@@ -123,8 +123,8 @@ def command(config: Tier, used: Mapping[str, Any]) -> str:
 
 def call(what: str, **said: Any) -> str:
     """`itersr train WHAT --NAME VALUE …`"""
-    return f"itersr train {what}" + "".join(f" --{name} {value:{'g' if isinstance(value, float) else ''}}"
-                                            for name, value in said.items())
+    options = [f"--{name} {value:g}" if isinstance(value, float) else f"--{name} {value}" for name, value in said.items()]
+    return " ".join(["itersr train", what, *options])
 
 
 def _thin(path: Path) -> Any:
