@@ -25,6 +25,7 @@ from itersr.pictures import Meta, Photo
 from itersr.upscaling.files import Options, UsageError, upscale_files
 from itersr.upscaling.read import ImageError, read
 from itersr.upscaling.write import write
+from tests.benchmarks.bench_color import drift
 
 ROOT = Path(__file__).parents[1]
 
@@ -609,7 +610,7 @@ def test_color_fix_and_precision_reach_the_result(tmp_path: Path, smoke: Any) ->
         made[name] = read(tmp_path / f"{name}.png").tensor[None]
     assert torch.equal(made["fixed"], made["traced"]) and not torch.equal(made["fixed"], made["plain"])
     assert not torch.equal(made["half"], made["fixed"])
-    assert pictures.drift(made["fixed"], enlarged, 16) < pictures.drift(made["plain"], enlarged, 16)
+    assert drift(made["fixed"], enlarged, 16) < drift(made["plain"], enlarged, 16)
     with pytest.raises(UsageError, match="precision 'fp8'"):
         upscale_files(lambda: smoke, [path], tmp_path / "y.png", Options(precision="fp8"))
 
