@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import io
 import os
+from bisect import bisect_right
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -99,15 +100,8 @@ def pack(
 
         sample = paths[:: max(1, len(paths) // SAMPLE)]
         share = len(sample) / len(paths)
-        low, high = 1, 100
-        while low < high:
-            middle = (low + high + 1) // 2
-            if size(at(middle, sample)) <= budget * share:
-                low = middle
-            else:
-                high = middle - 1
-
-        quality, data = low, at(low, paths)  # the sample may be off by a step or two
+        quality = 1 + bisect_right(range(2, 101), budget * share, key=lambda q: size(at(q, sample)))
+        data = at(quality, paths)  # the sample may be off by a step or two
         while size(data) <= budget and quality < 100 and size(more := at(quality + 1, paths)) <= budget:
             quality, data = quality + 1, more
         while size(data) > budget and quality > 1:

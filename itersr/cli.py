@@ -17,17 +17,18 @@ import logging
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, get_args
 
 from itersr import __version__
+from itersr.config import TIERS, GammaKind
+from itersr.training import STAGES
 
 log = logging.getLogger("itersr")
 
+SCHEDULES = get_args(GammaKind)
 # Repeated here because importing them would load torch for --help; a test holds them equal to where they are defined.
-TIERS = ("smoke", "tiny", "small", "paper", "stripes")
 POLICIES = ("evaluator", "evaluator_greedy", "topk", "topk_annealed", "confidence_sampled", "random", "halton")
 COLOR_FIXES = ("none", "wavelet", "adain")
-SCHEDULES = ("linear", "cosine", "square", "sqrt", "cubic")
 
 
 class _Once(argparse.Action):
@@ -212,9 +213,10 @@ def _code(failures: Sequence[Any]) -> int:
 
 
 def _add_train(p: argparse.ArgumentParser) -> None:
-    p.add_argument("what", choices=("all", "vqgan", "lq_encoder", "token_nets", "iter"),
+    p.add_argument("what", choices=("all", *STAGES),
                    help="all stages one after the other, or one of them")
-    p.add_argument("--tier", choices=TIERS, default="smoke", help="sizes and schedule (default: %(default)s)")
+    p.add_argument("--tier", default="smoke", metavar="T",
+                   help=f"{', '.join(TIERS)}, or a folder of weights or a JSON file with a tier (default: %(default)s)")
     p.add_argument("--data", metavar="DIR", help="a folder of photos (default: photos inside scikit-image)")
     p.add_argument("--out", default="checkpoints", metavar="DIR", help="where runs and weights go (default: %(default)s)")
     length = p.add_mutually_exclusive_group()
@@ -222,14 +224,9 @@ def _add_train(p: argparse.ArgumentParser) -> None:
                         help="time for the whole run, over all calls: its phases are shares of it")
     length.add_argument("--steps", type=int, metavar="N", help="of each stage, instead of the tier's")
     p.add_argument("--resume", action="store_true", help="continue from the last checkpoint in --out (`all` always does)")
-    p.add_argument("--again", action="store_true", help="train a stage that has run once more, on from the weights in --out")
     p.add_argument("--batch", type=int, help="instead of the tier's")
     p.add_argument("--lr", type=float, help="the highest learning rate, instead of the tier's")
-    p.add_argument("--networks", metavar="N", help="only these of the stage, comma-separated: lq_encoder, refiner, evaluator")
     p.add_argument("--crop", type=int, help="side in pixels, instead of the tier's")
-    p.add_argument("--factor", type=int, metavar="F", help="f, instead of the tier's; the same in every stage")
-    p.add_argument("--form", choices=("paper", "posterior", "image"),
-                   help="what φ_r reads beside tokens: no more, E_l's posterior, the LQ image too (default: the tier's)")
     p.add_argument("--seed", type=int, default=0, help="of first weights and of what is drawn (default: %(default)s)")
     _device(p)
     p.add_argument("--precision", choices=("auto", "no", "bf16"), default="auto", help="mixed precision (auto: bf16 on a GPU)")
@@ -238,7 +235,7 @@ def _add_train(p: argparse.ArgumentParser) -> None:
 
 def _train(args: argparse.Namespace) -> int:
     """Train all of a tier's networks, or one stage of them: Stage I (vqgan), then Stages II and III by iter (Alg. 1, all at
-    once), or by lq_encoder and then token_nets."""
+    once), or by lq_encoder and then token_nets (refiner and evaluator)."""
     from itersr.training.run import run
 
     if args.data is not None and not Path(args.data).is_dir():
@@ -322,23 +319,6 @@ def _degrade(args: argparse.Namespace) -> int:
     return _code(files.degrade_files(args.inputs, args.output, args.seed, args.scale, args.force, progress=_bars(args)))
 
 
-def _add_convert(p: argparse.ArgumentParser) -> None:
-    p.add_argument("published", metavar="DIR", help="the folder with ITER_swinvqgan.pth and ITER_x4.pth (or ITER_x2.pth)")
-    p.add_argument("-o", "--output", required=True, metavar="OUT", help="a new or empty folder")
-
-
-def _convert(args: argparse.Namespace) -> int:
-    """Turn the authors' released files into a folder for --weights: safetensors, configuration, model card."""
-    from itersr import published
-    from itersr.disk import check_place
-
-    out = Path(args.output)
-    if check_place(out) is not None and (not out.is_dir() or any(out.iterdir())):
-        raise FileExistsError(f"-o {out}: exists and is not an empty folder; name another")
-    print(published.convert(*published.locate(args.published), out))
-    return 0
-
-
 def _add_reproduce(p: argparse.ArgumentParser) -> None:
     p.add_argument("--tier", default="smoke", metavar="T",
                    help=f"{', '.join(TIERS)}, or a folder of weights, for notebooks 06-10 (default: %(default)s)")
@@ -362,7 +342,6 @@ COMMANDS: dict[str, tuple[Callable[..., None], Callable[[argparse.Namespace], in
     "train": (_add_train, _train, "train a stage"),
     "evaluate": (_add_evaluate, _evaluate, "measure folders of results"),
     "degrade": (_add_degrade, _degrade, "make low-quality test pairs"),
-    "convert": (_add_convert, _convert, "turn the authors' released files into safetensors"),
     "reproduce": (_add_reproduce, _reproduce, "run the notebooks as experiments"),
 }
 

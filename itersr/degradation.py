@@ -19,10 +19,10 @@ from __future__ import annotations
 
 import io
 import math
+from bisect import bisect_right
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields
-from functools import partial
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -228,12 +228,8 @@ class _Numbers:
         return low + step * int(next(self.numbers) * ((high - low) // step + 1))
 
     def choice(self, probabilities: Sequence[float]) -> int:
-        u, total = next(self.numbers), 0.0
-        for i, p in enumerate(probabilities):
-            total += p
-            if u < total:
-                return i
-        return max(i for i, p in enumerate(probabilities) if p > 0)  # u is above a sum that rounding left below 1
+        last = max(i for i, p in enumerate(probabilities) if p > 0)  # for a number above a sum that rounding left below 1
+        return min(bisect_right(list(accumulate(probabilities)), next(self.numbers)), last)
 
 
 def draw(batch: int, *, generator: torch.Generator, ranges: Degradation = PUBLISHED) -> list[Draw]:
@@ -454,6 +450,7 @@ def degrade(hq: Tensor, *, generator: torch.Generator, scale: int = 4, ranges: D
     return apply(hq, draw(len(hq), generator=generator, ranges=ranges), scale=scale)
 
 
+@torch.no_grad()
 def apply(hq: Tensor, draws: Sequence[Draw], *, scale: int = 4) -> Tensor:
     """Degrade each image of (B,3,H,W) as its draw says; shapes, range and errors as for `degrade`.
 
@@ -464,20 +461,9 @@ def apply(hq: Tensor, draws: Sequence[Draw], *, scale: int = 4) -> Tensor:
         raise ValueError(f"{len(draws)} draws for {len(hq)} images, need one each")
     if len(hq) == 0:
         return hq.new_zeros(0, 3, hq.shape[2] // scale, hq.shape[3] // scale)
-    one = partial(_degrade_one, scale=scale)
-    images = hq.float().split(1)
-    threads = torch.get_num_threads()  # one in a data-loading process
-    workers = min(threads, len(draws))
-    if workers < 2:
-        return torch.cat([one(image, d) for image, d in zip(images, draws, strict=True)])
-    try:  # each image has its share of the cores: operators that each use all of them would wait on each other
-        with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(threads // workers,)) as pool:
-            return torch.cat(list(pool.map(one, images, draws)))
-    finally:
-        torch.set_num_threads(threads)
+    return torch.cat([_degrade_one(image, d, scale) for image, d in zip(hq.float().split(1), draws, strict=True)])
 
 
-@torch.no_grad()  # here, since each thread has its own setting
 def _degrade_one(image: Tensor, d: Draw, scale: int) -> Tensor:
     """One image (1,3,H,W) to its LQ image (1,3,H/scale,W/scale): the diagram at the top of this file, line by line."""
     h, w = image.shape[2] // scale, image.shape[3] // scale

@@ -101,15 +101,6 @@ class ITER(nn.Module):
         model.fingerprint = weights.fingerprint(folder)
         return model.ready(device)
 
-    @classmethod
-    def from_published(cls, vqgan_path: str | Path, iter_path: str | Path, device: str | torch.device = "auto") -> ITER:
-        """The authors' released networks, in float32: `ITER_swinvqgan.pth` with `ITER_x4.pth` or `ITER_x2.pth`, which tells
-        the scale. Nothing but tensors is unpickled; WeightsError names what is wrong with a file. See `itersr.published`.
-        """
-        from itersr import published  # imports this module
-
-        return published.read(vqgan_path, iter_path).ready(device)
-
     def ready(self, device: str | torch.device = "auto") -> ITER:
         """This model for inference: on its device, without gradients, channels last (the layout of the faster convolutions).
 

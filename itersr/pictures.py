@@ -310,8 +310,3 @@ def match_colors(image: Tensor, lq: Tensor, kind: str, levels: int = LEVELS) -> 
     spread, wanted = (x.std((-2, -1), keepdim=True, correction=0) for x in (image, lq))
     mean, target = (x.mean((-2, -1), keepdim=True) for x in (image, lq))
     return image.sub_(mean).mul_(wanted / spread.clamp(min=1e-5)).add_(target).clamp_(0, 1)
-
-
-def drift(image: Tensor, reference: Tensor, block: int = 32) -> Tensor:
-    """Mean absolute difference of the mean colours of blocks of `block`² pixels, (B,): how far colours have drifted."""
-    return F.avg_pool2d(image - reference, min(block, *image.shape[-2:])).abs().mean((1, 2, 3))

@@ -2,7 +2,7 @@
 
 Two files make a model: `ITER_swinvqgan.pth` (Stage I) and `ITER_x4.pth` or `ITER_x2.pth` (Stages II and III). They are no
 part of this project and not under its licence (CC BY-NC-SA 4.0 and S-Lab 1.0: not for commercial use). Who has them uses
-them with `load`, or turns them once into a folder of safetensors with `convert`.
+them with `load`, and `load(DIR).save(folder, dtype=torch.float32)` makes a folder of safetensors of them.
 
 These networks hold layers that mix the whole picture (GroupNorm, and a gate on the mean over all tokens): every token depends
 on every other and on the mirrored padding, so that tiles, or one column of pixels more, change the picture everywhere.
@@ -156,7 +156,10 @@ def published_tier(halvings: int) -> Tier:
 
 
 def read(vqgan_path: str | Path, iter_path: str | Path) -> ITER:
-    """The model of two released files, in float32 on the CPU; its scale is read off the second one."""
+    """The model of two released files, in float32 on the CPU; its scale is read off the second one.
+
+    WeightsError names what is wrong with a file. `model.ready()` makes it fit for inference.
+    """
     stage1, rest = read_vqgan(vqgan_path), read_pickle(iter_path)
     halvings = sum(f"lq_encoder.model.{i}.0.weight" in rest for i in range(1, 4))  # stages of E_l: 1 in ×4, 2 in ×2
     if halvings not in (1, 2):
@@ -175,54 +178,16 @@ def read(vqgan_path: str | Path, iter_path: str | Path) -> ITER:
 
 
 def load(folder: str | Path, scale: int | None = None, device: str | torch.device = "auto") -> ITER:
-    """The published model from a folder that holds the released files; ×4 where both scales are there and none is asked for."""
-    vqgan_path, iter_path = locate(folder, scale)
-    return read(vqgan_path, iter_path).ready(device)
+    """The published model from a folder that holds the released files; ×4 where both scales are there and none is asked for.
 
-
-def locate(folder: str | Path, scale: int | None = None) -> tuple[Path, Path]:
-    """The two released files in a folder; WeightsError names the one that is not there."""
-    folder = Path(folder)
+    WeightsError names the file that is not there.
+    """
+    folder, found = Path(folder), []
     if scale is not None and scale not in ITER_FILES:
         raise WeightsError(f"scale {scale}: the authors released {' and '.join(f'×{s}' for s in ITER_FILES)}")
-    found = []
     for candidates in ([VQGAN_FILE], [ITER_FILES[s] for s in ITER_FILES if scale in (None, s)]):
         there = [folder / name for name in candidates if (folder / name).is_file()]
         if not there:
             raise WeightsError(f"{folder}: no {' or '.join(candidates)} in this folder")
         found.append(there[0])
-    return found[0], found[1]
-
-
-CARD = """# ITER, the published ×{scale} networks
-
-Converted by itersr from the authors' released files, names mapped, values untouched ({dtype}).
-
-- made by: Chaofeng Chen et al., *Iterative Token Evaluation and Refinement for Real-World Super-Resolution*, AAAI 2024
-- licence: CC BY-NC-SA 4.0 and S-Lab License 1.0, as released: **not for commercial use**
-- data, training and metrics: theirs, in the paper (Sec. 4); itersr trained nothing here
-- from: `{vqgan_file}` (sha256 {vqgan_hash}) and `{iter_file}` (sha256 {iter_hash})
-- holds: {values:,} values, in {networks}
-- released settings: `model.upscale(image, preset="released", color_fix="none")`
-"""
-
-
-def convert(vqgan_path: str | Path, iter_path: str | Path, out_dir: str | Path, dtype: torch.dtype = torch.float32) -> Path:
-    """Turn two released files into a folder that `ITER.from_pretrained` reads: safetensors, configuration, model card.
-
-    The values stay in float32, about 510 MB, so that the folder computes exactly what the released files do; with
-    torch.float16 it is half the size and no longer equal. WeightsError for what is wrong with the files or the folder.
-    """
-    model = read(vqgan_path, iter_path)
-    card = CARD.format(
-        scale=model.tier.scale, dtype=str(dtype).removeprefix("torch."),
-        vqgan_file=Path(vqgan_path).name, vqgan_hash=weights.sha256(Path(vqgan_path)),
-        iter_file=Path(iter_path).name, iter_hash=weights.sha256(Path(iter_path)),
-        values=sum(p.numel() for p in model.parameters()), networks=", ".join(weights.NETWORKS))
-    out = Path(out_dir)
-    try:
-        model.save(out, dtype=dtype, source="published")
-        (out / "README.md").write_text(card, encoding="utf-8")
-    except OSError as error:
-        raise WeightsError(f"{out}: cannot be written ({error.strerror or error})") from None
-    return out
+    return read(*found).ready(device)

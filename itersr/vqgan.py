@@ -197,12 +197,11 @@ class VQGAN(nn.Module):
 class PatchDiscriminator(nn.Module):
     """The adversary of Stage I: logits for overlapping patches, high for real images. Takes images (B, 3, H, W)."""
 
-    def __init__(self, width: int, layers: int = 3) -> None:
+    def __init__(self, width: int) -> None:
         super().__init__()
         blocks: list[nn.Module] = []
         channels = 3
-        for i in range(layers):
-            out = width * 2**i
+        for out in (width, 2 * width, 4 * width):
             conv = nn.Conv2d(channels, out, 4, stride=2, padding=1)
             blocks += [nn.utils.parametrizations.spectral_norm(conv), nn.LeakyReLU(0.2)]
             channels = out

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
-from itersr.config import Tier, from_dict, to_dict
+from itersr.config import TIERS, Tier, from_dict, to_dict
 from itersr.disk import replace_file
 
 NETWORKS = ("vqgan", "lq_encoder", "refiner", "evaluator")
@@ -90,22 +90,31 @@ def write_config(folder: Path, tier: Tier, extra: dict[str, Any]) -> None:
     replace_file(folder / "config.json", json.dumps({"tier": to_dict(tier), **extra}, indent=1) + "\n")
 
 
-def read_config(folder: Path) -> tuple[Tier, dict[str, Any]]:
-    """The tier and the extras of a weights folder."""
+def read_config(place: Path) -> tuple[Tier, dict[str, Any]]:
+    """The tier and the extras of a weights folder, or of a JSON file like its `config.json`."""
+    path = place if place.is_file() else place / "config.json"
     try:
-        values = json.loads((folder / "config.json").read_text())
+        values = json.loads(path.read_text())
         return from_dict(values.pop("tier")), values
-    except (OSError, KeyError, TypeError, ValueError) as error:
-        raise WeightsError(f"{folder / 'config.json'}: not a configuration of itersr ({error})") from None
+    except (OSError, AttributeError, KeyError, TypeError, ValueError) as error:
+        raise WeightsError(f"{path}: not a configuration of itersr ({error})") from None
 
 
-def sha256(path: Path) -> str:
-    """The SHA-256 of a file, as `sha256sum` prints it."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def read_tier(name: str) -> Tier:
+    """The tier of that name, or the one in a folder of weights or a JSON file: `{"tier": …}` as `write_config` writes it.
+
+    ValueError where there is neither, WeightsError for a file that holds no tier.
+    """
+    if name not in TIERS and not Path(name).exists():
+        raise ValueError(f"tier {name!r}: neither one of {', '.join(TIERS)} nor a folder of weights or a JSON file with a tier")
+    return TIERS[name] if name in TIERS else read_config(Path(name))[0]
 
 
 def fingerprint(folder: Path, files: Sequence[Path] = ()) -> str:
     """A hash of all weights in a folder (or of these files): 12 hexadecimal digits that name them in results and notebooks."""
     paths = files or sorted(folder.glob("*.safetensors"))
-    return hashlib.sha256("".join(path.name + sha256(path) for path in paths).encode()).hexdigest()[:12]
+    whole = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as file:
+            whole.update((path.name + hashlib.file_digest(file, "sha256").hexdigest()).encode())
+    return whole.hexdigest()[:12]

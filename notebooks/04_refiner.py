@@ -59,7 +59,6 @@ from itersr.token_nets import Refiner
 from itersr.losses import per_image
 from itersr.training.algorithm1 import Algorithm1
 from itersr.training.data import Crops, Photos, ranges, validation_pairs
-from itersr.training.stages import form_of
 from itersr.training.validate import Pair, neighbour_information
 
 
@@ -805,10 +804,10 @@ looking.start_from(model.lq_encoder)
 maps = (s_h[:1], nobody[:1], s_l[:1], nobody[:1], log_probs[:1])
 for start in (informed(*maps), looking(*maps, looking.lq_features(lq[:1]))):
     torch.testing.assert_close(start.log_softmax(1), log_probs[:1], atol=1e-4, rtol=1e-4)
-form = form_of(run.tier)
-reads = {"paper": "S_l alone, as in the paper", "posterior": "E_l's posterior as well", "image": "E_l's posterior and the LQ image as well"}[form]
-display(Markdown(f"Untrained, φ_r = E_l either way. At this tier φ_r reads **{reads}** (`itersr train --form {form}`). What that changes is reported beside the "
-                 "paper's own form in notebook 09."))
+config = run.tier.refiner
+reads = "S_l alone, as in the paper" if not config.posterior else "E_l's posterior as well" if not config.reads_lq else "E_l's posterior and the LQ image as well"
+display(Markdown(f"Untrained, φ_r = E_l either way. At this tier φ_r reads **{reads}** (`posterior` and `reads_lq` in the tier's `refiner`). What that changes is "
+                 "reported beside the paper's own form in notebook 09."))
 
 # %% [markdown]
 # ### Do the layers say anything?

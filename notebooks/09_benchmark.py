@@ -329,8 +329,8 @@ if kodak.photo.nunique() >= ledger.FEWEST:
 # Two decisions separate `tiny` from the paper. A token covers 4×4 pixels here and 8×8 there (f), where a token is more than one LQ pixel and its
 # neighbours may matter more. And φ_r reads E_l's posterior and the LQ image here, E_l's argmax S_l alone there; in between lies the form that reads the
 # posterior and no image. Does one of these decide what Stage III buys? Each was trained on the same photos and measured by this notebook: `itersr train …
-# --factor 8`, `--form paper` or `--form posterior` (on `tiny`'s own VQGAN and E_l), then `itersr reproduce --tier FOLDER --only 09`. What those runs recorded
-# is kept in `figures/results/variants`, with the full commands. (At f = 8, where φ_r reads the posterior alone, the crops are 128² and not 160², since a
+# --tier FILE` with that one decision changed in a copy of `tiny`'s `config.json` (on `tiny`'s own VQGAN and E_l), then `itersr reproduce --tier FOLDER
+# --only 09`. What those runs recorded is kept in `figures/results/variants`, with the commands, whose `--factor` and `--form` made that change then. (At f = 8, where φ_r reads the posterior alone, the crops are 128² and not 160², since a
 # map of tokens is whole windows. These forms ran with α = .5. A dash: not measured then.)
 
 # %%

@@ -77,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     (out / "summary.md").write_text("\n".join(summary) + "\n", encoding="utf-8")
     with tarfile.open(out / "run.tar.gz", "w:gz") as archive:
         for path in [console, *run.rglob("*")]:
-            if path.is_file() and path.suffix not in (".safetensors", ".pt") and "tensorboard" not in path.parts:
+            if path.is_file() and path.suffix not in (".safetensors", ".pt"):
                 archive.add(path, path.relative_to(out))
     console.unlink()
     print((out / "summary.md").read_text(encoding="utf-8"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,6 @@ import pytest
 
 from itersr.config import Tier, tier
 from itersr.lab import course
-from itersr.training.stages import variant
 
 
 class Trained(Exception):
@@ -26,8 +26,9 @@ def no_training(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_shipped_weights_stand_in_for_the_tier_alone(tmp_path: Path) -> None:
     assert course.load_or_train("vqgan", tier("tiny"), None, tmp_path, device="cpu").fingerprint != "untrained"
-    for config, data in ((tier("tiny"), "mine"), (variant(tier("tiny"), factor=8), None),
-                         (variant(tier("tiny"), form="paper"), None), (tier("smoke"), None)):
+    coarse = replace(tier("tiny"), vqgan=replace(tier("tiny").vqgan, multipliers=(1, 2, 3, 4)))
+    plain = replace(tier("tiny"), refiner=replace(tier("tiny").refiner, posterior=False, reads_lq=False))
+    for config, data in ((tier("tiny"), "mine"), (coarse, None), (plain, None), (tier("smoke"), None)):
         with pytest.raises(Trained) as begun:
             course.load_or_train("vqgan", config, data, tmp_path, device="cpu")
         assert begun.value.args == (data,)

@@ -28,8 +28,9 @@ from itersr.cli import main
 from itersr.config import TIERS
 from itersr.degradation import PUBLISHED, apply, degrade, draw
 from itersr.model import ITER
+from itersr.published import read
+from itersr.training import STAGES
 from itersr.training.data import Crops
-from itersr.training.run import STAGES
 from itersr.training.stage1 import psnr
 from itersr.weights import SHIPPED, read_tensors
 from tests import published_files as files
@@ -77,7 +78,7 @@ def photo(name: str, h: int, w: int) -> Tensor:
 def published(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ITER]:
     """The `paper` model with the reference's values, read from files like the released ones."""
     paths = files.reference(tmp_path_factory.mktemp("released"))
-    yield ITER.from_published(*paths, device=DEVICE)
+    yield read(*paths).ready(DEVICE)
     for path in paths:
         path.unlink()
 

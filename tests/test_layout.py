@@ -28,8 +28,6 @@ FLOORS = (
     {"vqgan", "lq_encoder", "token_nets", "degradation", "tiling", "pictures"},
     {"schedule", "masking", "losses", "swin", "disk", "config"},
 )
-# Readers look for `from_published` beside `from_pretrained`; it imports the module that builds such a model when it is called.
-EXCEPTION = ("model", "published")
 # What `pip install itersr[notebooks]` brings is imported for the course alone.
 EXTRAS = {"IPython", "ipywidgets", "jupytext", "matplotlib", "nbclient", "nbformat", "papermill", "pyiqa"}
 
@@ -91,17 +89,11 @@ def wrong(edges: dict[str, set[str]]) -> list[str]:
 
 
 def test_nothing_imports_from_above() -> None:
-    edges = graph(PACKAGE)
-    name, other = EXCEPTION
-    assert other in edges[name], "the exception is no longer needed: take it out"
-    edges[name].remove(other)
-    assert wrong(edges) == []
+    assert wrong(graph(PACKAGE)) == []
 
 
 def test_nothing_imports_in_a_circle() -> None:
-    edges = graph(PACKAGE)
-    edges[EXCEPTION[0]].remove(EXCEPTION[1])
-    graphlib.TopologicalSorter(edges).prepare()  # CycleError names the modules
+    graphlib.TopologicalSorter(graph(PACKAGE)).prepare()  # CycleError names the modules
 
 
 def test_what_the_notebooks_need_is_imported_for_them_alone() -> None:
@@ -153,7 +145,7 @@ def python(*call: str, path: Path, cwd: Path) -> subprocess.CompletedProcess[str
 )
 def test_without_the_extra_a_command_works_or_names_it_in_one_line(call: list[str], says: str, tmp_path: Path) -> None:
     """A photo is upscaled and a network trained with the dependencies alone; the course needs what the extra brings."""
-    (tmp_path / "sitecustomize.py").write_text(HIDING.format(names=EXTRAS | {"jupyterlab", "nbval", "tensorboard"}))
+    (tmp_path / "sitecustomize.py").write_text(HIDING.format(names=EXTRAS | {"jupyterlab", "nbval"}))
     Image.effect_noise((128, 128), 40).save(tmp_path / "hq.png")
     done = python(*call, path=tmp_path, cwd=tmp_path)
     if says:

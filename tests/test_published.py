@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from itersr import ITER, published, weights
+from itersr import ITER, published
 from itersr.weights import WeightsError
 from tests import published_files as files
 
@@ -24,7 +24,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ITER]:
     """The `paper` model with the reference's values, read from files like the released ones."""
     folder = tmp_path_factory.mktemp("released")
     paths = files.reference(folder)
-    yield ITER.from_published(*paths, device="cpu")
+    yield published.read(*paths).ready("cpu")
     for path in paths:
         path.unlink()
 
@@ -108,7 +108,7 @@ def test_x2_has_one_stage_more() -> None:
 
 @pytest.fixture
 def miniature(monkeypatch: pytest.MonkeyPatch) -> ITER:
-    """A small model of the published design; `from_published` expects its sizes instead of the full ones."""
+    """A small model of the published design; `published.read` expects its sizes instead of the full ones."""
     monkeypatch.setattr(published, "published_tier", lambda halvings: files.small(8 // 2**halvings))
     torch.manual_seed(0)
     return ITER(files.small()).eval()
@@ -144,25 +144,14 @@ def test_buffers_of_the_release_are_not_needed_and_not_loaded(miniature: ITER, t
         stage1[prefix + attention + ".attn.relative_position_index"] = torch.zeros(64, 64, dtype=torch.long)
         stage1[prefix + attention + ".attn_mask"] = torch.zeros(4, 64, 64)
     rest["lq_encoder.model.3.swin_blks.0.residual_group.blocks.1.attn_mask"] = torch.zeros(4, 64, 64)
-    assert same(ITER.from_published(*files.write(tmp_path, stage1, rest), device="cpu"), miniature)
+    assert same(published.read(*files.write(tmp_path, stage1, rest)).ready("cpu"), miniature)
 
 
-def test_convert(miniature: ITER, tmp_path: Path) -> None:
-    vqgan_path, iter_path = files.write(tmp_path, *files.released(miniature))
-    folder = published.convert(vqgan_path, iter_path, tmp_path / "converted")
-    loaded = ITER.from_pretrained(folder, device="cpu")
+def test_saved_as_a_folder_of_our_own_they_stay_the_same(miniature: ITER, tmp_path: Path) -> None:
+    files.write(tmp_path, *files.released(miniature))
+    published.load(tmp_path, device="cpu").save(tmp_path / "saved", dtype=torch.float32)
+    loaded = ITER.from_pretrained(tmp_path / "saved", device="cpu")
     assert same(loaded, miniature) and loaded.tier == miniature.tier
-    card = (folder / "README.md").read_text(encoding="utf-8")
-    assert "not for commercial use" in card and weights.sha256(iter_path) in card
-    half = published.convert(vqgan_path, iter_path, tmp_path / "half", dtype=torch.float16)
-    assert (half / "refiner.safetensors").stat().st_size < 0.6 * (folder / "refiner.safetensors").stat().st_size
-
-
-def test_convert_to_a_place_that_is_none(miniature: ITER, tmp_path: Path) -> None:
-    paths = files.write(tmp_path, *files.released(miniature))
-    (tmp_path / "file").write_text("here already")
-    with pytest.raises(WeightsError, match="file: cannot be written"):
-        published.convert(*paths, tmp_path / "file")
 
 
 # ------------------------------------------------------------------------------------------------------------ wrong files
@@ -207,7 +196,7 @@ def test_wrong_tensors(miniature: ITER, tmp_path: Path, case: str) -> None:
     spoil(rest)
     vqgan_path, iter_path = files.write(tmp_path, stage1, rest)
     with pytest.raises(WeightsError) as caught:
-        ITER.from_published(vqgan_path, iter_path)
+        published.read(vqgan_path, iter_path)
     one_line(caught, iter_path, message)
 
 
@@ -231,14 +220,14 @@ def test_wrong_stage1(miniature: ITER, tmp_path: Path, case: str) -> None:
     spoil(stage1)
     vqgan_path, iter_path = files.write(tmp_path, stage1, rest)
     with pytest.raises(WeightsError) as caught:
-        ITER.from_published(vqgan_path, iter_path)
+        published.read(vqgan_path, iter_path)
     one_line(caught, vqgan_path, message)
 
 
 def test_files_the_wrong_way_round(miniature: ITER, tmp_path: Path) -> None:
     vqgan_path, iter_path = files.write(tmp_path, *files.released(miniature))
     with pytest.raises(WeightsError, match="not an ITER file of scale 4 or 2"):
-        ITER.from_published(iter_path, vqgan_path)
+        published.read(iter_path, vqgan_path)
 
 
 class Evil:

@@ -30,13 +30,13 @@ from itersr.sampling import Sampler, categorical
 from itersr.training import algorithm1
 from itersr.training import ship as ship_module
 from itersr.training.algorithm1 import Algorithm1, auc
-from itersr.training.data import Crops, From, Photos, generator_for, random_crop
+from itersr.training.data import Crops, Photos, generator_for, random_crop
 from itersr.training.loop import Average, TrainingError, learning_rate
 from itersr.training.perceptual import GradientLoss
-from itersr.training.run import load_networks, runs_of, train_stage, variant
+from itersr.training.run import load_networks, train_all, train_stage
 from itersr.training.ship import SETTINGS, best, command, ship
 from itersr.training.stage1 import Stage1, psnr
-from itersr.weights import NETWORKS, SHIPPED, WeightsError, shipped
+from itersr.weights import NETWORKS, SHIPPED, WeightsError, shipped, write_config
 
 ROOT = Path(__file__).parents[1]
 
@@ -178,13 +178,13 @@ def test_shipped_weights_bring_their_shift_their_curves_and_their_card(
     smoke_run: tuple[Path, dict[str, dict[str, float]]], tmp_path: Path
 ) -> None:
     to = tmp_path / "smoke"
-    ship(smoke_run[0], to, photos=None, data="three photos", hardware="a test machine", commit="0123456")
+    ship(smoke_run[0], to, photos=None, data="three photos")
     model = ITER.from_pretrained(to, device="cpu")
     wanted = experiments.calibrate(model, experiments.held_out(None))
     assert model.calibration == pytest.approx(wanted, abs=1e-3) and model.calibration != 0
     steps = model.tier.train["token_nets"].steps
     line, seen = recipe("token_nets", name=str(to), minutes=(0.0,))
-    assert line.startswith(f"`itersr train token_nets --tier smoke --steps {steps} --batch ") and "a test machine" in line
+    assert line.startswith(f"`itersr train token_nets --tier smoke --steps {steps} --batch ") and "CPU" in line
     log = logged(smoke_run[0], "token_nets")
     last = log[log.name == "refiner masked"].sort_values("step").value.tail(5)
     assert seen.loc["train: refiner masked"].iloc[-1] == pytest.approx(last.mean(), abs=1e-3)
@@ -222,14 +222,31 @@ class Brightness(torch.nn.Module):
         return image.mean((1, 2, 3))
 
 
-def test_a_variant_trains_and_is_measured_from_its_folder(tmp_path: Path) -> None:
-    """f = 8 and networks without the posterior, as in the paper, through the command line and on to the result notebooks."""
-    for stage in ("vqgan", "iter"):
-        assert main(["train", stage, "--tier", "smoke", "--steps", "2", "--batch", "2", "--crop", "64", "--factor", "8",
-                     "--form", "paper", "--device", "cpu", "--out", str(tmp_path)]) == 0
+def coarse() -> Tier:
+    """`smoke` with tokens of 8×8 pixels: one level and one halving more."""
+    smoke = tier("smoke")
+    swin = dataclasses.replace(smoke.vqgan.swin, width=80)
+    return dataclasses.replace(smoke, vqgan=dataclasses.replace(smoke.vqgan, multipliers=(1, 2, 4, 5), codes=128, swin=swin))
+
+
+def looking() -> Tier:
+    """`smoke` with a φ_r that reads the LQ image."""
+    smoke = tier("smoke")
+    nets = {name: dataclasses.replace(getattr(smoke, name), posterior=True, norm="none") for name in ("refiner", "evaluator")}
+    return dataclasses.replace(smoke, **nets | {"refiner": dataclasses.replace(nets["refiner"], reads_lq=True)})
+
+
+def test_a_tier_from_a_file_trains_and_is_measured_from_its_folder(tmp_path: Path) -> None:
+    """f = 8, as in the paper, through the command line and on to the result notebooks."""
+    write_config(tmp_path, coarse(), {})
+    for stage, given in (("vqgan", tmp_path / "config.json"), ("iter", tmp_path / "weights")):
+        assert main(["train", stage, "--tier", str(given), "--steps", "2", "--batch", "2", "--crop", "64", "--device", "cpu",
+                     "--out", str(tmp_path)]) == 0
     folder = tmp_path / "weights"
+    assert command(coarse(), json.loads((tmp_path / "iter" / "settings.json").read_text())) == (
+        "itersr train iter --tier config.json --steps 2 --batch 2 --crop 64 --lr 0.001 --precision no --seed 0")
     model = model_to_measure(reproduce._tier(str(folder)), None, tmp_path / "elsewhere", device="cpu")
-    assert model.tier.vqgan.factor == 8 and model.tier.vqgan.codes == 2 * tier("smoke").vqgan.codes and model.cell == 2
+    assert model.tier.vqgan.factor == 8 and model.tier.vqgan.codes == 128 and model.cell == 2
     assert model.tier.name == str(folder)
     assert not model.tier.refiner.posterior and not model.tier.evaluator.posterior
     assert experiments.fingerprint(model) == experiments.fingerprint(ITER.from_pretrained(folder, "cpu"))
@@ -247,72 +264,74 @@ def test_the_form_that_reads_the_image_begins_as_the_trained_e_l(
     folder.mkdir()
     for name in ("vqgan", "lq_encoder"):
         shutil.copy(smoke_run[0] / "weights" / f"{name}.safetensors", folder)
-    form = variant(tier("smoke"), form="image")
+    form = looking()
+    write_config(tmp_path, form, {})
     model = load_networks(folder, form, ("refiner", "evaluator")).ready("cpu")
     lq = torch.rand(1, 3, 40, 64, generator=torch.Generator().manual_seed(0))
     log_probs = model.log_posterior(lq)
     s_l, nothing = log_probs.argmax(1), torch.zeros_like(log_probs[:, 0], dtype=torch.bool)
     refine, _ = model.functions(log_probs, model.lq_features(lq))
     torch.testing.assert_close(refine(s_l, nothing, s_l, nothing).log_softmax(1), log_probs, rtol=1e-4, atol=1e-4)
-    assert main(["train", "token_nets", "--tier", "smoke", "--steps", "3", "--batch", "2", "--form", "image", "--device", "cpu",
+    assert main(["train", "token_nets", "--tier", str(tmp_path), "--steps", "3", "--batch", "2", "--device", "cpu",
                  "--out", str(tmp_path)]) == 0
     trained = ITER.from_pretrained(folder, "cpu")
-    assert trained.tier.refiner == form.refiner and "--form image" in command("token_nets", trained.tier, json.loads(
-        (tmp_path / "token_nets" / "settings.json").read_text()))
+    assert trained.tier.refiner == form.refiner
     assert not torch.equal(trained.refiner.head.weight, model.refiner.head.weight.half().float())
     one, tiles = (trained.restore(lq, seed=0, tile=tile).restored.tokens for tile in (0, 16))
     assert (one == tiles).float().mean() > 0.999
 
 
-def test_one_network_of_a_stage_trains_alone_and_its_run_is_told(
+def test_one_of_the_token_networks_trains_alone_and_its_run_is_told(
     smoke_run: tuple[Path, dict[str, dict[str, float]]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out, to = tmp_path / "run", tmp_path / "shipped"
-    shutil.copytree(smoke_run[0], out, ignore=shutil.ignore_patterns("checkpoint.pt", "tensorboard"))
-    call = ["train", "token_nets", "--tier", "smoke", "--device", "cpu", "--out", str(out)]
-    assert main([*call, "--networks", "evaluator", "--lr", "0.002", "--steps", "3", "--batch", "2"]) == 0
+    shutil.copytree(smoke_run[0], out, ignore=shutil.ignore_patterns("checkpoint.pt"))
+    call = ["train", "evaluator", "--tier", "smoke", "--device", "cpu", "--out", str(out)]
+    assert main([*call, "--lr", "0.002", "--steps", "3", "--batch", "2"]) == 0
     for name in NETWORKS:
         before, after = ((folder / "weights" / f"{name}.safetensors").read_bytes() for folder in (smoke_run[0], out))
         assert (before == after) == (name != "evaluator"), name
-    assert "evaluator on samples" in set(logged(out, "token_nets_evaluator").name)
+    assert "evaluator on samples" in set(logged(out, "evaluator").name)
 
-    ship(out, to, photos=None, data="three photos", hardware="a test machine", commit="0123456")
-    both, seen = recipe("token_nets", "evaluator", name=str(to), minutes=())
-    assert "--lr 0.002 --networks evaluator" in both and both.count("itersr train token_nets") == 2
+    ship(out, to, photos=None, data="three photos")
+    line, seen = recipe("evaluator", name=str(to), minutes=())
+    assert "`itersr train evaluator --tier smoke --steps 3 --batch 2 --crop 64 --lr 0.002 --precision no --seed 0`" in line
     assert "train: refiner" not in seen.index and "train: evaluator on samples" in seen.index
     line, seen = recipe("token_nets", "refiner", name=str(to), minutes=())
-    assert "--networks" not in line and "train: refiner" in seen.index
+    assert "train evaluator" not in line and "train: refiner" in seen.index
     assert learning_curve(tier("smoke"), "token_nets", out, "evaluator").step.max() == 3
     assert learning_curve(tier("smoke"), "token_nets", out, "refiner").step.max() == tier("smoke").train["token_nets"].steps
-    assert "| token_nets_evaluator | 3 |" in (to / "MODEL_CARD.md").read_text(encoding="utf-8")
+    assert "| evaluator | 3 |" in (to / "MODEL_CARD.md").read_text(encoding="utf-8")
 
-    # one more run goes on from the weights there, beside the first; one that is in the way is refused and keeps its record
-    first = (out / "token_nets_evaluator" / "settings.json").read_text()
-    assert main([*call, "--networks", "evaluator", "--steps", "5", "--batch", "2"]) == 2
-    assert "already holds a run" in capsys.readouterr().err
-    assert main([*call, "--networks", "evaluator", "--again", "--steps", "2", "--batch", "2", "--seed", "3"]) == 0
-    assert main([*call, "--networks", "evaluator", "--resume", "--steps", "2", "--batch", "2", "--seed", "3"]) == 0  # the last
-    assert (out / "token_nets_evaluator" / "settings.json").read_text() == first
-    assert list(runs_of(out, "token_nets")) == ["token_nets", "token_nets_evaluator", "token_nets_evaluator_2"]
-    assert learning_curve(tier("smoke"), "token_nets", out, "evaluator").step.max() == 2
-    ship(out, to, photos=None, data="three photos", hardware="a test machine", commit="0123456")
-    three, _ = recipe("token_nets", "evaluator", name=str(to), minutes=())
-    assert three.count("itersr train token_nets") == 3 and three.index("--seed 0") < three.index("--seed 3")
-    assert three.count("--again") == 1 and "--seed 3 --again" in three
-
-    assert main(["train", "vqgan", "--tier", "smoke", "--again", "--device", "cpu", "--out", str(out)]) == 2
-    assert "vqgan cannot go on from weights" in capsys.readouterr().err
-    assert main([*call, "--networks", "refiner,decoder"]) == 2
-    assert "--networks refiner,decoder: token_nets trains refiner, evaluator" in capsys.readouterr().err
+    # one more run begins with the weights in a new folder; in this one it is refused and keeps its record
+    record = (out / "evaluator" / "settings.json").read_text()
+    assert main([*call, "--steps", "5", "--batch", "2"]) == 2
+    assert "already holds a run" in capsys.readouterr().err and (out / "evaluator" / "settings.json").read_text() == record
+    shutil.copytree(out / "weights", tmp_path / "more" / "weights")
+    begun = load_networks(tmp_path / "more" / "weights", tier("smoke"), ("evaluator",))
+    assert torch.equal(begun.evaluator.head.weight, ITER.from_pretrained(to, "cpu").evaluator.head.weight)
 
 
-def test_a_variant_names_what_it_cannot_be(tmp_path: Path) -> None:
-    assert variant(tier("tiny")) == tier("tiny") and variant(tier("tiny"), factor=4, form="image") == tier("tiny")
-    assert variant(tier("paper"), form="posterior").refiner.norm == tier("paper").refiner.norm
-    assert [variant(tier("tiny"), form=form).refiner.norm for form in ("paper", "image")] == ["layer", "none"]
-    for factor in (2, 6):
-        with pytest.raises(ValueError, match=rf"factor {factor}: tiny can have 4, 8"):
-            variant(tier("tiny"), factor=factor)
+def test_a_plan_may_name_any_stage(tmp_path: Path) -> None:
+    config = micro("token_nets", steps=2)
+    plan = dict.fromkeys(("vqgan", "lq_encoder", "refiner", "evaluator"), 0.2)
+    train = dict.fromkeys(config.train, config.train["token_nets"])
+    config = dataclasses.replace(config, train=train, plan=plan)
+    train_all(config, None, tmp_path, device="cpu", validation=(1, 32), progress=False)
+    assert [name for name in plan if (tmp_path / "weights" / f"{name}.csv").exists()] == list(plan)
+    assert (tmp_path / "weights" / "MODEL_CARD.md").read_text(encoding="utf-8").count("- made by") == 4
+
+
+@pytest.mark.parametrize("text", [None, "", "[]", '{"tier": {"name": "tiny"}}', '{"vqgan": 3}'])
+def test_a_tier_that_is_none_is_one_line(text: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    if text is not None:
+        (tmp_path / "mine.json").write_text(text)
+    assert main(["train", "vqgan", "--tier", str(tmp_path / "mine.json"), "--out", str(tmp_path / "out")]) == 2
+    said = capsys.readouterr().err
+    assert "mine.json" in said and len(said.splitlines()) == 1 and not (tmp_path / "out").exists()
+
+
+def test_only_some_notebooks_measure_a_folder_of_weights(tmp_path: Path) -> None:
     run(micro(), tmp_path)
     with pytest.raises(ValueError, match="06, 07, 08, 09 measure a folder of weights, 03 need a tier"):
         reproduce.run(tier=str(tmp_path / "weights"), only="03,07")
@@ -442,7 +461,6 @@ def test_samples_depend_on_seed_and_index_alone() -> None:
     forward, backward = [a[i]["hq"] for i in range(6)], [b[i]["hq"] for i in reversed(range(6))][::-1]
     assert all(torch.equal(x, y) for x, y in zip(forward, backward, strict=True))
     assert not torch.equal(forward[0], forward[1]) and not torch.equal(forward[0], Crops(photos, 32, 1)[0]["hq"])
-    assert list(From(3, 6)) == [3, 4, 5] and len(From(3, 6)) == 3
 
 
 def test_a_crop_larger_than_its_photo_is_mirrored() -> None:

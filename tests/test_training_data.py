@@ -15,7 +15,7 @@ from PIL import Image
 from itersr import pictures
 from itersr.cli import main
 from itersr.lab import experiments
-from itersr.training.data import Crops, From, Photos, generator_for, random_crop, ranges, uniform, validation_pairs
+from itersr.training.data import Crops, Photos, generator_for, random_crop, ranges, uniform, validation_pairs
 from itersr.training.loop import make_accelerator, make_loader
 from itersr.weights import NETWORKS
 
@@ -91,7 +91,7 @@ def test_crops_of_other_processes_are_the_same(files: bool, tmp_path: Path) -> N
         noisy_photo(tmp_path / f"{i}.png", 90, 70, i)
     crops = Crops(Photos.of(tmp_path if files else None), 32, 5, degradation=ranges("mild"), mild=0.5)
     accelerator = make_accelerator("cpu")
-    loaders = [make_loader(crops, From(4, 16), 3, workers, accelerator) for workers in (0, 2)]
+    loaders = [make_loader(crops, range(4, 16), 3, workers, accelerator) for workers in (0, 2)]
     batches = [list(loader) for loader in loaders]
     assert len(batches[0]) == len(batches[1]) == 4
     for here, there in zip(*batches, strict=True):

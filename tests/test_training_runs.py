@@ -297,7 +297,7 @@ def test_a_run_that_logged_nothing_does_not_ship(
     model = ITER(tier("smoke"))
     model.save(tmp_path / "weights")
     (tmp_path / "vqgan").mkdir()
-    record = {"stage": "vqgan", "networks": ["vqgan"], "order": 0}
+    record = {"stage": "vqgan", "networks": ["vqgan"]}
     (tmp_path / "vqgan" / "settings.json").write_text(json.dumps(record))
     if log is not None:
         (tmp_path / "vqgan" / "log.csv").write_text(log)

@@ -22,10 +22,10 @@ from torch.nn import functional as F
 
 from itersr import cli, disk, pictures
 from itersr.pictures import Meta, Photo
-from itersr.upscaling import files as upscaling
 from itersr.upscaling.files import Options, UsageError, upscale_files
 from itersr.upscaling.read import ImageError, read
 from itersr.upscaling.write import write
+from tests.benchmarks.bench_color import drift
 
 ROOT = Path(__file__).parents[1]
 
@@ -314,30 +314,6 @@ def test_a_folder_that_may_not_be_written_to_is_told_before_the_networks_run(
     monkeypatch.setattr(os, "access", lambda *_: False)
     (failure,) = upscale_files(lambda: model, [path], tmp_path / "out")
     assert "may not be written to" in failure.message and not failure.usage and model.calls == []
-
-
-def test_a_disk_that_is_too_small_is_told_before_the_networks_run(
-    tmp_path: Path, model: Bicubic, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    path = picture(tmp_path / "x.png", size=(300, 200))
-    monkeypatch.setattr(upscaling.shutil, "disk_usage", lambda _: SimpleNamespace(free=1_000_000))
-    assert upscale_files(lambda: model, [path], tmp_path / "out") == []
-    assert caplog.messages == [f"{tmp_path}: about 2 MB are needed, 1 MB are free"]
-
-
-def test_a_long_run_says_once_how_long_it_will_take(
-    tmp_path: Path, smoke: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    paths = [picture(tmp_path / f"{i}.png", size=(80, 64)) for i in range(3)]
-    monkeypatch.setattr(upscaling, "MEASURED", 0)
-    for limit, lines in ((0, 1), (3600, 0)):
-        monkeypatch.setattr(upscaling, "LONG", limit)
-        caplog.clear()
-        with caplog.at_level("INFO", "itersr"):
-            assert upscale_files(lambda: smoke, paths, tmp_path / str(limit), Options(tile=16)) == []
-        told = [message for message in caplog.messages if message.endswith("to go")]
-        assert len(told) == lines and all(re.fullmatch(r"about \d+ minutes to go", message) for message in told)
-        assert not lines or caplog.messages[0] == told[0], "before the first picture is done"
 
 
 @pytest.mark.parametrize(
@@ -634,7 +610,7 @@ def test_color_fix_and_precision_reach_the_result(tmp_path: Path, smoke: Any) ->
         made[name] = read(tmp_path / f"{name}.png").tensor[None]
     assert torch.equal(made["fixed"], made["traced"]) and not torch.equal(made["fixed"], made["plain"])
     assert not torch.equal(made["half"], made["fixed"])
-    assert pictures.drift(made["fixed"], enlarged, 16) < pictures.drift(made["plain"], enlarged, 16)
+    assert drift(made["fixed"], enlarged, 16) < drift(made["plain"], enlarged, 16)
     with pytest.raises(UsageError, match="precision 'fp8'"):
         upscale_files(lambda: smoke, [path], tmp_path / "y.png", Options(precision="fp8"))
 
@@ -721,13 +697,13 @@ def test_help_needs_no_torch() -> None:
     code = "import sys; from itersr import cli; cli.parser(); print('torch' in sys.modules, 'numpy' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=60)
     assert done.stdout.split() == ["False", "False"], done.stderr
-    for command in ("upscale", "train", "evaluate", "degrade", "convert", "reproduce"):
+    for command in ("upscale", "train", "evaluate", "degrade", "reproduce"):
         with pytest.raises(SystemExit) as stopped:
             cli.main([command, "--help"])
         assert stopped.value.code == 0
 
 
-@pytest.mark.parametrize("command", ["upscale", "train", "evaluate", "degrade", "convert", "reproduce"])
+@pytest.mark.parametrize("command", ["upscale", "train", "evaluate", "degrade", "reproduce"])
 def test_help_pages_are_whole(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         cli.main([command, "--help"])
@@ -761,13 +737,10 @@ def test_a_device_that_is_not_there_is_told_first(tmp_path: Path, capsys: pytest
 
 
 def test_choices_are_those_of_the_package() -> None:
-    from typing import get_args
-
-    from itersr import config, masking
+    from itersr import masking
 
     assert cli.COLOR_FIXES == pictures.COLOR_FIXES
-    assert cli.TIERS == tuple(config.TIERS) and cli.POLICIES == tuple(masking.POLICIES)
-    assert cli.SCHEDULES == get_args(config.GammaKind)
+    assert cli.POLICIES == tuple(masking.POLICIES)
 
 
 def run_cli(capsys: pytest.CaptureFixture[str], *args: str | Path) -> tuple[int, str, str]:
@@ -945,9 +918,7 @@ def test_degrade_tells_what_it_leaves_out_of_a_file(tmp_path: Path, capsys: pyte
     assert code == 0 and "x.gif: 2 frames or pages: only the first is used" in err
 
 
-def test_what_exists_is_refused_before_anything_is_measured_or_converted(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_exists_is_refused_before_anything_is_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("pyiqa", reason="pyiqa is not installed")
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "README.md").write_text("mine")
@@ -955,7 +926,6 @@ def test_what_exists_is_refused_before_anything_is_measured_or_converted(
     for command, said in (
         ([*measure, tmp_path / "mine" / "README.md"], "README.md: exists already; use --force"),
         ([*measure, tmp_path / "nowhere" / "x.json"], "there is no folder for it"),
-        (["convert", tmp_path, "-o", tmp_path / "mine"], "mine: exists and is not an empty folder; name another"),
     ):
         code, _, err = run_cli(capsys, *command)
         assert code == 2 and said in err and len(err.splitlines()) == 1, err

@@ -12,7 +12,6 @@ from itersr.config import TIERS, Tier
 from itersr.lab.reproduce import ROOT
 from itersr.model import ITER, pick_device
 from itersr.training.run import load_networks, train_stage
-from itersr.training.stages import runs_of
 
 SHOWN = "tiny"
 """The tier that the course shows, also where better weights ship: readers can train it themselves, on a CPU."""
@@ -58,13 +57,13 @@ def model_to_measure(config: Tier, data: str | Path | None, out: Path, device: s
 
 
 def learning_curve(config: Tier, stage: str, out: Path, network: str = "") -> pd.DataFrame:
-    """The log of a stage's last run (of the last that trained `network`), this run's or else the shipped one.
+    """The log of a stage (of the run of `network` alone, where there is one), this run's or else the last shipped one.
 
     Tidy: step, seconds, split, name, value.
     """
-    own = [log for run in runs_of(out, stage, network) if (log := out / run / "log.csv").exists()]
-    if own:
-        return pd.read_csv(own[-1])
+    for own in (out / name / "log.csv" for name in (network, stage) if name):
+        if own.exists():
+            return pd.read_csv(own)
     shipped = weights.SHIPPED / config.name
     return pd.read_csv(shipped / f"{[stage, *_recorded(shipped, stage, network)][-1]}.csv")
 
@@ -73,7 +72,7 @@ def _recorded(folder: Path, stage: str, network: str = "") -> dict[str, dict[str
     """The runs of a stage (those that trained `network`) that made the weights in `folder`, from their config.json."""
     _, extra = weights.read_config(folder)
     return {name: done for name, done in extra.get("runs", {}).items()
-            if done["stage"] == stage and network in ("", *done["networks"])}
+            if done["stage"] in (stage, network) and network in ("", *done["networks"])}
 
 
 def recipe(stage: str, network: str = "", *, name: str = SHOWN,

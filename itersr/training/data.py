@@ -10,14 +10,14 @@ import hashlib
 import logging
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Dataset
 
 from itersr.degradation import MILD, Degradation, degrade, mirror_pad
 from itersr.pictures import bundled
@@ -204,19 +204,6 @@ class Crops(Dataset):
             chosen = MILD if self.mild and torch.rand((), generator=generator) < self.mild else self.degradation
             sample["lq"] = degrade(hq[None], generator=generator, scale=self.scale, ranges=chosen)[0]
         return sample
-
-
-class From(Sampler[int]):
-    """Indices start, start + 1, … stop − 1: a resumed run starts where it stopped."""
-
-    def __init__(self, start: int, stop: int) -> None:
-        self.start, self.stop = start, stop
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(range(self.start, self.stop))
-
-    def __len__(self) -> int:
-        return self.stop - self.start
 
 
 def validation_pairs(photos: Photos, count: int, size: int, seed: int, *, degradation: Degradation, scale: int,

@@ -2,7 +2,7 @@
 of steps or of minutes; it continues exactly where it stopped, survives being killed, and never trains on after a NaN.
 
 A folder of a run holds checkpoint.pt (everything needed to go on), log.csv (step, seconds, split, name, value), settings.json
-(what a model card is written from), TensorBoard events, and the latest validation pictures.
+(what a model card is written from), and samples.png (the latest validation pictures).
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import multiprocessing
 import os
 import pickle
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -26,13 +27,13 @@ import torch
 from filelock import FileLock, Timeout
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
+from torchvision.utils import save_image
 from tqdm.auto import tqdm
 
 from itersr.config import TrainConfig
 from itersr.disk import replace_file, whole_file
 from itersr.model import pick_device
-from itersr.training.data import Crops, From
-from itersr.training.stages import read_record
+from itersr.training.data import Crops
 
 log = logging.getLogger(__name__)
 READ_EVERY = 20  # steps after which a GPU is asked for its losses: each time it has to finish first
@@ -130,12 +131,13 @@ def learning_rate(along: float, config: TrainConfig) -> float:
 
 
 def train(task: Any, crops: Crops, out: Path, *, validate: Validate, save_weights: Callable[[], None],
-          record: dict[str, Any] | None = None, minutes: float | None = None, resume: bool = False, stop_at: int | None = None,
-          accelerator: Any = None, workers: int | None = None, progress: bool = True) -> dict[str, float]:
+          accelerator: Any, record: dict[str, Any] | None = None, minutes: float | None = None, resume: bool = False,
+          stop_at: int | None = None, workers: int | None = None, progress: bool = True) -> dict[str, float]:
     """Train `task` for `task.config.steps` steps, or for `minutes`; gives the last validation's scalars.
 
     task: a `Stage1` or an `Algorithm1`. To both, `along` is the share of the run that is done, from 0 to 1.
-    validate, save_weights: called with the averaged weights in place. record: what settings.json is to say of this run.
+    validate, save_weights: called with the averaged weights in place. accelerator: see `make_accelerator`. record: what
+    settings.json is to say of this run.
     minutes: the whole run, over all calls, with validation and export; warm-up, learning rate and phases are laid over them.
     resume: go on from `out`'s checkpoint. stop_at: end this call at an earlier step. workers: processes that make crops (None:
     all cores but two where a GPU trains, else none).
@@ -143,7 +145,6 @@ def train(task: Any, crops: Crops, out: Path, *, validate: Validate, save_weight
     already holds a run.
     """
     config: TrainConfig = task.config
-    accelerator = accelerator or make_accelerator()
     main, device = accelerator.is_main_process, accelerator.device
     on_gpu = device.type == "cuda"
     out.mkdir(parents=True, exist_ok=True)
@@ -163,9 +164,8 @@ def train(task: Any, crops: Crops, out: Path, *, validate: Validate, save_weight
         return {}
     if main:
         _forget_after(out / "log.csv", step)
-    loader = make_loader(crops, From(step * config.batch, stop * config.batch), config.batch, workers, accelerator)
+    loader = make_loader(crops, range(step * config.batch, stop * config.batch), config.batch, workers, accelerator)
     wrapped, loader = accelerator.prepare(task, loader, device_placement=[True, False])
-    writer = _tensorboard(out, step) if main else None
 
     watch, scalars = Watch(crops, checkpoint, READ_EVERY if on_gpu else 1), dict[str, float]()
     started, waited, validated = step, 0.0, _due(clock.along(step), config)
@@ -198,7 +198,8 @@ def train(task: Any, crops: Crops, out: Path, *, validate: Validate, save_weight
             rate = (step - started - 1) * config.batch / max(clock.trained - clock.earlier, 1e-9)
             values |= {"learning rate": learning_rate(along, config), "images a second": rate,
                        "share of waiting": waited / max(clock.trained - clock.earlier, 1e-9)}
-            _write(out, writer, step, clock.seconds, "train", values, main)
+            if main:
+                _write(out / "log.csv", step, clock.seconds, "train", values)
             left = "" if minutes is None else f", {clock.seconds / 60:.1f} of {minutes:g} min"
             bar.set_postfix_str(f"loss {values[task.active(along)[0]]:.4f}, {rate:.1f} img/s{left}")
         bar.update()
@@ -210,10 +211,12 @@ def train(task: Any, crops: Crops, out: Path, *, validate: Validate, save_weight
             scalars, pictures = validate()
             if main:
                 save_weights()
-                _pictures(out, writer, step, pictures)
+                columns = [torch.cat(list(p.float().cpu().clamp(0, 1)), 1) for p in pictures.values()]
+                save_image(torch.cat(columns, 2), out / "samples.png")
             average.swap()
             clock.reserve = clock.rest()
-            _write(out, writer, step, clock.seconds, "validation", scalars, main)
+            if main:
+                _write(out / "log.csv", step, clock.seconds, "validation", scalars)
         if (step % config.checkpoint_every == 0 or last) and main:
             watch.read()
             _save(checkpoint, step, clock, task, optimizers, average)
@@ -221,8 +224,6 @@ def train(task: Any, crops: Crops, out: Path, *, validate: Validate, save_weight
         if last:
             break
     bar.close()
-    if writer is not None:
-        writer.close()
     accelerator.wait_for_everyone()
     return scalars
 
@@ -279,8 +280,8 @@ def update(task: Any, wrapped: Any, optimizers: dict[str, Any], batch: dict[str,
     return logged
 
 
-def make_loader(crops: Crops, indices: From, batch: int, workers: int | None, accelerator: Any) -> DataLoader:
-    """Batches of crops, made by processes of their own where a GPU would wait for them otherwise."""
+def make_loader(crops: Crops, indices: range, batch: int, workers: int | None, accelerator: Any) -> DataLoader:
+    """Batches of the crops with these numbers, made by processes of their own where a GPU would wait for them otherwise."""
     on_gpu = accelerator.device.type == "cuda"
     if workers is None:
         workers = max((os.cpu_count() or 1) // accelerator.num_processes - 2, 1) if on_gpu else 0
@@ -314,7 +315,7 @@ class Watch:
     def __init__(self, crops: Crops, checkpoint: Path, every: int) -> None:
         self.crops, self.checkpoint, self.every = crops, checkpoint, every
         self.noted: list[tuple[int, bool, Tensor, Tensor]] = []  # step, whether the loss counts as history, values, photos
-        self.history = [math.inf]
+        self.history: deque[float] = deque([math.inf], maxlen=200)  # the latest losses
 
     def note(self, step: int, first: bool, loss: Tensor, norm: Tensor | None, photos: Tensor) -> None:
         """Note a step, and read after so many; first: of the part of a task whose loss is compared with what it was lately."""
@@ -328,8 +329,7 @@ class Watch:
         noted, self.noted = self.noted, []
         values = torch.stack([entry[2] for entry in noted]).tolist() if noted else []
         for (step, first, _, photos), (loss, norm) in zip(noted, values, strict=True):
-            recent = self.history[-200:]
-            exploded = first and loss > 100 * max(sum(recent) / len(recent), 1e-3)
+            exploded = first and loss > 100 * max(sum(self.history) / len(self.history), 1e-3)
             if exploded or not (math.isfinite(loss) and math.isfinite(norm)):
                 names = ", ".join(sorted({self.crops.photos.names[i] for i in photos.tolist()}))
                 where = self.checkpoint if self.checkpoint.exists() else "none yet"
@@ -337,11 +337,19 @@ class Watch:
                 raise TrainingError(
                     f"step {step}: loss or gradient is {value:g}; photos {names}; last good checkpoint: {where}")
             if first:
-                self.history = [*self.history[-200:], loss] if len(self.history) > 50 else [*self.history, loss]
+                self.history.append(loss)
 
 
-MAY_CHANGE = ("steps", "minutes", "order", "processes", "precision", "validations", "checkpoint_every")
+MAY_CHANGE = ("steps", "minutes", "processes", "precision", "validations", "checkpoint_every")
 """What a resumed run may have different from its beginning."""
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """What settings.json or all.json says of a run; ValueError where the file is damaged."""
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")).items())
+    except (ValueError, OSError, AttributeError) as error:
+        raise ValueError(f"{path}: this record of a run is damaged ({error}); remove {path.parent} to train it anew") from None
 
 
 def keep_record(path: Path, record: dict[str, Any], resumed: bool, main: bool, may_change: Sequence[str] = MAY_CHANGE) -> None:
@@ -402,19 +410,13 @@ def _load(path: Path, task: Any, optimizers: dict[str, Any], average: Average, c
     return int(state["step"])
 
 
-def _write(out: Path, writer: Any, step: int, seconds: float, split: str, values: dict[str, float], main: bool) -> None:
-    if not main:
-        return
-    path = out / "log.csv"
+def _write(path: Path, step: int, seconds: float, split: str, values: dict[str, float]) -> None:
     new = not path.exists()
     with open(path, "a", newline="") as file:
         rows = csv.writer(file)
         if new:
             rows.writerow(COLUMNS)
         rows.writerows([step, round(seconds, 1), split, name, f"{value:.6g}"] for name, value in values.items())
-    if writer is not None:
-        for name, value in values.items():
-            writer.add_scalar(f"{split}/{name}", value, step)
 
 
 def _forget_after(path: Path, step: int) -> None:
@@ -425,22 +427,3 @@ def _forget_after(path: Path, step: int) -> None:
         kept = io.StringIO()
         csv.writer(kept).writerows([COLUMNS, *itertools.takewhile(lambda row: int(row[0]) <= step, rows)])
         replace_file(path, kept.getvalue())
-
-
-def _tensorboard(out: Path, step: int) -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        return None
-    return SummaryWriter(str(out / "tensorboard"), purge_step=step)
-
-
-def _pictures(out: Path, writer: Any, step: int, pictures: dict[str, Tensor]) -> None:
-    """Validation pictures, a column each, as one PNG and in TensorBoard."""
-    from PIL import Image
-
-    columns = [torch.cat(list(p.float().cpu().clamp(0, 1)), 1) for p in pictures.values()]
-    grid = torch.cat(columns, 2)
-    Image.fromarray((grid * 255).round().byte().permute(1, 2, 0).numpy()).save(out / "samples.png")
-    if writer is not None:
-        writer.add_image(" | ".join(pictures), grid, step)

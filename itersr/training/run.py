@@ -2,12 +2,12 @@
 
 `train_all` runs the stages of a tier's `plan` one after the other, each in its share of the time, and writes the card.
 
-    OUT/vqgan, OUT/lq_encoder, OUT/token_nets, OUT/iter   a run each: checkpoint, log.csv, TensorBoard, samples.png
-    OUT/token_nets_refiner, OUT/token_nets_2, …           a run of some of a stage's networks (`--networks refiner`); one more
-                                                          run of a stage, on from what the last one gave (`--again`)
-    OUT/weights                                           averaged weights in half precision, for ITER.from_pretrained
+    OUT/STAGE     a run of a stage, a key of `STAGES`: checkpoint, log.csv, samples.png
+    OUT/weights   averaged weights in half precision, for ITER.from_pretrained
 
-The token networks are trained on the VQGAN as it ships, rounded to half precision.
+The token networks are trained on the VQGAN as it ships, rounded to half precision. A stage begins with the weights of its
+networks in OUT/weights where there are some: to train a stage once more, copy OUT/weights into a new OUT. Only `vqgan` always
+begins anew, since weights hold no discriminator.
 """
 
 from __future__ import annotations
@@ -25,42 +25,36 @@ import torch
 from torch import Tensor
 
 from itersr import weights
-from itersr.config import Tier, tier
+from itersr.config import Tier
 from itersr.model import ITER, pick_device
-from itersr.training import algorithm1, ship, stage1
+from itersr.training import STAGES, algorithm1, ship, stage1
 from itersr.training.data import Crops, Photos, ranges, validation_pairs
 from itersr.training.loop import alone, keep_record, make_accelerator, train
 from itersr.training.perceptual import perceptual
-from itersr.training.stages import STAGES, place_of, runs_of, variant
 
 log = logging.getLogger(__name__)
 
 
 def train_stage(stage: str, config: Tier, data: str | Path | None, out: Path, *, seed: int = 0, device: str = "auto",
-                precision: str = "auto", validation: tuple[int, int] | None = None, again: bool = False,
+                precision: str = "auto", validation: tuple[int, int] | None = None,
                 photos: tuple[Photos, Photos] | None = None, **options: Any) -> dict[str, float]:
     """Train one stage of a tier; gives the last validation's scalars (in the first of several processes, {} in the others).
 
-    stage: "vqgan"; or, from OUT/weights' VQGAN, "lq_encoder" and then "token_nets", or "iter" for all three at once.
-    validation: how many held-out crops, and their side in HQ pixels. again: start another run, from OUT/weights and with a
-    schedule of its own, beside those there. photos: to train on and held out, where they have been read already (else those of
-    `data`). options: go to `loop.train`.
+    stage: "vqgan"; or, from OUT/weights' VQGAN, "lq_encoder" and then "token_nets" ("refiner" and "evaluator" are its halves),
+    or "iter" for all three at once. validation: how many held-out crops, and their side in HQ pixels. photos: to train on and
+    held out, where they have been read already (else those of `data`). options: go to `loop.train`.
     """
     if stage not in STAGES:
         raise ValueError(f"stage {stage!r}: there are {', '.join(STAGES)}")
-    if again and stage == "vqgan":
-        raise ValueError("vqgan cannot go on from weights (they hold no discriminator): name another folder")
     accelerator = make_accelerator(device, precision)
     photographs, held_out = photos or Photos.of(data).split()
     held_out.preload()
-    settings = config.train[stage]
-    networks = STAGES[stage] if stage == "vqgan" else settings.networks
+    settings = dataclasses.replace(config.train.get(stage, config.train["token_nets"]), networks=STAGES[stage])
     count, side = validation or ((4, 96) if config.name == "smoke" else (16, 192))
     pairs = validation_pairs(held_out, count, side, seed, degradation=ranges(config.degradation), scale=config.scale,
                              unit=config.unit)
     pairs = {name: value.to(accelerator.device) for name, value in pairs.items()}
-    folder, log_to = out / "weights", place_of(out, stage, networks, again)
-    accelerator.wait_for_everyone()  # all have counted the runs before one of them adds its own
+    folder = out / "weights"
     look = perceptual().to(accelerator.device)
     validated: dict[str, float] = {}
 
@@ -83,29 +77,27 @@ def train_stage(stage: str, config: Tier, data: str | Path | None, out: Path, *,
     def save() -> None:
         weights.save(folder, task.trained, config)
 
-    order = runs_of(out, stage).get(log_to.name, {}).get("order", len(list(out.glob("*/settings.json"))))
     names = hashlib.sha256("\n".join(Path(name).name for name in photographs.names).encode()).hexdigest()[:12]
-    record = {"stage": stage, "tier": config.name, **dataclasses.asdict(settings), "networks": networks, "seed": seed,
+    record = {"stage": stage, "tier": config.name, **dataclasses.asdict(settings), "seed": seed,
               "precision": accelerator.mixed_precision, "photos": len(photographs), "names of photos": names,
-              "minutes": options.get("minutes"), "processes": accelerator.num_processes, "order": order}
-    with torch.random.fork_rng(devices=[]), alone(log_to, accelerator.is_main_process):
-        validated = train(task, crops, log_to, validate=validate, save_weights=save, record=record, accelerator=accelerator,
-                          **options)
+              "minutes": options.get("minutes"), "processes": accelerator.num_processes}
+    with torch.random.fork_rng(devices=[]), alone(out / stage, accelerator.is_main_process):
+        validated = train(task, crops, out / stage, validate=validate, save_weights=save, record=record,
+                          accelerator=accelerator, **options)
     accelerator.end_training()
     return validated if accelerator.is_main_process else {}
 
 
-def train_all(config: Tier, data: str | Path | None, out: Path, *, minutes: float | None = None, hardware: str | None = None,
-              describe: str | None = None, **options: Any) -> dict[str, float]:
+def train_all(config: Tier, data: str | Path | None, out: Path, *, minutes: float | None = None, by: str | None = None,
+              **options: Any) -> dict[str, float]:
     """Train all networks of a tier, the stages of its `plan` one after the other; gives the last validation of the last stage.
 
     minutes: for everything, shared out as the plan says; None: the steps that the tier names. Called again after it was
     interrupted, it continues where it was. In the end OUT/weights has φ_e's shift, the best temperature and α, the curves and a
-    model card. hardware, describe: what the card says of the machine and the photos. options: those of `train_stage`.
+    model card. by: the command that the card names, where it is one. options: those of `train_stage`.
     """
     began, validated = time.monotonic(), dict[str, float]()
     main = os.environ.get("RANK", "0") == "0"  # of several processes one writes what belongs to the whole run
-    said = ship.command_for_all(config, data is not None, minutes, options.get("seed", 0))
     out.mkdir(parents=True, exist_ok=True)
     photos = Photos.of(data).split()
     keep_record(out / "all.json", {"tier": config.name, "minutes": minutes, "seed": options.get("seed", 0)},
@@ -122,8 +114,8 @@ def train_all(config: Tier, data: str | Path | None, out: Path, *, minutes: floa
         log.info("%s: has been trained", out)  # and its card, the last of all, written
         return validated
     kept = f", {len(photos[1])} others held out" if data is not None else " of scikit-image"
-    ship.export(out, None if data is None else Path(data), data=describe or f"{len(photos[0])} photos{kept}",
-                hardware=hardware, by=said, device=options.get("device", "auto"), seconds=left)
+    ship.export(out, None if data is None else Path(data), data=f"{len(photos[0])} photos{kept}", by=by,
+                device=options.get("device", "auto"), seconds=left)
     return validated
 
 
@@ -142,31 +134,23 @@ def load_networks(folder: Path, config: Tier, trained: tuple[str, ...]) -> ITER:
 
 
 def run(args: argparse.Namespace) -> int:
-    """`itersr train {all,vqgan,lq_encoder,token_nets,iter} …`: see `itersr train --help`."""
-    config = variant(tier(args.tier), factor=args.factor, form=args.form)
-    stage, out = args.what, Path(args.out)
+    """`itersr train {all,vqgan,…} …`: see `itersr train --help`."""
+    config = weights.read_tier(args.tier)
     pick_device(args.device)  # before anything is written
-    for name in ("minutes", "steps", "batch", "crop", "lr"):
-        value = getattr(args, name)
-        if value is not None and not value > 0:
+    given = {name: value for name in ("minutes", "steps", "batch", "crop", "lr") if (value := getattr(args, name)) is not None}
+    for name, value in given.items():
+        if not value > 0:
             raise ValueError(f"--{name} {value:g}: must be above 0")
-    changes = {name: getattr(args, name) for name in ("steps", "batch", "crop", "lr") if getattr(args, name) is not None}
-    train = {name: dataclasses.replace(settings, **changes) if stage in ("all", name) else settings
-             for name, settings in config.train.items()}
-    options = {"seed": args.seed, "device": args.device, "precision": args.precision, "minutes": args.minutes,
-               "workers": args.workers}
-    if stage == "all":
-        if args.networks is not None or args.again:
-            raise ValueError("--networks and --again are for single stages, not for `train all`")
-        scalars = train_all(dataclasses.replace(config, train=train), args.data, out, **options)
+    changes = {name: value for name, value in given.items() if name != "minutes"}
+    config = dataclasses.replace(config, train={name: dataclasses.replace(settings, **changes)
+                                                for name, settings in config.train.items()})
+    options = {name: getattr(args, name) for name in ("seed", "device", "precision", "minutes", "workers")}
+    if args.what == "all":
+        said = {"data": "DIR"} if args.data else {}
+        by = ship.call("all", tier=Path(args.tier).name, **said, **given, **({"seed": args.seed} if args.seed else {}))
+        scalars = train_all(config, args.data, Path(args.out), by=by, **options)
     else:
-        if args.networks is not None:
-            asked = tuple(args.networks.split(","))
-            if not set(asked) <= set(STAGES[stage]):
-                raise ValueError(f"--networks {args.networks}: {stage} trains {', '.join(STAGES[stage])}")
-            train[stage] = dataclasses.replace(train[stage], networks=tuple(n for n in STAGES[stage] if n in asked))
-        scalars = train_stage(stage, dataclasses.replace(config, train=train), args.data, out, resume=args.resume,
-                              again=args.again, **options)
+        scalars = train_stage(args.what, config, args.data, Path(args.out), resume=args.resume, **options)
     for name, value in scalars.items():
-        print(f"{stage}: {name} {value:.4g}")
+        print(f"{args.what}: {name} {value:.4g}")
     return 0

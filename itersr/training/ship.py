@@ -1,6 +1,6 @@
 """What stands at the end of a training: φ_e's shift, the best temperature and α, the learning curves and a model card.
 
-    python -m itersr.training.ship --run checkpoints --photos DIR --data "what it was trained on" --hardware "2 CPU cores"
+    python -m itersr.training.ship --run checkpoints --photos DIR --data "what it was trained on"
 
 `export` completes RUN/weights, as `itersr train all` does; the command above also copies them to where weights ship. What is
 chosen is chosen on photos that training held out. The numbers on test photos come later, from notebook 09:
@@ -28,8 +28,9 @@ from itersr import weights
 from itersr.config import TIERS, Tier
 from itersr.disk import replace_file
 from itersr.model import ITER
+from itersr.training import STAGES
+from itersr.training.loop import read_record
 from itersr.training.perceptual import perceptual
-from itersr.training.stages import STAGES, form_of, runs_of
 from itersr.training.validate import calibrate, held_out, make_pairs, neighbour_information
 
 log = logging.getLogger(__name__)
@@ -39,11 +40,11 @@ SETTINGS = {"temperature": (0.7, 0.85, 1.0), "alpha": (0.5, 0.7, 0.9)}
 """What is tried on held-out photos; α is 0.5 in the paper and 0.7 in the authors' code."""
 
 
-def export(run: Path, photos: Path | None, *, data: str, hardware: str | None = None, commit: str | None = None,
-           notes: str = "", by: str | None = None, device: str = "auto", seconds: float | None = None) -> None:
+def export(run: Path, photos: Path | None, *, data: str, by: str | None = None, device: str = "auto",
+           seconds: float | None = None) -> None:
     """Complete RUN/weights: curves of all stages, φ_e's shift, the best temperature and α, and the card.
 
-    photos: the folder it was trained on (None: scikit-image's); those held out there decide. data, hardware, commit, notes: for
+    photos: the folder it was trained on (None: scikit-image's); those held out there decide. data: what it was trained on, for
     the card. by: the one command that made it all, where there was one. seconds: use only as many of the photos as that allows.
     WeightsError where a network is missing.
     """
@@ -53,40 +54,31 @@ def export(run: Path, photos: Path | None, *, data: str, hardware: str | None = 
         if not (to / f"{name}.safetensors").exists():
             raise weights.WeightsError(f"{to}: {name}.safetensors is missing; train its stage first")
     model = ITER.from_pretrained(to, device)
-    hardware = hardware or describe(model.device)
+    on_gpu = model.device.type == "cuda"
+    hardware = torch.cuda.get_device_name(model.device) if on_gpu else f"CPU, {torch.get_num_threads()} threads"
     logs, runs = {}, {}
-    for stage in STAGES:
-        for name, used in runs_of(run, stage).items():
-            rows = run / name / "log.csv"
-            if not rows.exists() or rows.read_text().count("\n") < 2:
-                raise weights.WeightsError(f"{run / name}: this run ended before it logged anything; continue it, or remove it")
-            logs[name] = _thin(rows)
-            logs[name].to_csv(to / f"{name}.csv", index=False)
-            runs[name] = {"stage": stage, "networks": used["networks"], "command": by or command(stage, config, used),
-                          "steps": int(logs[name].step.max()), "hardware": hardware,
-                          "minutes": round(logs[name].seconds.max() / 60, 1)}
-            # a run of what an earlier one trained has gone on from its weights
-            before = [done["networks"] for other, done in runs.items() if other != name and done["stage"] == stage]
-            runs[name]["command"] += " --again" if used["networks"] in before else ""
+    for stage in (stage for stage in STAGES if (run / stage / "settings.json").exists()):
+        rows, used = run / stage / "log.csv", read_record(run / stage / "settings.json")
+        if not rows.exists() or rows.read_text().count("\n") < 2:
+            raise weights.WeightsError(f"{run / stage}: this run ended before it logged anything; continue it, or remove it")
+        logs[stage] = _thin(rows)
+        logs[stage].to_csv(to / f"{stage}.csv", index=False)
+        runs[stage] = {"stage": stage, "networks": used["networks"], "command": by or command(config, used),
+                       "hardware": hardware, "steps": int(logs[stage].step.max()),
+                       "minutes": round(logs[stage].seconds.max() / 60, 1)}
     unseen = held_out(photos, config.unit)
     model.calibration = round(calibrate(model, unseen), 4)
     nats = [*neighbour_information(model, make_pairs(unseen, config, 160), (0.0, 0.75)).values()]
     config = dataclasses.replace(config, **best(model, unseen, seconds=seconds, **SETTINGS))  # type: ignore[arg-type]
     extra |= {"calibration": model.calibration, "nats with 0 and 3/4 known": nats, "runs": runs}
     weights.write_config(to, config, extra)
-    replace_file(to / "MODEL_CARD.md",
-                 card(config, extra, logs, weights.fingerprint(to), data, hardware, commit or this_commit(), notes))
+    replace_file(to / "MODEL_CARD.md", card(config, extra, logs, weights.fingerprint(to), data, hardware))
 
 
-def ship(run: Path, to: Path, *, photos: Path | None, **said: Any) -> None:
-    """`export` a run and copy its weights with all that belongs to them to `to`. said: the card's words, see there."""
-    export(run, photos, **said)
+def ship(run: Path, to: Path, photos: Path | None, data: str) -> None:
+    """`export` a run and copy its weights with all that belongs to them to `to`."""
+    export(run, photos, data=data)
     shutil.copytree(run / "weights", to, dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.part"))
-
-
-def describe(device: torch.device) -> str:
-    """The machine in words, for a card."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
 
 
 def this_commit() -> str:
@@ -122,32 +114,17 @@ def best(model: ITER, photos: Mapping[str, Tensor], *, seconds: float | None = N
     return choices[int(total.argmin())]
 
 
-def command(stage: str, config: Tier, used: dict[str, Any]) -> str:
-    """The call that trained a stage, with those settings that are not the tier's own."""
-    usual = TIERS[config.name].train[stage]
-    other = f" --crop {used['crop']}" if used["crop"] != usual.crop else ""
-    other += f" --lr {used['lr']:g}" if used.get("lr", usual.lr) != usual.lr else ""
-    networks = used["networks"]
-    other += f" --networks {','.join(networks)}" if set(networks) != set(STAGES[stage]) else ""
-    other += _variant(config)
-    return (f"itersr train {stage} --tier {config.name} --steps {used['steps']} --batch {used['batch']}{other} "
-            f"--precision {used['precision']} --seed {used['seed']}")
+def command(config: Tier, used: Mapping[str, Any]) -> str:
+    """The call that trained a stage. used: what settings.json says of its run."""
+    own = any(getattr(TIERS.get(config.name), name, None) != getattr(config, name) for name in weights.NETWORKS)
+    names = ("minutes" if used["minutes"] else "steps", "batch", "crop", "lr", "precision", "seed")
+    return call(used["stage"], tier="config.json" if own else config.name, **{name: used[name] for name in names})
 
 
-def command_for_all(config: Tier, data: bool, minutes: float | None, seed: int) -> str:
-    """The call of `train all` that gives these networks, with those settings that are not the tier's own."""
-    said = f"itersr train all --tier {config.name}{' --data DIR' if data else ''}"
-    said += "" if minutes is None else f" --minutes {minutes:g}"
-    for name in ("batch", "crop", "lr") if minutes is not None else ("steps", "batch", "crop", "lr"):
-        own, usual = ([getattr(of.train[stage], name) for stage in config.plan] for of in (config, TIERS[config.name]))
-        said += f" --{name} {own[0]}" if own != usual else ""
-    return said + _variant(config) + (f" --seed {seed}" if seed else "")
-
-
-def _variant(config: Tier) -> str:
-    plain = TIERS[config.name]
-    other = f" --factor {config.vqgan.factor}" if config.vqgan.factor != plain.vqgan.factor else ""
-    return other + (f" --form {form_of(config)}" if form_of(config) != form_of(plain) else "")
+def call(what: str, **said: Any) -> str:
+    """`itersr train WHAT --NAME VALUE …`"""
+    options = [f"--{name} {value:g}" if isinstance(value, float) else f"--{name} {value}" for name, value in said.items()]
+    return " ".join(["itersr train", what, *options])
 
 
 def _thin(path: Path) -> Any:
@@ -161,22 +138,20 @@ def _thin(path: Path) -> Any:
     return log[(log.split == "validation") | log.step.isin(keep)]
 
 
-def card(config: Any, extra: dict[str, Any], logs: dict[str, Any], fingerprint: str, data: str, hardware: str,
-         commit: str, notes: str = "") -> str:
+def card(config: Any, extra: dict[str, Any], logs: dict[str, Any], fingerprint: str, data: str, hardware: str) -> str:
     """The model card: what these weights are, how they came about, and what they reached on held-out photos."""
     lines = [
         f"# itersr `{config.name}`: {config.notes}", "",
         f"Weights of ITER (Chen et al., AAAI 2024) for ×{config.scale} super-resolution, trained by this project's code.", "",
         f"- fingerprint: `{fingerprint}`", f"- data: {data}",
         f"- degradation: `{config.degradation}` ranges (`itersr.degradation`)",
-        f"- hardware: {hardware}; commit {commit}",
+        f"- hardware: {hardware}; commit {this_commit()}",
         f"- VQGAN: f = {config.vqgan.factor}, {config.vqgan.codes} codes of {config.vqgan.code_dim} dimensions",
         f"- φ_e's logit is shifted by {extra.get('calibration', 0.0):.3f} (share of good tokens, held-out training photos)",
         f"- unless told, φ_r's samples have temperature {config.temperature:g} and α is {config.alpha:g}: the best of "
         + " × ".join(", ".join(f"{x:g}" for x in tried) for tried in SETTINGS.values()) + " on held-out training photos",
         *(["- neighbour information {:.1%}: φ_r's loss is {:.3f} nats with nothing known, {:.3f} with ¾ of the tokens known "
            "(notebook 10)".format(1 - told[1] / told[0], *told)] if (told := extra.get("nats with 0 and 3/4 known")) else []),
-        *([f"- {notes}"] if notes else []),
         *sorted({f"- made by `{done['command']}`" for done in extra["runs"].values()}), "",
         "For research and teaching. The numbers are the last validation's, on crops of photos that were not trained on.", "",
         "| run | steps | minutes | reached |", "|---|---|---|---|",
@@ -200,15 +175,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--run", type=Path, default=Path("checkpoints"), help="the folder that `itersr train --out` wrote")
     parser.add_argument("--photos", type=Path, help="the folder it was trained on (default: scikit-image's photos)")
     parser.add_argument("--data", required=True, help="what it was trained on, for the card")
-    parser.add_argument("--hardware", help="for the card (default: this machine)")
-    parser.add_argument("--commit", help="the commit that trained it, for the card (default: that of this code)")
-    parser.add_argument("--notes", default="", help="a line more for the card")
     args = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
         config, _ = weights.read_config(args.run / "weights")
-        ship(args.run, weights.SHIPPED / config.name, photos=args.photos, data=args.data, hardware=args.hardware,
-             commit=args.commit, notes=args.notes)
+        ship(args.run, weights.SHIPPED / config.name, args.photos, args.data)
     except weights.WeightsError as error:
         print(f"ship: {error}", file=sys.stderr)
         return 2

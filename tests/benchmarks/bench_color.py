@@ -11,12 +11,19 @@ import argparse
 from pathlib import Path
 
 import torch
+from torch import Tensor
+from torch.nn import functional as F
 
 from itersr import pictures
 from itersr.degradation import MILD, PUBLISHED, degrade
 from itersr.lab import metrics
 from itersr.model import ITER
 from itersr.upscaling.read import image_files, read
+
+
+def drift(image: Tensor, reference: Tensor, block: int = 32) -> Tensor:
+    """Mean absolute difference of the mean colours of blocks of `block`² pixels, (B,): how far colours have drifted."""
+    return F.avg_pool2d(image - reference, min(block, *image.shape[-2:])).abs().mean((1, 2, 3))
 
 
 def main() -> None:
@@ -45,7 +52,7 @@ def main() -> None:
             results[f"wavelet {levels}"] = pictures.match_colors(raw.clone(), lq, "wavelet", levels)
         results |= {"bf16": half.restore(lq, seed=i).image.cpu(), "other seed": model.restore(lq, seed=i + 1000).image.cpu()}
         for name, result in results.items():
-            values = [float(metrics.score(n, result, hq)) for n in names] + [float(pictures.drift(result, hq)) * 255]
+            values = [float(metrics.score(n, result, hq)) for n in names] + [float(drift(result, hq)) * 255]
             rows.setdefault(name, []).append([*values, float((result - raw).abs().mean()) * 255])
     columns = [*names, "drift /255", "change /255"]
     count = len(rows["none"])

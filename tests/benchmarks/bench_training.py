@@ -29,9 +29,8 @@ from itersr.config import TIERS, Tier, tier
 from itersr.model import ITER
 from itersr.swin import SwinBlock
 from itersr.training.algorithm1 import Algorithm1
-from itersr.training.data import Crops, From, Photos, ranges
+from itersr.training.data import Crops, Photos, ranges
 from itersr.training.loop import Watch, make_accelerator, make_loader, make_optimizers, update
-from itersr.training.run import STAGES
 from itersr.training.stage1 import Stage1
 from tests.benchmarks import machine
 
@@ -66,7 +65,7 @@ def measure(stage: str, config: Tier, photos: Photos, accelerator: Any, batch: i
         task.started = True
     optimizers = make_optimizers(task, device)
     watch = Watch(crops, Path("none"), 20)
-    loader = make_loader(crops, From(0, 10**9), batch, workers, accelerator)
+    loader = make_loader(crops, range(10**9), batch, workers, accelerator)
     wrapped, loader = accelerator.prepare(task, loader, device_placement=[True, False])
     batches, began = iter(loader), time.perf_counter()
     images = next(batches)
@@ -109,7 +108,7 @@ def measure(stage: str, config: Tier, photos: Photos, accelerator: Any, batch: i
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="bench_training", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--tier", default="tiny", choices=list(TIERS))
-    parser.add_argument("--stages", nargs="+", default=list(STAGES), choices=list(STAGES))
+    parser.add_argument("--stages", nargs="+", default=list(TIERS["paper"].train), choices=list(TIERS["paper"].train))
     parser.add_argument("--device", default="auto")
     parser.add_argument("--precision", choices=("auto", "no", "bf16"), default="auto", help="mixed precision")
     parser.add_argument("--compiled", choices=("auto", "yes", "no", "both"), default="auto",
