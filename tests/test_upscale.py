@@ -22,6 +22,7 @@ from torch.nn import functional as F
 
 from itersr import cli, disk, pictures
 from itersr.pictures import Meta, Photo
+from itersr.upscaling import files as upscaling
 from itersr.upscaling.files import Options, UsageError, upscale_files
 from itersr.upscaling.read import ImageError, read
 from itersr.upscaling.write import write
@@ -314,6 +315,30 @@ def test_a_folder_that_may_not_be_written_to_is_told_before_the_networks_run(
     monkeypatch.setattr(os, "access", lambda *_: False)
     (failure,) = upscale_files(lambda: model, [path], tmp_path / "out")
     assert "may not be written to" in failure.message and not failure.usage and model.calls == []
+
+
+def test_a_disk_that_is_too_small_is_told_before_the_networks_run(
+    tmp_path: Path, model: Bicubic, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = picture(tmp_path / "x.png", size=(300, 200))
+    monkeypatch.setattr(upscaling.shutil, "disk_usage", lambda _: SimpleNamespace(free=1_000_000))
+    assert upscale_files(lambda: model, [path], tmp_path / "out") == []
+    assert caplog.messages == [f"{tmp_path}: about 2 MB are needed, 1 MB are free"]
+
+
+def test_a_long_run_says_once_how_long_it_will_take(
+    tmp_path: Path, smoke: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    paths = [picture(tmp_path / f"{i}.png", size=(80, 64)) for i in range(3)]
+    monkeypatch.setattr(upscaling, "MEASURED", 0)
+    for limit, lines in ((0, 1), (3600, 0)):
+        monkeypatch.setattr(upscaling, "LONG", limit)
+        caplog.clear()
+        with caplog.at_level("INFO", "itersr"):
+            assert upscale_files(lambda: smoke, paths, tmp_path / str(limit), Options(tile=16)) == []
+        told = [message for message in caplog.messages if message.endswith("to go")]
+        assert len(told) == lines and all(re.fullmatch(r"about \d+ minutes to go", message) for message in told)
+        assert not lines or caplog.messages[0] == told[0], "before the first picture is done"
 
 
 @pytest.mark.parametrize(

@@ -35,6 +35,8 @@ log = logging.getLogger(__name__)
 
 FIRST_TILE = 128  # LQ pixels: what is tried after the model's own choice did not fit into memory
 SMALLEST_TILE = 64
+MEASURED, LONG = 5.0, 60.0  # seconds: after MEASURED, the time left is printed if it is above LONG
+BYTES = {"PNG": 2.0, "TIFF": 2.5, "BMP": 3.0, "JPEG": 0.5, "WEBP": 0.4}  # of a file, roughly, for a pixel of a photo
 
 
 @dataclass(frozen=True)
@@ -188,29 +190,56 @@ def upscale_files(load: Callable[[], Any], inputs: Sequence[str | os.PathLike[st
     model = loaded() if sizes else None
     if model is not None:
         jobs = _fitting(jobs, sizes, options.scale or model.tier.scale, failures)
+    clock = _Clock(sum(math.prod(sizes[job]) for job in jobs if job in sizes))
     for job, photo in _photos(jobs, options, failures, progress):
         with _told(job, failures):
             started, model = time.perf_counter(), model or loaded()
             with tqdm(unit="tile", desc=shown(job.source.name), leave=False, disable=not progress) as bar:
 
-                def show(done: int, total: int, bar: Any = bar) -> None:
+                def show(done: int, total: int, bar: Any = bar, pixels: int = math.prod(photo.size)) -> None:
                     bar.total = total
                     bar.update(done - bar.n)
+                    clock.look(pixels * done / total)
 
                 _upscale_one(model, photo, job.target, options, show)
             log.info("%s -> %s (%.1f s)", shown(job.source), shown(job.target), time.perf_counter() - started)
+        clock.done += math.prod(photo.size)
+        clock.look()
     return failures
 
 
 def _fitting(jobs: Sequence[Job], sizes: Mapping[Job, tuple[int, int]], scale: float, failures: list[Failure]) -> list[Job]:
-    """The jobs whose results fit their formats; errors of the others are logged."""
-    fitting = []
+    """The jobs whose results fit their formats; errors of the others are logged, as is a disk that is too small."""
+    fitting, needed = [], 0.0
     for job in jobs:
         with _told(job, failures):
             width, height = (round(side * scale) for side in sizes.get(job, (1, 1)))
-            check_output(job.target, (height, width))
+            needed += BYTES[check_output(job.target, (height, width))] * width * height
             fitting.append(job)
+    if fitting:
+        folder = next(folder for folder in fitting[0].target.absolute().parents if folder.exists())
+        if needed > (free := shutil.disk_usage(folder).free):
+            log.warning("%s: about %.0f MB are needed, %.0f MB are free", shown(folder), needed / 1e6, free / 1e6)
     return fitting
+
+
+@dataclass
+class _Clock:
+    """Logs once, after the first tiles or pictures, about how long a long run will take."""
+
+    pixels: int  # of all pictures
+    done: int = 0  # those of finished pictures
+    began: float = field(default_factory=time.perf_counter)
+    told: bool = False
+
+    def look(self, more: float = 0.0) -> None:
+        """`more`: how many pixels of the current picture are done."""
+        spent, done = time.perf_counter() - self.began, self.done + more
+        if self.told or spent < MEASURED or not done:
+            return
+        self.told = True
+        if (left := spent * (self.pixels / done - 1)) > LONG:
+            log.info("about %s to go", f"{left / 3600:.1f} hours" if left > 5400 else f"{left / 60:.0f} minutes")
 
 
 def _photos(jobs: Sequence[Job], options: Options, failures: list[Failure], progress: bool) -> Iterator[tuple[Job, Photo]]:
