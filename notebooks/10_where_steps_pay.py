@@ -181,9 +181,9 @@ def trained_here(steps: int = 300) -> ITER:
     folder.mkdir(parents=True, exist_ok=True)
     for name in ("vqgan", "lq_encoder"):
         shutil.copy(weights.SHIPPED / "stripes" / f"{name}.safetensors", folder)
-    settings = dataclasses.replace(base.tier.train["token_nets"], steps=steps, networks=("refiner",), validations=1)
-    config = dataclasses.replace(base.tier, train={"token_nets": settings})
-    train_stage("token_nets", config, pictures(100), folder.parent, validation=(1, 96), resume=True, progress=False,
+    settings = dataclasses.replace(base.tier.train["token_nets"], steps=steps, validations=1)
+    config = dataclasses.replace(base.tier, train={"refiner": settings, "token_nets": settings})
+    train_stage("refiner", config, pictures(100), folder.parent, validation=(1, 96), resume=True, progress=False,
                 device=str(run.device))
     model = load_networks(folder, config, ("refiner",))
     model.evaluator.load_state_dict(base.evaluator.state_dict())
