@@ -34,7 +34,7 @@ from itersr.training.data import Crops, Photos, generator_for, random_crop
 from itersr.training.loop import Average, TrainingError, learning_rate
 from itersr.training.perceptual import GradientLoss
 from itersr.training.run import load_networks, train_all, train_stage
-from itersr.training.ship import SETTINGS, best, command, ship
+from itersr.training.ship import best, command, settings_to_try, ship
 from itersr.training.stage1 import Stage1, psnr
 from itersr.weights import NETWORKS, SHIPPED, WeightsError, shipped, write_config
 
@@ -189,8 +189,10 @@ def test_shipped_weights_bring_their_shift_their_curves_and_their_card(
     last = log[log.name == "refiner masked"].sort_values("step").value.tail(5)
     assert seen.loc["train: refiner masked"].iloc[-1] == pytest.approx(last.mean(), abs=1e-3)
     card = (to / "MODEL_CARD.md").read_text(encoding="utf-8")
-    assert model.tier.temperature in SETTINGS["temperature"] and model.tier.alpha in SETTINGS["alpha"]
-    assert f"have temperature {model.tier.temperature:g} and α is {model.tier.alpha:g}: the best of 0.7, 0.85, 1 × 0.5" in card
+    chosen = {name: getattr(model.tier, name) for name in ("steps", "alpha", "policy", "remask", "temperature")}
+    assert chosen in settings_to_try(tier("smoke").steps)
+    assert f"unless told: T = {model.tier.steps}, masks by `{model.tier.policy}`" in card
+    assert f"temperature {model.tier.temperature:g}: the best of 65 settings" in card
     assert line.partition(":")[0] in card and f"{model.calibration:.3f}" in card and "three photos" in card
     with pytest.raises(WeightsError, match="no record of the stage iter"):
         recipe("iter", name=str(to))
@@ -208,9 +210,11 @@ def test_the_settings_that_ship_are_the_best_on_held_out_photos(monkeypatch: pyt
 
     monkeypatch.setattr(model, "restore", restore)
     monkeypatch.setattr(ship_module, "perceptual", Brightness)
-    assert best(model, photos, **SETTINGS) == {"temperature": 1.0, "alpha": 0.7}
-    assert best(model, photos, seconds=0.0, **SETTINGS) == {"temperature": 0.7, "alpha": 0.7}  # one photo, whatever the time
-    assert best(model, photos, alpha=(0.2, 0.5)) == {"alpha": 0.5}
+    several = settings_to_try(4)
+    wanted = {"steps": 4, "policy": "evaluator", "remask": False, "alpha": 0.7}
+    assert best(model, photos, several) == {**wanted, "temperature": 1.0}
+    assert best(model, photos, several, seconds=0.0) == {**wanted, "temperature": 0.7}  # one photo, whatever the time
+    assert best(model, photos, [{"alpha": 0.2}, {"alpha": 0.5}]) == {"alpha": 0.5}
 
 
 class Brightness(torch.nn.Module):

@@ -352,6 +352,11 @@ def steps_of(rows: DataFrame) -> DataFrame:
 # --------------------------------------------------------------------------------------------------------- experiments
 
 
+def alg2(model: ITER, **settings: Any) -> Sampler:
+    """Alg. 2 as the paper has it, at the tier's T, α and temperature: its own policy may be another."""
+    return model.sampler(**{"policy": "evaluator", "remask": False, **settings})
+
+
 def baselines(temperatures: Sequence[float] = ()) -> list[Method]:
     """What Alg. 2 has to beat, and what bounds it."""
     fixed = [Method("bicubic", "bicubic"), Method("S_l", "S_l"), Method("VQGAN bound", "bound")]
@@ -360,7 +365,7 @@ def baselines(temperatures: Sequence[float] = ()) -> list[Method]:
 
 def policies(model: ITER, pairs: Sequence[Pair], seeds: Sequence[int], **options: Any) -> DataFrame:
     """Fig. 8: who chooses the tokens to keep. All from nothing known, so that T and every k are equal; then the baselines."""
-    base = model.sampler(adaptive=False)
+    base = alg2(model, adaptive=False)
     methods = [Method(name, sampler=dataclasses.replace(base, policy=name)) for name in POLICIES]
     return sweep(model, [*methods, Method("oracle", "oracle", base), *baselines([base.temperature])], pairs, seeds, **options)
 
@@ -396,27 +401,27 @@ def critics(model: ITER, pairs: Sequence[Pair], seeds: Sequence[int], temperatur
 def alpha_curve(model: ITER, pairs: Sequence[Pair], seeds: Sequence[int], alphas: Mapping[float, float], *,
                 name: str = "raw", shift: float = 0.0, **options: Any) -> DataFrame:
     """Fig. 7: the threshold. `alphas`: {place on the axis: α}; the same number twice where α itself is the axis."""
-    methods = [Method(name, sampler=model.sampler(alpha=alpha), shift=shift, dial=dial) for dial, alpha in alphas.items()]
+    methods = [Method(name, sampler=alg2(model, alpha=alpha), shift=shift, dial=dial) for dial, alpha in alphas.items()]
     return sweep(model, methods, pairs, seeds, **options)
 
 
 def step_curve(model: ITER, pairs: Sequence[Pair], seeds: Sequence[int], counts: Sequence[int], **options: Any) -> DataFrame:
     """Quality against T, from nothing known, so that T steps are run."""
-    methods = [Method("T", sampler=model.sampler(steps=T, adaptive=False), dial=T) for T in counts]
+    methods = [Method("T", sampler=alg2(model, steps=T, adaptive=False), dial=T) for T in counts]
     return sweep(model, methods, pairs, seeds, **options)
 
 
 def variants(model: ITER, pairs: Sequence[Pair], seeds: Sequence[int], temperatures: Sequence[float], *,
              shift: float | None = None, **options: Any) -> DataFrame:
     """One setting of Alg. 2 changed at a time: start, re-masking, γ, temperature, and the released sampler's preset."""
-    base = model.sampler()
+    base = alg2(model)
     samplers = {
         "Alg. 2": base,
-        "full start": model.sampler(adaptive=False),
-        "re-masking": model.sampler(remask=True),
-        "γ linear": model.sampler(schedule="linear"),
-        "γ square": model.sampler(schedule="square"),
-        **{f"temperature {x:g}": model.sampler(temperature=x) for x in temperatures if x != base.temperature},
+        "full start": alg2(model, adaptive=False),
+        "re-masking": alg2(model, remask=True),
+        "γ linear": alg2(model, schedule="linear"),
+        "γ square": alg2(model, schedule="square"),
+        **{f"temperature {x:g}": alg2(model, temperature=x) for x in temperatures if x != base.temperature},
         "released": model.sampler("released"),
     }
     return sweep(model, [Method(name, sampler=s, shift=shift) for name, s in samplers.items()], pairs, seeds, **options)
@@ -428,8 +433,8 @@ def refinement(model: ITER, pairs: Sequence[Pair], seeds: Sequence[int], tempera
 
     One sample of φ_r is Alg. 2 with T = 1, from nothing known: all tokens at once, and nothing to judge.
     """
-    methods = [Method("ITER", sampler=model.sampler(temperature=x), shift=shift, dial=x) for x in temperatures]
-    methods += [Method("one sample of φ_r", sampler=model.sampler(steps=1, adaptive=False, temperature=x), dial=x)
+    methods = [Method("ITER", sampler=alg2(model, temperature=x), shift=shift, dial=x) for x in temperatures]
+    methods += [Method("one sample of φ_r", sampler=alg2(model, steps=1, adaptive=False, temperature=x), dial=x)
                 for x in temperatures]
     return sweep(model, [*methods, *baselines(temperatures)], pairs, seeds, **options)
 
@@ -440,7 +445,7 @@ def taken_apart(model: ITER, pairs: Sequence[Pair], seeds: Sequence[int], temper
     Who proposes, who judges, and whether neighbours agree. One temperature for all, and all from nothing known. (Where E_l
     proposes and dice judge, that is one sample of E_l.)
     """
-    base = model.sampler(adaptive=False, temperature=temperature, policy="evaluator", remask=False)
+    base = alg2(model, adaptive=False, temperature=temperature)
     methods = [
         Method("one sample of E_l", "sample", base),
         Method("E_l proposes, φ_e judges", sampler=base, trust=0.0),

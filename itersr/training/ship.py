@@ -36,8 +36,15 @@ from itersr.training.validate import calibrate, held_out, make_pairs, neighbour_
 log = logging.getLogger(__name__)
 CARD_BEGIN, CARD_END = "<!-- test photos -->", "<!-- /test photos -->"  # the ledger writes between them
 CURVE_ROWS = 60  # training rows kept of every curve
-SETTINGS = {"temperature": (0.7, 0.85, 1.0), "alpha": (0.5, 0.7, 0.9)}
-"""What is tried on held-out photos; α is 0.5 in the paper and 0.7 in the authors' code."""
+TEMPERATURES, ALPHAS = (0.3, 0.5, 0.7, 0.85, 1.0), (0.5, 0.7, 1.0)  # α is 0.5 in the paper and 0.7 in the authors' code
+MASKS = (("evaluator", False), ("evaluator", True), ("evaluator_greedy", True), ("topk", False))  # policy, re-masking
+
+
+def settings_to_try(steps: int) -> list[dict[str, Any]]:
+    """One step of φ_r, and `steps` steps of Alg. 2 by policy, re-masking, α and temperature: what `best` chooses from."""
+    once = [{"steps": 1, "alpha": 1.0, "policy": "random", "remask": False, "temperature": x} for x in TEMPERATURES]
+    return once + [{"steps": steps, "alpha": alpha, "policy": policy, "remask": remask, "temperature": x}
+                   for (policy, remask), alpha, x in itertools.product(MASKS, ALPHAS, TEMPERATURES)]
 
 
 def export(run: Path, photos: Path | None, *, data: str, by: str | None = None, device: str = "auto",
@@ -69,8 +76,8 @@ def export(run: Path, photos: Path | None, *, data: str, by: str | None = None, 
     unseen = held_out(photos, config.unit)
     model.calibration = round(calibrate(model, unseen), 4)
     nats = [*neighbour_information(model, make_pairs(unseen, config, 160), (0.0, 0.75)).values()]
-    config = dataclasses.replace(config, **best(model, unseen, seconds=seconds, **SETTINGS))  # type: ignore[arg-type]
-    extra |= {"calibration": model.calibration, "nats with 0 and 3/4 known": nats, "runs": runs}
+    config = dataclasses.replace(config, **best(model, unseen, settings_to_try(config.steps), seconds=seconds))
+    extra |= {"calibration": model.calibration, "nats": nats, "runs": runs}
     weights.write_config(to, config, extra)
     replace_file(to / "MODEL_CARD.md", card(config, extra, logs, weights.fingerprint(to), data, hardware))
 
@@ -91,27 +98,28 @@ def this_commit() -> str:
 
 
 @torch.no_grad()
-def best(model: ITER, photos: Mapping[str, Tensor], *, seconds: float | None = None, **grid: Sequence[float]
-         ) -> dict[str, float]:
-    """Of all combinations of `Sampler` fields in `grid` the one with which Alg. 2 is nearest to HQ, by LPIPS or its substitute.
+def best(model: ITER, photos: Mapping[str, Tensor], settings: Sequence[dict[str, Any]], *,
+         seconds: float | None = None) -> dict[str, Any]:
+    """Of several settings of `Sampler` the one with which Alg. 2 is nearest to HQ, by LPIPS or its substitute.
 
-    Centre crops of 160² of `photos`, two seeds; as many photos as `seconds` allow, one at least. Temperature and α have to be
-    chosen together: both decide how likely the kept tokens are.
+    Centre crops of 160² of `photos`, each with its own seed. After each photo the worse half is given up, until four are
+    left; these see all photos, or as many as `seconds` allow. All settings are chosen together, since masks, α and temperature
+    do alike: each decides how likely the tokens are that stay.
     """
-    choices = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
+    left = {i: 0.0 for i in range(len(settings))}
     ruler, began = perceptual().to(model.device), time.monotonic()
-    total = torch.zeros(len(choices))
     for done, pair in enumerate(make_pairs(photos, model.tier, 160)):
-        if done and seconds is not None and (time.monotonic() - began) * (done + 1) / done > seconds:
+        if done and seconds is not None and time.monotonic() - began > seconds:
             log.info("settings were chosen on %d of %d held-out photos: there was no time for more", done, len(photos))
             break
-        for i, seed in itertools.product(range(len(choices)), (0, 1)):
-            sampler = model.sampler(**choices[i])  # type: ignore[arg-type]
-            image = model.restore(pair.lq, sampler, seed=seed, keep_steps=False).image
-            total[i] += ruler(image.float(), pair.hq.to(model.device)).item()
-    log.info("held-out %s, relative to the best: %s", ruler.name,
-             "; ".join(f"{choice} {value:.3f}" for choice, value in zip(choices, total / total.min(), strict=True)))
-    return choices[int(total.argmin())]
+        for i in left:
+            image = model.restore(pair.lq, model.sampler(**settings[i]), seed=done, keep_steps=False).image
+            left[i] += ruler(image.float(), pair.hq.to(model.device)).item()
+        order = sorted(left, key=lambda i: left[i])
+        log.info("held-out %s after %d photos: %s", ruler.name, done + 1,
+                 "; ".join(f"{settings[i]} {left[i] / (done + 1):.4f}" for i in order[:4]))
+        left = {i: left[i] for i in order[: max(len(order) // 2, 4)]}
+    return settings[min(left, key=lambda i: left[i])]
 
 
 def command(config: Tier, used: Mapping[str, Any]) -> str:
@@ -148,10 +156,11 @@ def card(config: Any, extra: dict[str, Any], logs: dict[str, Any], fingerprint: 
         f"- hardware: {hardware}; commit {this_commit()}",
         f"- VQGAN: f = {config.vqgan.factor}, {config.vqgan.codes} codes of {config.vqgan.code_dim} dimensions",
         f"- φ_e's logit is shifted by {extra.get('calibration', 0.0):.3f} (share of good tokens, held-out training photos)",
-        f"- unless told, φ_r's samples have temperature {config.temperature:g} and α is {config.alpha:g}: the best of "
-        + " × ".join(", ".join(f"{x:g}" for x in tried) for tried in SETTINGS.values()) + " on held-out training photos",
-        *(["- neighbour information {:.1%}: φ_r's loss is {:.3f} nats with nothing known, {:.3f} with ¾ of the tokens known "
-           "(notebook 10)".format(1 - told[1] / told[0], *told)] if (told := extra.get("nats with 0 and 3/4 known")) else []),
+        f"- unless told: T = {config.steps}, masks by `{config.policy}`{', re-masking' if config.remask else ''}, "
+        f"α = {config.alpha:g}, temperature {config.temperature:g}: the best of {len(settings_to_try(8))} settings, held-out photos",
+        *(["- one step was best: Algorithm 2 as printed is `--preset paper`"] if config.steps == 1 else []),
+        *(["- neighbour information {:.1%}: φ_r's loss is {:.3f} nats with nothing known, {:.3f} with ¾ of the tokens "
+           "known (notebook 10)".format(1 - told[1] / told[0], *told)] if (told := extra.get("nats")) else []),
         *sorted({f"- made by `{done['command']}`" for done in extra["runs"].values()}), "",
         "For research and teaching. The numbers are the last validation's, on crops of photos that were not trained on.", "",
         "| run | steps | minutes | reached |", "|---|---|---|---|",
