@@ -166,6 +166,7 @@ right.set(xlabel="inference step (1st … 8th)", ylabel="tokens newly kept, of 6
 left.legend()
 path = run.save_figure(fig, "schedules")
 
+
 # %% [markdown]
 # *What to see. Left: the dots lie on the lines, so the mean share of masked tokens is that of the step-by-step chain. Right: the
 # cosine dares little at first, when hardly anything is known, and decides most tokens at the end, when each has many known neighbours.

@@ -192,7 +192,7 @@ def test_shipped_weights_bring_their_shift_their_curves_and_their_card(
     chosen = {name: getattr(model.tier, name) for name in ("steps", "alpha", "policy", "remask", "temperature")}
     assert chosen in settings_to_try(tier("smoke").steps)
     assert f"unless told: T = {model.tier.steps}, masks by `{model.tier.policy}`" in card
-    assert f"temperature {model.tier.temperature:g}: the best of 65 settings" in card
+    assert f"temperature {model.tier.temperature:g}: best of 65 on held-out photos" in card
     assert line.partition(":")[0] in card and f"{model.calibration:.3f}" in card and "three photos" in card
     with pytest.raises(WeightsError, match="no record of the stage iter"):
         recipe("iter", name=str(to))

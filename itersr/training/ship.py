@@ -157,7 +157,7 @@ def card(config: Any, extra: dict[str, Any], logs: dict[str, Any], fingerprint: 
         f"- VQGAN: f = {config.vqgan.factor}, {config.vqgan.codes} codes of {config.vqgan.code_dim} dimensions",
         f"- φ_e's logit is shifted by {extra.get('calibration', 0.0):.3f} (share of good tokens, held-out training photos)",
         f"- unless told: T = {config.steps}, masks by `{config.policy}`{', re-masking' if config.remask else ''}, "
-        f"α = {config.alpha:g}, temperature {config.temperature:g}: the best of {len(settings_to_try(8))} settings, held-out photos",
+        f"α = {config.alpha:g}, temperature {config.temperature:g}: best of {len(settings_to_try(8))} on held-out photos",
         *(["- one step was best: Algorithm 2 as printed is `--preset paper`"] if config.steps == 1 else []),
         *(["- neighbour information {:.1%}: φ_r's loss is {:.3f} nats with nothing known, {:.3f} with ¾ of the tokens "
            "known (notebook 10)".format(1 - told[1] / told[0], *told)] if (told := extra.get("nats")) else []),
