@@ -178,7 +178,8 @@ class Method:
             return {"kind": self.kind, "temperature": self.sampler.temperature}
         if not self.draws:
             return {"kind": self.kind}
-        return {"kind": self.kind, "shift": self.shift, "trust": self.trust, **dataclasses.asdict(self.sampler)}
+        alpha = self.sampler.alpha if self.sampler.adaptive else None  # without an adaptive start it decides nothing
+        return {"kind": self.kind, "shift": self.shift, "trust": self.trust, **dataclasses.asdict(self.sampler), "alpha": alpha}
 
 
 def oracle(s_h: Tensor, doubt: float = 1e-3) -> EvaluatorFn:
