@@ -122,27 +122,37 @@ for (dial, pair), (top, bottom) in zip(example.items(), axes.T):
     show(bottom, pair.lq, "LQ")
 path = run.save_figure(fig, "worlds")
 
-
 # %% [markdown]
 # *Top: one picture (the same cells and directions) at the five dials. Bottom: what the networks get, a quarter of the size.*
 #
+# The LQ image has one pixel where the HQ image has four. A wave of less than two pixels a period cannot be seen there at all (the sampling theorem), and one of
+# little more hardly:
+
+# %% tags=["nbval-check-output"]
+for dial in worlds.DIALS:
+    in_lq = ", ".join(f"{period * dial / 4:.2f}" for period in worlds.PERIODS)
+    print(f"dial {dial:4g}: a period is {in_lq} LQ pixels long")
+
+
+# %% [markdown]
 # ### A measure that needs no original
 #
 # LPIPS asks for *the* original, also where the LQ image cannot tell it: another phase, perfectly drawn, counts as an error. In this world we can ask directly whether
-# stripes are whole. Take the known direction and period of a cell; in small windows measure the phase of the stripes there, as a complex number; if all windows agree,
-# the length of their sum is the sum of their lengths. That quotient is the **coherence**: 1 for whole stripes, whatever their phase.
+# stripes are whole. Take the known direction and period of a cell; in small windows measure the phase and strength of the stripes there, as one complex number. Where
+# windows agree on a phase, their sum is long; where stripes are broken, it is short. Divided by the same of whole stripes that is the **coherence**: 1 for whole
+# stripes, whatever their phase.
 
-# %%
-def coherence_by_hand(value: torch.Tensor, period: float, window: int = 12) -> float:
-    """value (H, W): stripes across x, bright +½, dark −½. |Σ local| / Σ |local| over windows."""
-    local = []
+# %% tags=["nbval-check-output"]
+def summed_phases(value: torch.Tensor, period: float, window: int = 12) -> float:
+    """|Σ| of the windows' complex numbers; value (H, W): stripes across x, bright +½, dark −½."""
+    total = 0
     for y in range(0, value.shape[0] - window + 1, window):
         for x in range(0, value.shape[1] - window + 1, window):
             piece = value[y : y + window, x : x + window]
             turn = [-2 * math.pi * (x + i + 0.5) / period for i in range(window)]
             wave = torch.tensor([complex(math.cos(a), math.sin(a)) for a in turn])
-            local.append((piece * wave).mean())
-    return float(abs(sum(local)) / sum(abs(z) for z in local))
+            total = total + (piece * wave).mean()
+    return float(abs(total))
 
 
 x = torch.arange(96) + 0.5
@@ -154,7 +164,8 @@ one_cell = worlds.World(paint(bars), torch.zeros(96, 96, dtype=torch.long), torc
 half = bars.clone()
 half[48:] *= -1  # the lower half is shifted by half a period
 for name, picture in (("whole", bars), ("shifted whole", bars.roll(3, 1)), ("broken in the middle", half)):
-    by_hand, ours = coherence_by_hand(picture, 8), worlds.coherence(paint(picture), one_cell)
+    by_hand = summed_phases(picture, 8) / summed_phases(bars, 8)
+    ours = worlds.coherence(paint(picture), one_cell)
     assert abs(by_hand - ours) < 1e-4
     print(f"{name:<22} coherence {ours:.3f}")
 
