@@ -337,7 +337,7 @@ def test_a_tier_that_is_none_is_one_line(text: str | None, tmp_path: Path, capsy
 
 def test_only_some_notebooks_measure_a_folder_of_weights(tmp_path: Path) -> None:
     run(micro(), tmp_path)
-    with pytest.raises(ValueError, match="06, 07, 08, 09 measure a folder of weights, 03 need a tier"):
+    with pytest.raises(ValueError, match="06, 07, 08, 09, 10 measure a folder of weights, 03 need a tier"):
         reproduce.run(tier=str(tmp_path / "weights"), only="03,07")
 
 
