@@ -1,9 +1,8 @@
 """The tiers: one set of dataclasses, five sets of numbers. Nothing else in the package differs between tiers.
 
 `paper` is the published network (Sec. 4.1 and the released tensors' shapes); `smoke`, `tiny` and `small` are the same
-design at smaller sizes (`stripes` is for the pictures of `itersr.lab.worlds`), without the two layers that mix the whole
-picture (GroupNorm and the gate of the released MLP),
-so that their tokens depend on a neighbourhood alone.
+design at smaller sizes, and `stripes` is it for the pictures of `itersr.lab.worlds`; these four are without the two layers
+that mix the whole picture (GroupNorm and the gate of the released MLP), so that their tokens depend on a neighbourhood alone.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ from itersr import weights
 from itersr.config import TIERS, Tier
 from itersr.lab.reproduce import ROOT
 from itersr.model import ITER, pick_device
+from itersr.training import STAGES
 from itersr.training.run import load_networks, train_stage
 
 SHOWN = "tiny"
@@ -34,7 +35,7 @@ def load_or_train(stage: str, config: Tier, data: str | Path | None, out: Path, 
             model = ITER.from_pretrained(config.name, device)
             print(f"weights: {config.name}, as it ships with the package, {model.fingerprint}")
             return model
-    wanted = ("vqgan",) if stage == "vqgan" else config.train[stage].networks
+    wanted = STAGES[stage]
     trained = all((out / "weights" / f"{name}.safetensors").exists() for name in wanted)
     photos = "scikit-image's photos" if data is None else Path(data).name
     print(f"weights: {', '.join(wanted)} of {config.name}, trained on {photos}, {'earlier in this run' if trained else 'now'}")

@@ -60,10 +60,14 @@ class Critic(Algorithm1):
 
     def forward(self, batch: dict[str, Tensor], along: float, part: str) -> tuple[Tensor, dict[str, Tensor]]:
         """Cross-entropy of φ_e's two classes on the label, over all places."""
+        loss, *_ = self.judged(batch)
+        return loss, {"evaluator": loss}
+
+    def judged(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """That loss; φ_e's log-odds of "good", which tokens are good, and the judged map, all (B, h, w)."""
         tokens, s_l, log_probs, good = self.complete_map(batch)
         logits = self.model.evaluator(tokens, s_l, log_probs if self.model.tier.evaluator.posterior else None).float()
-        loss = F.cross_entropy(logits, good.long())
-        return loss, {"evaluator": loss}
+        return F.cross_entropy(logits, good.long()), logits[:, 1] - logits[:, 0], good, tokens
 
 
 def train_critic(label: Label, out: Path, name: str = "stripes", data: Path | None = None, *, minutes: float | None = None,
@@ -84,10 +88,9 @@ def train_critic(label: Label, out: Path, name: str = "stripes", data: Path | No
 
     @torch.no_grad()
     def validate() -> tuple[dict[str, float], dict[str, Tensor]]:
-        tokens, s_l, log_probs, good = task.complete_map(pairs)
-        logits = model.evaluator(tokens, s_l, log_probs if model.tier.evaluator.posterior else None).float()
-        scores = {"loss": F.cross_entropy(logits, good.long()).item(), "AUC": auc(logits[:, 1] - logits[:, 0], good)}
-        return scores, {"judged": model.vqgan.decode(tokens)[:4], "hq": pairs["hq"][:4]}
+        loss, log_odds, good, tokens = task.judged(pairs)
+        pictures = {"judged": model.vqgan.decode(tokens)[:4], "hq": pairs["hq"][:4]}
+        return {"loss": loss.item(), "AUC": auc(log_odds, good)}, pictures
 
     def save() -> None:
         weights.save(out / "weights", task.trained, model.tier)

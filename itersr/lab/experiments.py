@@ -187,11 +187,10 @@ def oracle(s_h: Tensor, doubt: float = 1e-3) -> EvaluatorFn:
     return lambda tokens, condition: torch.where(tokens == s_h, 0.0, math.log(doubt))
 
 
-def asked_again(model: ITER, lq: Tensor, against: float = 0.0) -> EvaluatorFn:
+def asked_again(model: ITER, lq: Tensor) -> EvaluatorFn:
     """φ_r as a critic: the log-probability of each token given those of the other colour of a chequerboard; (1, 3, H, W).
 
-    Two calls of φ_r. What it asks is whether tokens fit each other and the LQ image, not whether they equal S_h. against: how
-    much of log p_l is taken off, so that at 1 only what neighbours say of a token counts.
+    Two calls of φ_r. What it asks is whether tokens fit each other and the LQ image, not whether they equal S_h.
     """
     padded = model.pad(lq)
     log_probs = model.log_posterior(padded)
@@ -201,7 +200,7 @@ def asked_again(model: ITER, lq: Tensor, against: float = 0.0) -> EvaluatorFn:
         y, x = torch.meshgrid(*(torch.arange(n, device=tokens.device) for n in tokens.shape[-2:]), indexing="ij")
         board = ((y + x) % 2 == 0).expand(tokens.shape)
         half, other = (refine(tokens, keep, condition, torch.zeros_like(board)).float() for keep in (~board, board))
-        given = torch.where(board[:, None], half, other).log_softmax(1) - against * log_probs
+        given = torch.where(board[:, None], half, other).log_softmax(1)
         return given.gather(1, tokens[:, None])[:, 0]
 
     return fits

@@ -132,7 +132,8 @@ def claims(results: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
         content = results.get(claim.notebook, {"provenance": {"tier": "smoke"}, "results": {}})
         evidence = content["results"].get("evidence", {})
         decided = verdict(claim, evidence)
-        named = [name for name, *_ in map(parse, claim.needs) if name in evidence]
+        needed = [parse(need)[0] for need in claim.needs]
+        named = [name for name in needed if name in evidence]
         why = [name for name in claim.explained_by if name in evidence] if decided == "does not hold" else []
         photos = min((evidence[name]["n"] for name in named), default=None)
         because = [f"{name}: {show(evidence[name])}" for name in why]
@@ -148,8 +149,7 @@ def claims(results: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
             "tier": tier if named else None, "weights": content["results"].get("weights"),
             "photos": photos, "seeds": content["results"].get("seeds"),
             "stripes": verdict(claim, world),
-            "stripes evidence": {name: dict(world[name]) for name in (*map(lambda need: parse(need)[0], claim.needs),
-                                                                      *claim.explained_by) if name in world},
+            "stripes evidence": {name: dict(world[name]) for name in (*needed, *claim.explained_by) if name in world},
         })
     return rows
 

@@ -93,8 +93,8 @@ def train_all(config: Tier, data: str | Path | None, out: Path, *, minutes: floa
     """Train all networks of a tier, the stages of its `plan` one after the other; gives the last validation of the last stage.
 
     minutes: for everything, shared out as the plan says; None: the steps that the tier names. Called again after it was
-    interrupted, it continues where it was. In the end OUT/weights has φ_e's shift, the best temperature and α, the curves and a
-    model card. by: the command that the card names, where it is one. options: those of `train_stage`.
+    interrupted, it continues where it was. In the end OUT/weights has φ_e's shift, the best settings of Alg. 2, the curves and
+    a model card. by: the command that the card names, where it is one. options: those of `train_stage`.
     """
     began, validated = time.monotonic(), dict[str, float]()
     main = os.environ.get("RANK", "0") == "0"  # of several processes one writes what belongs to the whole run

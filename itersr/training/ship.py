@@ -1,4 +1,4 @@
-"""What stands at the end of a training: φ_e's shift, the best temperature and α, the learning curves and a model card.
+"""What stands at the end of a training: φ_e's shift, the best settings of Alg. 2, the learning curves and a model card.
 
     python -m itersr.training.ship --run checkpoints --photos DIR --data "what it was trained on"
 
@@ -49,7 +49,7 @@ def settings_to_try(steps: int) -> list[dict[str, Any]]:
 
 def export(run: Path, photos: Path | None, *, data: str, by: str | None = None, device: str = "auto",
            seconds: float | None = None) -> None:
-    """Complete RUN/weights: curves of all stages, φ_e's shift, the best temperature and α, and the card.
+    """Complete RUN/weights: curves of all stages, φ_e's shift, the best settings of Alg. 2, and the card.
 
     photos: the folder it was trained on (None: scikit-image's); those held out there decide. data: what it was trained on, for
     the card. by: the one command that made it all, where there was one. seconds: use only as many of the photos as that allows.
@@ -74,9 +74,10 @@ def export(run: Path, photos: Path | None, *, data: str, by: str | None = None, 
                        "hardware": hardware, "steps": int(logs[stage].step.max()),
                        "minutes": round(logs[stage].seconds.max() / 60, 1)}
     unseen = held_out(photos, config.unit)
+    steps = TIERS.get(config.name, config).steps  # not what an earlier export chose, which may be 1
     model.calibration = round(calibrate(model, unseen), 4)
     nats = [*neighbour_information(model, make_pairs(unseen, config, 160), (0.0, 0.75)).values()]
-    config = dataclasses.replace(config, **best(model, unseen, settings_to_try(config.steps), seconds=seconds))
+    config = dataclasses.replace(config, **best(model, unseen, settings_to_try(steps), seconds=seconds))
     extra |= {"calibration": model.calibration, "nats": nats, "runs": runs}
     weights.write_config(to, config, extra)
     replace_file(to / "MODEL_CARD.md", card(config, extra, logs, weights.fingerprint(to), data, hardware))

@@ -107,10 +107,10 @@ def neighbour_information(model: ITER, pairs: Sequence[Pair], shares: Sequence[f
         order, noise = (torch.rand(s_h.shape, generator=generator).to(s_h.device) for _ in range(2))
         s_l, none = log_probs.argmax(1), torch.zeros_like(s_h, dtype=torch.bool)
         known = categorical(refine(s_h, none, s_l, none), noise)[0] if own else s_h
-        for share in shares:
-            keep, hidden = (random_mask(round((1 - x) * s_h[0].numel()), order) for x in (share, max(shares)))
+        masks = {share: random_mask(round((1 - share) * s_h[0].numel()), order) for share in shares}
+        for share, keep in masks.items():
             loss = F.cross_entropy(refine(known, keep, s_l, none).float(), s_h, reduction="none")
-            losses[share].append(loss[~hidden].cpu())
+            losses[share].append(loss[~masks[max(shares)]].cpu())
     return {share: float(torch.cat(values).mean()) for share, values in losses.items()}
 
 
