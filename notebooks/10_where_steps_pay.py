@@ -125,8 +125,8 @@ path = run.save_figure(fig, "worlds")
 # %% [markdown]
 # *Top: one picture (the same cells and directions) at the five dials. Bottom: what the networks get, a quarter of the size.*
 #
-# The LQ image has one pixel where the HQ image has four. A wave of less than two pixels a period cannot be seen there at all (the sampling theorem), and one of
-# little more hardly:
+# The LQ image has one pixel for four along each side. A wave with a period of less than two pixels cannot be told there from a longer one (the sampling theorem): what the
+# LQ image shows of it, the chequered patches above, is another wave, its alias. A period of little more than two pixels is hardly better:
 
 # %% tags=["nbval-check-output"]
 for dial in worlds.DIALS:
