@@ -74,15 +74,18 @@ lint: setup
 	$(PY) -m ruff check .
 	$(PY) -m mypy
 
-# One pytest run for all, so that its last line sums up everything: tests/ first (among them the papermill run of all
-# notebooks), then nbval over the committed notebooks, which finds the checkpoints of that run in ITERSR_OUT.
+# One pytest run for all, so that its last line sums up everything, in two processes (tests/conftest.py shares the work out):
+# in one the papermill run of all notebooks and then nbval, which finds the checkpoints of that run in ITERSR_OUT.
+# Each process has half of the cores.
+CORES := $(shell getconf _NPROCESSORS_ONLN)
+PYTEST := OMP_NUM_THREADS=$$(( $(CORES) > 1 ? $(CORES) / 2 : 1 )) $(PY) -m pytest -n 2 --dist loadgroup
 NBVAL := --nbval-lax --nbval-current-env --nbval-sanitize-with tests/nbval_sanitize.cfg --nbval-cell-timeout 600
 test: lint
-	ITERSR_TIER=smoke ITERSR_OUT="$(CURDIR)/runs/test/figures" $(PY) -m pytest $(NBVAL) tests $(wildcard notebooks/*.ipynb)
+	ITERSR_TIER=smoke ITERSR_OUT="$(CURDIR)/runs/test/figures" $(PYTEST) $(NBVAL) tests $(wildcard notebooks/*.ipynb)
 
 # The tests of the code alone, without running a notebook of the course.
 quick: lint
-	$(PY) -m pytest -m "not slow" tests
+	$(PYTEST) -m "not slow" tests
 
 lab: setup
 	ITERSR_OUT="$(CURDIR)/runs/lab/figures" $(PY) -m jupyterlab notebooks
