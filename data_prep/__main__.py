@@ -7,7 +7,7 @@ import os
 import sys
 from pathlib import Path
 
-from . import PrepError
+from . import PrepError, realesrgan
 from .datasets import TABLE
 from .pack import arguments_of, pack
 from .prepare import prepare
@@ -34,7 +34,8 @@ def _datasets(arguments: list[str]) -> int:
     known = {dataset.name: dataset for dataset in TABLE}
     parser = argparse.ArgumentParser(prog="python -m data_prep", description="Make the datasets of the paper.",
                                      epilog="python -m data_prep pack --help: copy photos into a small folder.")
-    parser.add_argument("names", nargs="+", metavar="NAME", help=f"all, list, or any of: {', '.join(known)}")
+    parser.add_argument("names", nargs="+", metavar="NAME",
+                        help=f"all, list, realesrgan (a peer's weights), or any of: {', '.join(known)}")
     parser.add_argument("--root", type=Path, default=Path("datasets"), help="where they go (default: %(default)s)")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="images cut at once (default: %(default)s)")
     parser.add_argument("--archive-dir", type=Path, help="a folder with archives, packed or unpacked, that are there already")
@@ -46,6 +47,9 @@ def _datasets(arguments: list[str]) -> int:
             print(f"{dataset.name:16s} {dataset.images:6d} images  {dataset.kind:8s} {size:13s} {dataset.title}")
             for name, value in (("licence", dataset.licence), ("cite", dataset.citation), ("page", dataset.by_hand)):
                 print(f"{'':16s} {name}: {value}")
+        return 0
+    if args.names == ["realesrgan"]:
+        print(realesrgan.make(args.root))
         return 0
     names = list(known) if args.names == ["all"] else args.names
     if unknown := [name for name in names if name not in known]:
