@@ -61,9 +61,11 @@ def sizes(tier: Tier, seed: int = 0) -> Sizes:
 
 
 def bench_folder() -> Path | None:
-    """The folder with test/kodak24, test/realsrset and published/…: ITERSR_BENCH, else ../shared/data beside the repository."""
-    folder = Path(os.environ.get("ITERSR_BENCH") or ROOT.parent / "shared" / "data")
-    return folder if folder.is_dir() else None
+    """The folder with test/kodak24, test/realsrset and published/…: ITERSR_BENCH, else datasets/bench (which `python -m
+    data_prep bench` makes) or ../shared/data of the repository; None where there is none."""
+    named = os.environ.get("ITERSR_BENCH")
+    places = [Path(named)] if named else [ROOT / "datasets" / "bench", ROOT.parent / "shared" / "data"]
+    return next((place for place in places if place.is_dir()), None)
 
 
 def unseen_photos(limit: int | None = None, bench: Path | None = None) -> dict[str, Tensor]:
