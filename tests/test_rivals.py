@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,11 +14,14 @@ import torch
 from data_prep import realesrgan
 from itersr import cli, weights
 from itersr.config import tier
-from itersr.lab import rivals
+from itersr.lab import experiments, rivals
+from itersr.lab.experiments import Method
+from itersr.lab.rivals import grid
 from itersr.lab.rivals.gan import RRDBNet
 from itersr.model import ITER
 from itersr.pictures import Photo
-from itersr.training.loop import OtherRun
+from itersr.sampling import Sampler
+from itersr.training.loop import OtherRun, TrainingError
 from itersr.upscaling.read import read
 from itersr.upscaling.write import write
 
@@ -109,6 +114,51 @@ def test_the_adversary_joins_where_it_is_told() -> None:
     loss, _ = gan(batch, 0.5, "discriminator")
     loss.backward()
     assert all(p.grad is None for p in gan.generator.parameters()), "the adversary's loss does not move the generator"
+
+
+# Experiments ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_grid_runs_every_setting_once_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[tuple[str, float, float, int]] = []
+
+    def rival(what: str, config: Any, data: Any, out: Path, *, changes: dict[str, float], seed: int, **_: Any
+              ) -> dict[str, float]:
+        calls.append((what, changes["lr"], changes["gan_weight"], seed))
+        if len(calls) == 5:
+            raise KeyboardInterrupt
+        if changes["gan_weight"] > 0.2:
+            raise TrainingError("step 3: loss is nan")
+        return {"psnr": 20.0, "lpips": 0.3}
+
+    def stage(name: str, config: Any, data: Any, out: Path, *, minutes: float, seed: int, **_: Any) -> dict[str, float]:
+        calls.append((name, config.train["vqgan"].lr, minutes, seed))
+        return {"psnr ITER": 21.0, "lpips ITER": 0.2, "lpips S_l": 0.9}
+
+    monkeypatch.setattr(grid, "train_rival", rival)
+    monkeypatch.setattr(grid, "train_stage", stage)
+    monkeypatch.setattr(grid, "bicubic_row", lambda *_: {"method": "bicubic", "psnr": 22.0, "lpips": 0.5})
+    with pytest.raises(KeyboardInterrupt):
+        grid.grid(SMOKE, None, tmp_path, 2.0)
+    rows = grid.grid(SMOKE, None, tmp_path, 2.0)
+    assert rows == [json.loads(line) for line in (tmp_path / "grid.jsonl").read_text().splitlines()]
+    assert len(rows) == 1 + 9 + 27 and sum("failed" in row for row in rows) == 9
+    assert len({(row["method"], row.get("rate"), row.get("weight"), row.get("seed")) for row in rows}) == len(rows)
+    first = [call for call in calls if call[0] in SMOKE.plan][: len(SMOKE.plan)]
+    assert sum(minutes for _, _, minutes, _ in first) == pytest.approx(2.0), "the stages share the minutes of a run"
+    assert first[0][1] == pytest.approx(SMOKE.train["vqgan"].lr / 3)
+    assert next(row for row in rows if row["method"] == "ITER")["lpips"] == 0.2
+    assert grid.grid(SMOKE, None, tmp_path, 2.0) == rows and len(calls) == 1 + 27 + 9 * len(SMOKE.plan)
+
+
+def test_a_rival_takes_part_in_experiments(tmp_path: Path) -> None:
+    model = ITER(SMOKE).eval()
+    ldm = rivals.make("rival-ldm", SMOKE, rivals.settings_of("rival-ldm", SMOKE)).eval()
+    pairs = experiments.make_pairs(experiments.bundled("test"), SMOKE, 32, 0)[:2]
+    methods = [Method("LDM", "rival", Sampler(steps=n), dial=n, rival=ldm) for n in (1, 2)]
+    rows = experiments.sweep(model, methods, pairs, (0, 1), store=tmp_path / "rows.jsonl", names=["psnr"])
+    assert len(rows) == 8 and rows.psnr.notna().all()
+    assert rows.groupby(["photo", "dial"]).psnr.nunique().eq(2).all(), "another seed, another picture"
 
 
 # A peer's weights ----------------------------------------------------------------------------------------------------

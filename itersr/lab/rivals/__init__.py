@@ -86,7 +86,8 @@ def load(what: str, folder: Path, device: str = "cpu") -> GAN | LDM:
     config, _ = weights.read_config(folder)
     own = (folder / "vqgan.safetensors").exists()
     task = make(what, config, settings_of(what, config), folder=folder if own else weights.locate(config.name))
-    for name, module in task.trained.items():
-        path = folder / f"{name}.safetensors"
+    files = [folder / f"{name}.safetensors" for name in task.trained]
+    for path, module in zip(files, task.trained.values(), strict=True):
         weights.load_state(module, weights.read_tensors(path), str(path))
+    task.fingerprint = weights.fingerprint(folder, files)
     return task.to(device).eval().requires_grad_(False)

@@ -81,6 +81,8 @@ class GAN(nn.Module):
         self.perceptual = perceptual()
         self.output: Tensor  # of the generator's pass, for the discriminator's
 
+    fingerprint = "untrained"  # of the weights that were loaded
+
     @property
     def trained(self) -> dict[str, nn.Module]:
         return {"generator": self.generator}

@@ -104,6 +104,8 @@ class LDM(nn.Module):
         self.ratio = tier.vqgan.factor // tier.scale  # LQ pixels along a side of a latent
         self.unet = UNet(tier.vqgan.code_dim, 3 * self.ratio**2, 32 if tier.name == "smoke" else 80)
 
+    fingerprint = "untrained"  # of the weights that were loaded
+
     @property
     def trained(self) -> dict[str, nn.Module]:
         return {"unet": self.unet}
