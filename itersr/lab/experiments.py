@@ -179,7 +179,8 @@ class Method:
     def settings(self) -> dict[str, Any]:
         """Everything that its result depends on, beside model, photo and seed."""
         if self.kind == "rival":
-            return {"kind": self.kind, "weights": self.rival.fingerprint, "steps": self.sampler.steps}
+            return {"kind": self.kind, "weights": self.rival.fingerprint, "steps": self.sampler.steps,
+                    "temperature": self.sampler.temperature}
         if self.kind == "sample":
             return {"kind": self.kind, "temperature": self.sampler.temperature}
         if not self.draws:
@@ -228,7 +229,7 @@ def apply(model: ITER, method: Method, pair: Pair, seed: int = 0) -> tuple[Tenso
     if method.kind == "bicubic":
         return bicubic(lq, model.tier.scale).cpu(), None, None
     if method.kind == "rival":
-        return method.rival.restore(lq, method.sampler.steps, seed).cpu(), None, None
+        return method.rival.restore(lq, method.sampler.steps, seed, method.sampler.temperature).cpu(), None, None
     if method.kind == "bound":
         tokens = tokens_of(model, pair)
     elif method.kind in ("S_l", "sample"):

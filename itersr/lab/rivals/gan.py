@@ -114,6 +114,6 @@ class GAN(nn.Module):
         return loss, scalars
 
     @torch.no_grad()
-    def restore(self, lq: Tensor, steps: int = 1, seed: int = 0) -> Tensor:
-        """Images (B, 3, 4H, 4W) in [0, 1] of LQ images (B, 3, H, W). steps and seed change nothing: there is one pass."""
+    def restore(self, lq: Tensor, steps: int = 1, seed: int = 0, temperature: float = 1.0) -> Tensor:
+        """Images (B, 3, 4H, 4W) in [0, 1] of LQ images (B, 3, H, W), in one pass: the other arguments change nothing."""
         return self.generator(lq.to(next(self.generator.parameters()).dtype)).float().clamp(0, 1)

@@ -141,12 +141,16 @@ class LDM(nn.Module):
         return loss, {"velocity": loss}
 
     @torch.no_grad()
-    def restore(self, lq: Tensor, steps: int = 20, seed: int = 0) -> Tensor:
-        """Images (B, 3, sH, sW) in [0, 1] of LQ images (B, 3, H, W), in `steps` calls of the U-Net."""
+    def restore(self, lq: Tensor, steps: int = 20, seed: int = 0, temperature: float = 1.0) -> Tensor:
+        """Images (B, 3, sH, sW) in [0, 1] of LQ images (B, 3, H, W), in `steps` calls of the U-Net.
+
+        temperature: of the noise at the start; less gives likelier, smoother pictures.
+        """
         h, w = (side * self.tier.scale for side in lq.shape[-2:])
         given = self.given(whole_windows(lq, self.tier.unit // self.tier.scale))
         shape = (self.vqgan.config.code_dim, *given.shape[-2:])
         x = torch.stack([torch.randn(shape, generator=generator_for(seed, i, "start")) for i in range(len(lq))]).to(lq.device)
+        x = temperature * x
         for i in range(steps):
             t = torch.full((len(lq),), 1 - i / steps, device=lq.device)
             x = x - self.unet(x, t, given).float() / steps
