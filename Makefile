@@ -78,7 +78,7 @@ lint: setup
 # in one the papermill run of all notebooks and then nbval, which finds the checkpoints of that run in ITERSR_OUT.
 # Each process has half of the cores.
 CORES := $(shell getconf _NPROCESSORS_ONLN)
-PYTEST := OMP_NUM_THREADS=$$(( $(CORES) > 1 ? $(CORES) / 2 : 1 )) $(PY) -m pytest -n 2 --dist loadgroup
+PYTEST := OMP_NUM_THREADS=$$(( $(CORES) > 1 ? $(CORES) / 2 : 1 )) $(PY) -m pytest -n 2 --dist loadscope
 NBVAL := --nbval-lax --nbval-current-env --nbval-sanitize-with tests/nbval_sanitize.cfg --nbval-cell-timeout 600
 test: lint
 	ITERSR_TIER=smoke ITERSR_OUT="$(CURDIR)/runs/test/figures" $(PYTEST) $(NBVAL) tests $(wildcard notebooks/*.ipynb)

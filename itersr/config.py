@@ -198,10 +198,10 @@ def _tiny() -> Tier:
         train={
             "vqgan": dataclasses.replace(base, steps=7_000, batch=8, crop=96, lr=1e-3, warmup=0.03, autoencoder=0.09,
                                          gan_start=1.0, perceptual_weight=0.5, validations=14),
-            "lq_encoder": dataclasses.replace(base, networks=("lq_encoder",)),
+            "lq_encoder": dataclasses.replace(base, steps=12_000, networks=("lq_encoder",)),
             "token_nets": dataclasses.replace(base, steps=12_000, lr=4e-4, networks=("refiner", "evaluator"), corrupt=0.5,
                                               masked_loss=True, validations=12),
-            "iter": dataclasses.replace(base, lr=4e-4, corrupt=0.5, masked_loss=True),
+            "iter": dataclasses.replace(base, steps=30_000, lr=4e-4, corrupt=0.5, masked_loss=True),
         },
         alpha=0.7,
         temperature=0.85,

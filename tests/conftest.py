@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from xdist.scheduler import LoadScopeScheduling
 
 from itersr.config import tier
 from itersr.training.run import train_stage
 
-NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 STAGES = ("vqgan", "lq_encoder", "token_nets")
 
 
@@ -22,9 +23,12 @@ def smoke_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str,
         return out, {stage: train_stage(stage, tier("smoke"), None, out, progress=False, device="cpu") for stage in STAGES}
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With `--dist loadgroup` a file stays in one process, and so do the run of all notebooks and nbval, which follows it."""
-    for item in items:
-        course = item.path.parent == NOTEBOOKS or item.get_closest_marker("slow")
-        item.add_marker(pytest.mark.xdist_group("course" if course else item.path.stem))
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
+    """With `-n 2` a file stays in one process, and so do the run of all notebooks and nbval, which follows it."""
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file, _, name = nodeid.partition("::")
+            return "course" if file.startswith("notebooks/") or name.startswith("test_all_notebooks_run") else file
+
+    return ByFile(config, log)

@@ -30,6 +30,7 @@ from itersr.token_nets import Evaluator
 from itersr.training.validate import fit_shift
 from itersr.upscaling.write import write
 from itersr.vqgan import VQGAN
+from tests import foretold
 
 
 def mask(*rows: str) -> torch.Tensor:
@@ -395,6 +396,17 @@ def test_differences_are_paired() -> None:
     assert wide["high"] - wide["low"] > 0.3
     with pytest.raises(ValueError, match="not measured on the same photos"):
         experiments.difference(a, b[1:], "lpips")
+
+
+def test_the_gain_of_steps_is_a_share_of_one_steps_mean() -> None:
+    rows = table({1.0: [0.4, 0.6, 0.5], 8.0: [0.3, 0.5, 0.4]})
+    found = experiments.gain_of_steps(rows, "lpips")
+    assert found == {"mean": pytest.approx(0.2), "low": pytest.approx(0.2), "high": pytest.approx(0.2), "n": 3}
+
+
+def test_a_point_for_notebook_10_is_measured(model: ITER) -> None:
+    found = foretold.point(model, photos=2, seeds=(0,), value="gmsd")
+    assert found["gain"]["n"] == 2 and abs(found["information"]) < 0.2, "random weights read no neighbour"
 
 
 # The ledger ----------------------------------------------------------------------------------------------------------

@@ -532,6 +532,13 @@ def difference(a: DataFrame, b: DataFrame, value: str) -> dict[str, float]:
     return _interval(_table(a, value) - _table(b, value))
 
 
+def gain_of_steps(rows: DataFrame, value: str) -> dict[str, float]:
+    """The share of the value at T = 1 that T = 8 takes away, where less is better and `dial` is T; else as `difference`."""
+    one = rows[rows.dial == 1]
+    found = difference(one, rows[rows.dial == 8], value)
+    return {key: x if key == "n" else x / float(one[value].mean()) for key, x in found.items()}
+
+
 def summary(rows: DataFrame, values: Sequence[str], by: Sequence[str] = ("method",)) -> DataFrame:
     """`interval` of every value for every group, in order of appearance: the groups, value, mean, low, high, n."""
     return DataFrame([{**dict(zip(by, group, strict=True)), "value": value, **interval(own, value)}
