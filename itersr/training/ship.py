@@ -104,8 +104,8 @@ def best(model: ITER, photos: Mapping[str, Tensor], settings: Sequence[dict[str,
     """Of several settings of `Sampler` the one with which Alg. 2 is nearest to HQ, by LPIPS or its substitute.
 
     Centre crops of 160² of `photos`, each with its own seed. After every third photo the worse half is given up, until four
-    are left; these see all photos, or as many as `seconds` allow. All settings are chosen together, since masks, α and temperature
-    do alike: each decides how likely the tokens are that stay.
+    are left; these see all photos, or as many as `seconds` allow. All settings are chosen together, since masks, α and
+    temperature do alike: each decides how likely the tokens are that stay.
     """
     left = {i: 0.0 for i in range(len(settings))}
     ruler, began = perceptual().to(model.device), time.monotonic()
