@@ -7,10 +7,12 @@ import os
 import sys
 from pathlib import Path
 
-from . import PrepError
+from . import PrepError, bench, realesrgan
 from .datasets import TABLE
 from .pack import arguments_of, pack
 from .prepare import prepare
+
+EXTRA = {"bench": "what notebooks 06-11 measure on, with the metrics' weights", "realesrgan": "weights of a peer"}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -32,9 +34,11 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _datasets(arguments: list[str]) -> int:
     known = {dataset.name: dataset for dataset in TABLE}
+    also = ["pack --help: copy photos into a small folder", *(f"{name}: {what}" for name, what in EXTRA.items())]
     parser = argparse.ArgumentParser(prog="python -m data_prep", description="Make the datasets of the paper.",
-                                     epilog="python -m data_prep pack --help: copy photos into a small folder.")
-    parser.add_argument("names", nargs="+", metavar="NAME", help=f"all, list, or any of: {', '.join(known)}")
+                                     epilog="Also: " + "; ".join(also) + ".")
+    parser.add_argument("names", nargs="+", metavar="NAME",
+                        help=f"all, list, or any of: {', '.join((*known, *EXTRA))}")
     parser.add_argument("--root", type=Path, default=Path("datasets"), help="where they go (default: %(default)s)")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="images cut at once (default: %(default)s)")
     parser.add_argument("--archive-dir", type=Path, help="a folder with archives, packed or unpacked, that are there already")
@@ -48,8 +52,8 @@ def _datasets(arguments: list[str]) -> int:
                 print(f"{'':16s} {name}: {value}")
         return 0
     names = list(known) if args.names == ["all"] else args.names
-    if unknown := [name for name in names if name not in known]:
-        parser.error(f"no dataset {', '.join(unknown)}; need all, list, or any of: {', '.join(known)}")
+    if unknown := [name for name in names if name not in (*known, *EXTRA)]:
+        parser.error(f"no dataset {', '.join(unknown)}; need all, list, or any of: {', '.join((*known, *EXTRA))}")
     if args.jobs < 1:
         parser.error(f"--jobs {args.jobs}: need 1 or more")
     if args.archive_dir is not None and not args.archive_dir.is_dir():
@@ -57,7 +61,13 @@ def _datasets(arguments: list[str]) -> int:
     code = 0
     for name in dict.fromkeys(names):
         try:
-            print(prepare(known[name], args.root, args.jobs, args.archive_dir, quiet=args.quiet), flush=True)
+            if name == "realesrgan":
+                done = str(realesrgan.make(args.root))
+            elif name == "bench":
+                done = bench.make(args.root, args.archive_dir, args.jobs, args.quiet)
+            else:
+                done = prepare(known[name], args.root, args.jobs, args.archive_dir, quiet=args.quiet)
+            print(done, flush=True)
         except PrepError as error:
             print(f"data_prep: {name}: {error}", file=sys.stderr)
             code = 1

@@ -15,7 +15,9 @@ import io
 import json
 import logging
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn, get_args
 
@@ -213,7 +215,7 @@ def _code(failures: Sequence[Any]) -> int:
 
 
 def _add_train(p: argparse.ArgumentParser) -> None:
-    p.add_argument("what", choices=("all", *STAGES),
+    p.add_argument("what", choices=("all", *STAGES, "rival-gan", "rival-ldm"),
                    help="all stages one after the other, or one of them")
     p.add_argument("--tier", default="smoke", metavar="T",
                    help=f"{', '.join(TIERS)}, or a folder of weights or a JSON file with a tier (default: %(default)s)")
@@ -235,17 +237,23 @@ def _add_train(p: argparse.ArgumentParser) -> None:
 
 def _train(args: argparse.Namespace) -> int:
     """Train all of a tier's networks, or one stage of them: Stage I (vqgan), then Stages II and III by iter (Alg. 1, all at
-    once), or by lq_encoder and then token_nets (refiner and evaluator)."""
+    once), or by lq_encoder and then token_nets (refiner and evaluator). Or a rival to compare with: a GAN, or continuous
+    diffusion (notebook 11)."""
+    from itersr.lab import rivals
     from itersr.training.run import run
 
     if args.data is not None and not Path(args.data).is_dir():
         raise NotADirectoryError(f"--data {args.data}: is not a folder")
-    return run(args)
+    return run(args, {name: partial(rivals.train_rival, name) for name in rivals.RIVALS})
 
 
 def _add_evaluate(p: argparse.ArgumentParser) -> None:
-    p.add_argument("--outputs", nargs="+", action="extend", required=True, metavar="NAME=DIR",
+    p.add_argument("--outputs", nargs="+", action="extend", default=[], metavar="NAME=DIR",
                    help="a method's name and its results; several here, or one after each --outputs")
+    p.add_argument("--peer", choices=("realesrgan",), help="also what this method makes of --inputs")
+    p.add_argument("--inputs", metavar="DIR", help="low-quality pictures for --peer")
+    p.add_argument("--peers", default="datasets/peers", metavar="DIR",
+                   help="where `python -m data_prep realesrgan` put its weights (default: %(default)s)")
     p.add_argument("--reference", metavar="DIR", help="the originals, for metrics that compare: same subfolder and file name")
     p.add_argument("--metrics", help="comma-separated (default: niqe, and with --reference psnr, ssim, lpips; those at hand)")
     p.add_argument("--json", metavar="FILE", help="also write every value and the conventions there")
@@ -274,6 +282,12 @@ def _evaluate(args: argparse.Namespace) -> int:
         if name in folders:
             raise ValueError(f"--outputs {entry}: the name {name} is there twice")
         folders[name] = Path(folder)
+    if not (folders or args.peer):
+        raise ValueError("nothing to measure: add --outputs NAME=DIR or --peer")
+    if bool(args.peer) != bool(args.inputs):
+        raise ValueError("--peer needs --inputs DIR with low-quality pictures, and --inputs needs --peer")
+    if args.peer in folders:
+        raise ValueError(f"--outputs: the name {args.peer} is that of --peer")
     usual = "psnr,ssim,lpips,niqe" if args.reference else "niqe"
     names = [name.strip() for name in (args.metrics or usual).split(",") if name.strip()]
     for name in list(names):
@@ -287,8 +301,12 @@ def _evaluate(args: argparse.Namespace) -> int:
     if not names:
         raise metrics.MetricUnavailable("no metric can be computed here: use --download, or set TORCH_HOME")
 
-    rows = {name: evaluation.measure(folder, names, args.reference, device, progress=_bars(args))
-            for name, folder in folders.items()}
+    with tempfile.TemporaryDirectory() as made:
+        if args.peer:
+            folders[args.peer] = Path(made)
+            evaluation.upscale_by_peer(args.peer, Path(args.peers), args.inputs, Path(made), device, progress=_bars(args))
+        rows = {name: evaluation.measure(folder, names, args.reference, device, progress=_bars(args))
+                for name, folder in folders.items()}
     summaries = {name: evaluation.summarise(of_one) for name, of_one in rows.items()}
     conventions = {name: metrics.describe(name) for name in names}
     print(evaluation.table(summaries))

@@ -131,13 +131,7 @@ class ITER(nn.Module):
 
         In `paper`, GroupNorm and the gate average over the whole padded picture: the mirrored part changes all of it a little.
         """
-        unit = self.tier.unit // self.tier.scale
-        for dim in (-1, -2):  # one axis at a time, in as many mirrors as a very small picture needs
-            while missing := -lq.shape[dim] % unit:
-                add = min(missing, lq.shape[dim])
-                mirrored = lq.narrow(dim, lq.shape[dim] - add, add).flip(dim)
-                lq = torch.cat([lq, mirrored], dim)
-        return lq
+        return tiling.whole_windows(lq, self.tier.unit // self.tier.scale)
 
     def log_posterior(self, lq: Tensor) -> Tensor:
         """log p_l(token | LQ) of every place, (B, codes, h, w) in float32: E_l's answer before any argmax."""

@@ -168,3 +168,12 @@ def blend(fn: Part, size: tuple[int, int], tile: int, overlap: int, multiple: in
         total[..., rows, columns] += y.float() * weight.to(y.device)
         weights[rows, columns] += weight
     return total.div_(weights.to(total.device))
+
+
+def whole_windows(images: Tensor, unit: int) -> Tensor:
+    """Mirror images (B, C, H, W) at their right and bottom until both sides are multiples of `unit`, and no further."""
+    for dim in (-1, -2):  # one axis at a time, in as many mirrors as a very small picture needs
+        while missing := -images.shape[dim] % unit:
+            add = min(missing, images.shape[dim])
+            images = torch.cat([images, images.narrow(dim, images.shape[dim] - add, add).flip(dim)], dim)
+    return images

@@ -29,10 +29,12 @@ import pytest
 import skimage.data
 from PIL import Image
 
-from data_prep import PrepError, download, patches
+from data_prep import PrepError, bench, download, patches
 from data_prep.__main__ import main
 from data_prep.datasets import TABLE, Archive, Dataset
+from data_prep.patches import digest
 from data_prep.prepare import prepare
+from itersr.lab import experiments
 
 SIZE = 32  # of a patch, here
 TREE = Path(__file__).parents[1]
@@ -859,3 +861,60 @@ def test_an_unwritable_folder_is_named(site: Site, tmp_path: Path) -> None:
     with pytest.raises(PrepError, match="Permission denied"):
         run(toy(site), tmp_path / "root")
     tmp_path.chmod(0o700)
+
+
+# ---- the bench
+
+
+@pytest.fixture
+def bench_site(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
+    """Two photos at two addresses each, RealSRSet as a toy, and no weights to fetch."""
+    known = {f"kodak24/{i:02d}.png": digest(picture(seed=i)) for i in range(2)}
+    (tmp_path / "bench.json").write_text(json.dumps(known))
+    site.files |= {f"a/{i:02d}.png": as_png(picture(seed=i)) for i in range(2)}
+    set_ = toy(site, as_zip(photos(2)), name="realsrset", kind="images", take=(("lq", r"set/(\d{4})\.png"),), images=2)
+    monkeypatch.setattr(bench, "TABLE_OF_PHOTOS", tmp_path / "bench.json")
+    monkeypatch.setattr(bench, "addresses", lambda name: tuple(f"{site.address}/{place}/{name[-6:]}" for place in "ab"))
+    monkeypatch.setattr(bench, "TABLE", (set_,))
+    monkeypatch.setattr(bench, "metric_weights", list)
+    return site
+
+
+def test_the_bench_is_fetched_once_and_completed(bench_site: Site, tmp_path: Path) -> None:
+    bench_site.cut["a/00.png"] = [5000, 3000]  # a connection that breaks twice
+    said = bench.make(tmp_path, quiet=True)
+    assert said.startswith(f"{tmp_path / 'bench'}: 2 photos, RealSRSet")
+    made = sorted(path.relative_to(tmp_path / "bench").as_posix() for path in (tmp_path / "bench").rglob("*.*"))
+    assert made == ["test/kodak24/00.png", "test/kodak24/01.png", "test/realsrset/0000.png", "test/realsrset/0001.png"]
+    assert digest(patches.pixels(tmp_path / "bench/test/kodak24/01.png")) == digest(picture(seed=1))
+    asked = len(bench_site.asked)
+    (tmp_path / "bench/test/kodak24/01.png").write_bytes(as_png(picture(seed=3)))  # damaged since
+    bench.make(tmp_path, quiet=True)
+    assert [path for path, _ in bench_site.asked[asked:]] == ["a/01.png"], "only what is wrong is fetched again"
+
+
+def test_a_photo_that_is_another_is_taken_from_the_next_address(bench_site: Site, tmp_path: Path) -> None:
+    bench_site.files["b/00.png"] = bench_site.files["a/00.png"]
+    bench_site.files["a/00.png"] = as_png(picture(seed=5))
+    bench.make(tmp_path, quiet=True)
+    assert digest(patches.pixels(tmp_path / "bench/test/kodak24/00.png")) == digest(picture(seed=0))
+
+
+def test_what_the_bench_lacks_is_told_when_all_else_is_there(bench_site: Site, tmp_path: Path,
+                                                             monkeypatch: pytest.MonkeyPatch) -> None:
+    del bench_site.files["a/00.png"]
+    monkeypatch.setattr(bench, "metric_weights", lambda: ["niqe needs weights"])
+    with pytest.raises(PrepError, match=r"2 of 5 parts of bench are missing: .*00\.png.*404.*by hand.*niqe needs weights"):
+        bench.make(tmp_path, quiet=True)
+    assert (tmp_path / "bench/test/kodak24/01.png").exists() and (tmp_path / "bench/test/realsrset/0001.png").exists()
+
+
+def test_the_bench_has_an_address_for_every_photo() -> None:
+    known = json.loads(bench.TABLE_OF_PHOTOS.read_text())
+    assert len(known) == 49
+    assert bench.addresses("kodak24/07.png")[0] == "https://r0k.us/graphics/kodak/kodak/kodim07.png"
+    assert all(len(bench.addresses(name)) == 2 for name in known)
+    local = experiments.bench_folder()
+    if local is None:
+        pytest.skip("no bench beside the repository to compare the table with")
+    assert all(digest(patches.pixels(local / "test" / name)) == sha256 for name, sha256 in known.items())

@@ -24,8 +24,9 @@ from itersr.config import TrainConfig, tier
 from itersr.model import ITER
 from itersr.sampling import categorical
 from itersr.training.algorithm1 import Algorithm1, auc
-from itersr.training.data import Crops, Photos, ranges, validation_pairs
+from itersr.training.data import Photos
 from itersr.training.loop import make_accelerator, train
+from itersr.training.run import materials
 
 Label = Literal["equal", "original"]
 
@@ -79,12 +80,10 @@ def train_critic(label: Label, out: Path, name: str = "stripes", data: Path | No
     model = ITER.from_pretrained(name, "cpu")
     settings = tier(name).train["token_nets"]
     config = dataclasses.replace(settings, steps=steps or settings.steps)
-    photos, held_out = Photos.of(data).split()
-    degradation = ranges(model.tier.degradation)
     accelerator = make_accelerator(device)
     task = Critic(model, config, label, seed)
-    pairs = validation_pairs(held_out, 16, 128, seed, degradation=degradation, scale=model.tier.scale, unit=model.tier.unit)
-    pairs = {key: value.to(accelerator.device) for key, value in pairs.items()} | {"index": torch.arange(16)}
+    crops, pairs = materials(model.tier, config, Photos.of(data).split(), seed, accelerator.device, validation=(16, 128))
+    pairs["index"] = torch.arange(16)
 
     @torch.no_grad()
     def validate() -> tuple[dict[str, float], dict[str, Tensor]]:
@@ -95,7 +94,6 @@ def train_critic(label: Label, out: Path, name: str = "stripes", data: Path | No
     def save() -> None:
         weights.save(out / "weights", task.trained, model.tier)
 
-    crops = Crops(photos, config.crop, seed, degradation=degradation, scale=model.tier.scale)
     return train(task, crops, out, validate=validate, save_weights=save, minutes=minutes, resume=True, accelerator=accelerator)
 
 

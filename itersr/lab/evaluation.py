@@ -13,9 +13,13 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
+from itersr import weights
 from itersr.disk import listed, shown
 from itersr.lab import metrics
+from itersr.lab.rivals.gan import RRDBNet
+from itersr.pictures import Photo
 from itersr.upscaling.read import ImageError, image_files, read
+from itersr.upscaling.write import write
 
 log = logging.getLogger(__name__)
 
@@ -72,6 +76,26 @@ def measure(folder: str | os.PathLike[str], names: Sequence[str], reference: str
                 raise ImageError(path, str(error), "leave that metric or that image out") from error
             rows.append({"image": path.relative_to(folder).as_posix(), "metric": name, "value": float(value)})
     return rows
+
+
+@torch.no_grad()
+def upscale_by_peer(name: str, peers: Path, inputs: str | os.PathLike[str], to: Path, device: str | torch.device = "cpu",
+                    progress: bool = False) -> None:
+    """×4 outputs of a peer for every image of a folder, as PNG in the same subfolders of `to`.
+
+    peers: where `python -m data_prep NAME` put the weights. FileNotFoundError where it has not been run.
+    """
+    file = peers / name / "generator.safetensors"
+    if not file.exists():
+        raise FileNotFoundError(f"{file}: no such file; get it by `python -m data_prep {name}`")
+    network = RRDBNet()
+    weights.load_state(network, weights.read_tensors(file), str(file))
+    network.to(device).eval()
+    for path in tqdm(image_files(inputs), unit="image", desc=name, disable=not progress):
+        output = network(read(path).tensor[None].to(device)).float().clamp(0, 1)[0].cpu()
+        target = (to / path.relative_to(inputs)).with_suffix(".png")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        write(Photo(output), target)
 
 
 def summarise(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float | int | None]]:

@@ -61,9 +61,11 @@ def sizes(tier: Tier, seed: int = 0) -> Sizes:
 
 
 def bench_folder() -> Path | None:
-    """The folder with test/kodak24, test/realsrset and published/…: ITERSR_BENCH, else ../shared/data beside the repository."""
-    folder = Path(os.environ.get("ITERSR_BENCH") or ROOT.parent / "shared" / "data")
-    return folder if folder.is_dir() else None
+    """The folder with test/kodak24, test/realsrset and published/…: ITERSR_BENCH, else datasets/bench (which `python -m
+    data_prep bench` makes) or ../shared/data of the repository; None where there is none."""
+    named = os.environ.get("ITERSR_BENCH")
+    places = [Path(named)] if named else [ROOT / "datasets" / "bench", ROOT.parent / "shared" / "data"]
+    return next((place for place in places if place.is_dir()), None)
 
 
 def unseen_photos(limit: int | None = None, bench: Path | None = None) -> dict[str, Tensor]:
@@ -145,7 +147,7 @@ def mask_statistics(restored: Restored, s_h: Tensor | None = None) -> list[dict[
     return rows
 
 
-Kind = Literal["iter", "mixed", "oracle", "again", "bicubic", "bound", "S_l", "sample"]
+Kind = Literal["iter", "mixed", "oracle", "again", "bicubic", "bound", "S_l", "sample", "rival"]
 MIXED = 3  # how many restorations a "mixed" one takes its tokens from
 
 
@@ -155,8 +157,9 @@ class Method:
 
     kind: "iter" (Alg. 2), "oracle" (Alg. 2 where φ_e knows S_h), "again" (Alg. 2 where φ_r judges, see `asked_again`),
     "sample" (one plain sample of E_l, at the sampler's temperature), "S_l" (E_l's argmax, decoded), "bound" (S_h decoded: no
-    token method can be better), "bicubic"; and "mixed" (each token from one of `MIXED` independent runs of Alg. 2 at random:
-    every token is as likely as before, but its neighbours were not chosen to fit it).
+    token method can be better), "bicubic", "rival" (`itersr.lab.rivals`, in as many steps as the sampler has); and "mixed"
+    (each token from one of `MIXED` independent runs of Alg. 2 at random: every token is as likely as before, but its
+    neighbours were not chosen to fit it).
     """
 
     name: str
@@ -164,16 +167,20 @@ class Method:
     sampler: Sampler = field(default_factory=Sampler)
     shift: float | None = None  # of φ_e's logit; None: the model's own
     dial: float | None = None  # where the method stands on the axis of a curve
+    rival: Any = None  # what `rivals.load` gave
     # proposals from log p_l + trust · (log φ_r − log p_l): 1 is φ_r, 0 is E_l, which does not see what is kept
     trust: float = 1.0
 
     @property
     def draws(self) -> bool:
         """Whether another seed gives another picture."""
-        return self.kind in ("iter", "mixed", "oracle", "again", "sample")
+        return self.kind in ("iter", "mixed", "oracle", "again", "sample", "rival")
 
     def settings(self) -> dict[str, Any]:
         """Everything that its result depends on, beside model, photo and seed."""
+        if self.kind == "rival":
+            return {"kind": self.kind, "weights": self.rival.fingerprint, "steps": self.sampler.steps,
+                    "temperature": self.sampler.temperature}
         if self.kind == "sample":
             return {"kind": self.kind, "temperature": self.sampler.temperature}
         if not self.draws:
@@ -221,6 +228,8 @@ def apply(model: ITER, method: Method, pair: Pair, seed: int = 0) -> tuple[Tenso
     generator = torch.Generator().manual_seed(seed)
     if method.kind == "bicubic":
         return bicubic(lq, model.tier.scale).cpu(), None, None
+    if method.kind == "rival":
+        return method.rival.restore(lq, method.sampler.steps, seed, method.sampler.temperature).cpu(), None, None
     if method.kind == "bound":
         tokens = tokens_of(model, pair)
     elif method.kind in ("S_l", "sample"):

@@ -18,14 +18,16 @@ import hashlib
 import logging
 import os
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from itersr import weights
-from itersr.config import Tier
+from itersr.config import Tier, TrainConfig
 from itersr.model import ITER, pick_device
 from itersr.training import STAGES, algorithm1, ship, stage1
 from itersr.training.data import Crops, Photos, ranges, validation_pairs
@@ -47,13 +49,9 @@ def train_stage(stage: str, config: Tier, data: str | Path | None, out: Path, *,
     if stage not in STAGES:
         raise ValueError(f"stage {stage!r}: there are {', '.join(STAGES)}")
     accelerator = make_accelerator(device, precision)
-    photographs, held_out = photos or Photos.of(data).split()
-    held_out.preload()
     settings = dataclasses.replace(config.train.get(stage, config.train["token_nets"]), networks=STAGES[stage])
-    count, side = validation or ((4, 96) if config.name == "smoke" else (16, 192))
-    pairs = validation_pairs(held_out, count, side, seed, degradation=ranges(config.degradation), scale=config.scale,
-                             unit=config.unit)
-    pairs = {name: value.to(accelerator.device) for name, value in pairs.items()}
+    crops, pairs = materials(config, settings, photos or Photos.of(data).split(), seed, accelerator.device,
+                             validation=validation, degraded=stage != "vqgan")
     folder = out / "weights"
     look = perceptual().to(accelerator.device)
     validated: dict[str, float] = {}
@@ -61,14 +59,11 @@ def train_stage(stage: str, config: Tier, data: str | Path | None, out: Path, *,
     task: Any
     torch.manual_seed(seed)  # the initial weights of this run
     if stage == "vqgan":
-        crops = Crops(photographs, settings.crop, seed)
         task = stage1.Stage1(config, seed)
 
         def validate() -> tuple[dict[str, float], dict[str, Tensor]]:
             return stage1.validate(task.vqgan, pairs, look)
     else:
-        crops = Crops(photographs, settings.crop, seed, degradation=ranges(config.degradation), scale=config.scale,
-                      mild=settings.mild)
         task = algorithm1.Algorithm1(load_networks(folder, config, settings.networks), settings, seed)
 
         def validate() -> tuple[dict[str, float], dict[str, Tensor]]:
@@ -77,15 +72,36 @@ def train_stage(stage: str, config: Tier, data: str | Path | None, out: Path, *,
     def save() -> None:
         weights.save(folder, task.trained, config)
 
-    names = hashlib.sha256("\n".join(Path(name).name for name in photographs.names).encode()).hexdigest()[:12]
-    record = {"stage": stage, "tier": config.name, **dataclasses.asdict(settings), "seed": seed,
-              "precision": accelerator.mixed_precision, "photos": len(photographs), "names of photos": names,
-              "minutes": options.get("minutes"), "processes": accelerator.num_processes}
+    record = {"stage": stage, **record_of(config, settings, crops, accelerator, seed, options.get("minutes"))}
     with torch.random.fork_rng(devices=[]), alone(out / stage, accelerator.is_main_process):
         validated = train(task, crops, out / stage, validate=validate, save_weights=save, record=record,
                           accelerator=accelerator, **options)
     accelerator.end_training()
     return validated if accelerator.is_main_process else {}
+
+
+def materials(config: Tier, settings: TrainConfig, photos: tuple[Photos, Photos], seed: int, device: torch.device, *,
+              validation: tuple[int, int] | None = None, degraded: bool = True) -> tuple[Crops, dict[str, Tensor]]:
+    """What a task trains on and what it is judged by: crops of the first photos, fixed pairs of those held out, on a device.
+
+    validation: how many pairs, and their side in HQ pixels. degraded: the crops have LQ images too.
+    """
+    count, side = validation or ((4, 96) if config.name == "smoke" else (16, 192))
+    degradation = ranges(config.degradation)
+    photos[1].preload()
+    pairs = validation_pairs(photos[1], count, side, seed, degradation=degradation, scale=config.scale, unit=config.unit)
+    crops = Crops(photos[0], settings.crop, seed, degradation=degradation if degraded else None, scale=config.scale,
+                  mild=settings.mild)
+    return crops, {name: value.to(device) for name, value in pairs.items()}
+
+
+def record_of(config: Tier, settings: TrainConfig, crops: Crops, accelerator: Any, seed: int, minutes: float | None
+              ) -> dict[str, Any]:
+    """What settings.json says of a run beside its stage."""
+    names = "\n".join(Path(name).name for name in crops.photos.names)
+    return {"tier": config.name, **dataclasses.asdict(settings), "seed": seed, "precision": accelerator.mixed_precision,
+            "photos": len(crops.photos), "names of photos": hashlib.sha256(names.encode()).hexdigest()[:12],
+            "minutes": minutes, "processes": accelerator.num_processes}
 
 
 def train_all(config: Tier, data: str | Path | None, out: Path, *, minutes: float | None = None, by: str | None = None,
@@ -133,8 +149,8 @@ def load_networks(folder: Path, config: Tier, trained: tuple[str, ...]) -> ITER:
     return model
 
 
-def run(args: argparse.Namespace) -> int:
-    """`itersr train {all,vqgan,…} …`: see `itersr train --help`."""
+def run(args: argparse.Namespace, others: Mapping[str, Callable[..., dict[str, float]]] = MappingProxyType({})) -> int:
+    """`itersr train {all,vqgan,…} …`: see `itersr train --help`. others: what trains further names that may be given."""
     config = weights.read_tier(args.tier)
     pick_device(args.device)  # before anything is written
     given = {name: value for name in ("minutes", "steps", "batch", "crop", "lr") if (value := getattr(args, name)) is not None}
@@ -149,6 +165,8 @@ def run(args: argparse.Namespace) -> int:
         said = {"data": "DIR"} if args.data else {}
         by = ship.call("all", tier=Path(args.tier).name, **said, **given, **({"seed": args.seed} if args.seed else {}))
         scalars = train_all(config, args.data, Path(args.out), by=by, **options)
+    elif args.what in others:
+        scalars = others[args.what](config, args.data, Path(args.out), changes=changes, resume=args.resume, **options)
     else:
         scalars = train_stage(args.what, config, args.data, Path(args.out), resume=args.resume, **options)
     for name, value in scalars.items():

@@ -1,0 +1,93 @@
+"""What the paper compares ITER with, small and trained alike: a GAN and continuous diffusion.
+
+    itersr train rival-gan --tier tiny --data DIR --out OUT --minutes M
+    itersr train rival-ldm …            on the VQGAN of OUT/weights, or the tier's that ships
+
+Same photos, degradation, crops, held-out pairs and training loop as ITER's; OUT/weights holds generator or unet.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from itersr import weights
+from itersr.config import Tier, TrainConfig
+from itersr.lab.rivals.gan import GAN
+from itersr.lab.rivals.ldm import LDM
+from itersr.training.data import Photos
+from itersr.training.loop import alone, make_accelerator, train
+from itersr.training.perceptual import perceptual
+from itersr.training.run import load_networks, materials, record_of
+from itersr.training.stage1 import psnr
+
+RIVALS = ("rival-gan", "rival-ldm")
+
+
+def settings_of(what: str, config: Tier) -> TrainConfig:
+    """How a rival is trained at a tier: batch, crop and steps of Algorithm 1; its own learning rate and phases."""
+    usual = config.train["iter"]
+    if what == "rival-gan":  # Real-ESRGAN: 2e-4, then 1e-4 with the adversary; here one run with one decay
+        return dataclasses.replace(usual, lr=4e-4, gan_start=0.4, gan_weight=0.1, perceptual_weight=1.0)
+    return dataclasses.replace(usual, lr=5e-4)
+
+
+def make(what: str, config: Tier, settings: TrainConfig, seed: int = 0, folder: Path | None = None) -> GAN | LDM:
+    """An untrained rival; rival-ldm has the VQGAN of a folder of weights. ValueError for an unknown name."""
+    if what not in RIVALS:
+        raise ValueError(f"rival {what!r}: there are {', '.join(RIVALS)}")
+    if what == "rival-gan":
+        return GAN(config, settings, seed)
+    return LDM(config, settings, seed, None if folder is None else load_networks(folder, config, ()).vqgan)
+
+
+def train_rival(what: str, config: Tier, data: str | Path | None, out: Path, *,
+                changes: Mapping[str, Any] = MappingProxyType({}), seed: int = 0, device: str = "auto", precision: str = "auto",
+                validation: tuple[int, int] | None = None, photos: tuple[Photos, Photos] | None = None, **options: Any
+                ) -> dict[str, float]:
+    """Train a rival into OUT/WHAT, its weights into OUT/weights; gives PSNR and the perceptual distance on held-out crops.
+
+    changes: of the rival's usual settings (fields of `TrainConfig`). The rest is as in `training.run.train_stage`.
+    """
+    settings = dataclasses.replace(settings_of(what, config), **changes)
+    accelerator = make_accelerator(device, precision)
+    torch.manual_seed(seed)
+    own = out / "weights"
+    task = make(what, config, settings, seed, own if (own / "vqgan.safetensors").exists() else weights.locate(config.name))
+    photos = photos or Photos.of(data).split()
+    crops, pairs = materials(config, settings, photos, seed, accelerator.device, validation=validation)
+    ruler = perceptual().to(accelerator.device)
+
+    def validate() -> tuple[dict[str, float], dict[str, Tensor]]:
+        restored = torch.cat([task.restore(lq) for lq in pairs["lq"].split(1)])
+        distances = [ruler(a, b) for a, b in zip(restored.split(1), pairs["hq"].split(1), strict=True)]
+        scalars = {"psnr": psnr(restored, pairs["hq"]).mean().item(), str(ruler.name): torch.cat(distances).mean().item()}
+        return scalars, {"restored": restored[:4], "hq": pairs["hq"][:4]}
+
+    def save() -> None:
+        weights.save(own, task.trained, config)
+
+    record = {"stage": what, **record_of(config, settings, crops, accelerator, seed, options.get("minutes"))}
+    with torch.random.fork_rng(devices=[]), alone(out / what, accelerator.is_main_process):
+        found = train(task, crops, out / what, validate=validate, save_weights=save, record=record, accelerator=accelerator,
+                      **options)
+    accelerator.end_training()
+    return found
+
+
+def load(what: str, folder: Path, device: str = "cpu") -> GAN | LDM:
+    """A trained rival from a folder of weights; rival-ldm needs a VQGAN there too, or the tier's that ships."""
+    config, _ = weights.read_config(folder)
+    own = (folder / "vqgan.safetensors").exists()
+    task = make(what, config, settings_of(what, config), folder=folder if own else weights.locate(config.name))
+    files = [folder / f"{name}.safetensors" for name in task.trained]
+    for path, module in zip(files, task.trained.values(), strict=True):
+        weights.load_state(module, weights.read_tensors(path), str(path))
+    task.fingerprint = weights.fingerprint(folder, files)
+    return task.to(device).eval().requires_grad_(False)

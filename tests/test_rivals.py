@@ -1,0 +1,221 @@
+"""The rivals of notebook 11: what they are, that they learn, and a peer's weights in another form."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from data_prep import realesrgan
+from itersr import cli, weights
+from itersr.config import tier
+from itersr.lab import experiments, rivals
+from itersr.lab.experiments import Method
+from itersr.lab.rivals import grid
+from itersr.lab.rivals.gan import RRDBNet
+from itersr.model import ITER
+from itersr.pictures import Photo
+from itersr.sampling import Sampler
+from itersr.training.loop import OtherRun, TrainingError
+from itersr.upscaling.read import read
+from itersr.upscaling.write import write
+
+SMOKE = tier("smoke")
+
+
+def parameters(module: torch.nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
+
+
+def test_rivals_have_iters_size_within_a_fifth() -> None:
+    config = tier("tiny")
+    iter_ = ITER(config)
+    nets = {what: rivals.make(what, config, rivals.settings_of(what, config)) for what in rivals.RIVALS}
+    assert parameters(nets["rival-gan"].generator) == pytest.approx(parameters(iter_), rel=0.2)
+    beside = sum(parameters(net) for net in (iter_.lq_encoder, iter_.refiner, iter_.evaluator))
+    assert parameters(nets["rival-ldm"].unet) == pytest.approx(beside, rel=0.2)  # both beside the same VQGAN
+
+
+@pytest.mark.parametrize("what", rivals.RIVALS)
+def test_a_picture_of_any_size_comes_out_four_times_as_large(what: str) -> None:
+    rival = rivals.make(what, SMOKE, rivals.settings_of(what, SMOKE)).eval()
+    lq = torch.rand(2, 3, 21, 17)
+    first = rival.restore(lq, steps=2, seed=3)
+    assert first.shape == (2, 3, 84, 68) and 0 <= first.min() and first.max() <= 1
+    assert torch.equal(first, rival.restore(lq, steps=2, seed=3))
+    assert torch.equal(first, rival.restore(lq, steps=2, seed=4)) == (what == "rival-gan")
+
+
+def test_unknown_names_and_scales_are_refused() -> None:
+    with pytest.raises(ValueError, match="there are rival-gan, rival-ldm"):
+        rivals.make("rival-vae", SMOKE, rivals.settings_of("rival-gan", SMOKE))
+    with pytest.raises(ValueError, match="×4 alone"):
+        rivals.make("rival-gan", dataclasses.replace(SMOKE, scale=2), rivals.settings_of("rival-gan", SMOKE))
+
+
+def test_the_velocity_of_a_known_field_leads_back_to_the_latent() -> None:
+    """With the true velocity ε − z in place of the U-Net's, one Euler step and twenty both arrive at z."""
+    ldm = rivals.make("rival-ldm", SMOKE, rivals.settings_of("rival-ldm", SMOKE)).eval()
+    tokens = torch.randint(SMOKE.vqgan.codes, (1, 8, 8), generator=torch.Generator().manual_seed(0))
+    z = ldm.vqgan.codebook.lookup(tokens).detach() / ldm.scale
+    wanted = ldm.vqgan.decode(tokens).float().clamp(0, 1)
+    # x_t = (1 − t) z + t ε, so (x_t − z) / t is ε − z
+    ldm.unet.forward = lambda x, t, given: (x - z) / t[:, None, None, None]
+    for steps in (1, 20):
+        assert torch.allclose(ldm.restore(torch.rand(1, 3, 8, 8), steps=steps), wanted, atol=1e-4)
+
+
+@pytest.mark.parametrize("what", rivals.RIVALS)
+def test_a_rival_learns_goes_on_and_is_loaded_again(what: str, tmp_path: Path) -> None:
+    calls = {"validation": (2, 64), "progress": False, "device": "cpu"}
+    rivals.train_rival(what, SMOKE, None, tmp_path / "a", changes={"steps": 30, "validations": 1}, stop_at=13, **calls)
+    late = rivals.train_rival(what, SMOKE, None, tmp_path / "a", changes={"steps": 30, "validations": 1}, resume=True, **calls)
+    once = rivals.train_rival(what, SMOKE, None, tmp_path / "b", changes={"steps": 30, "validations": 1}, **calls)
+    assert late == once, "a run that was interrupted ends as one that was not"
+    losses = [float(line.split(",")[4]) for line in (tmp_path / "b" / what / "log.csv").read_text().splitlines()
+              if line.split(",")[2:4] in (["train", "generator"], ["train", "unet"])]
+    assert all(np.isfinite(losses))
+    loaded = rivals.load(what, tmp_path / "b" / "weights")
+    trained = rivals.load(what, tmp_path / "a" / "weights")
+    lq = torch.rand(1, 3, 16, 16)
+    assert torch.equal(loaded.restore(lq, 2), trained.restore(lq, 2))
+    with pytest.raises(OtherRun, match="lr was"):
+        rivals.train_rival(what, SMOKE, None, tmp_path / "b", changes={"steps": 30, "lr": 1e-5}, resume=True, **calls)
+
+
+def test_one_step_lowers_the_loss_of_what_was_seen() -> None:
+    """Ten updates on one batch: both losses fall."""
+    batch = {"hq": torch.rand(2, 3, 64, 64), "lq": torch.rand(2, 3, 16, 16), "index": torch.arange(2)}
+    for what in rivals.RIVALS:
+        torch.manual_seed(0)
+        rival = rivals.make(what, SMOKE, rivals.settings_of(what, SMOKE))
+        part = next(iter(rival.parts))
+        adam, seen = torch.optim.Adam(rival.parts[part].parameters(), 1e-3), []
+        for _ in range(10):
+            loss, _ = rival(batch, 0.0, part)
+            adam.zero_grad()
+            loss.backward()
+            adam.step()
+            seen.append(loss.item())
+        assert seen[-1] < 0.9 * seen[0], (what, seen)
+
+
+def test_the_adversary_joins_where_it_is_told() -> None:
+    gan = rivals.make("rival-gan", SMOKE, rivals.settings_of("rival-gan", SMOKE))
+    assert gan.active(0.39) == ["generator"] and gan.active(0.4) == ["generator", "discriminator"]
+    batch = {"hq": torch.rand(1, 3, 64, 64), "lq": torch.rand(1, 3, 16, 16)}
+    assert "adversarial" not in gan(batch, 0.1, "generator")[1]
+    assert {"l1", "adversarial"} <= gan(batch, 0.5, "generator")[1].keys()
+    loss, _ = gan(batch, 0.5, "discriminator")
+    loss.backward()
+    assert all(p.grad is None for p in gan.generator.parameters()), "the adversary's loss does not move the generator"
+
+
+# Experiments ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_grid_runs_every_setting_once_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[tuple[str, float, float, int]] = []
+
+    def rival(what: str, config: Any, data: Any, out: Path, *, changes: dict[str, float], seed: int, **_: Any
+              ) -> dict[str, float]:
+        calls.append((what, changes["lr"], changes["gan_weight"], seed))
+        if len(calls) == 5:
+            raise KeyboardInterrupt
+        if changes["gan_weight"] > 0.2:
+            raise TrainingError("step 3: loss is nan")
+        return {"psnr": 20.0, "lpips": 0.3}
+
+    def stage(name: str, config: Any, data: Any, out: Path, *, minutes: float, seed: int, **_: Any) -> dict[str, float]:
+        calls.append((name, config.train["vqgan"].lr, minutes, seed))
+        return {"psnr ITER": 21.0, "lpips ITER": 0.2, "lpips S_l": 0.9}
+
+    monkeypatch.setattr(grid, "train_rival", rival)
+    monkeypatch.setattr(grid, "train_stage", stage)
+    monkeypatch.setattr(grid, "bicubic_row", lambda *_: {"method": "bicubic", "psnr": 22.0, "lpips": 0.5})
+    with pytest.raises(KeyboardInterrupt):
+        grid.grid(SMOKE, None, tmp_path, 2.0)
+    rows = grid.grid(SMOKE, None, tmp_path, 2.0)
+    assert rows == [json.loads(line) for line in (tmp_path / "grid.jsonl").read_text().splitlines()]
+    assert len(rows) == 1 + 9 + 27 and sum("failed" in row for row in rows) == 9
+    assert len({(row["method"], row.get("rate"), row.get("weight"), row.get("seed")) for row in rows}) == len(rows)
+    first = [call for call in calls if call[0] in SMOKE.plan][: len(SMOKE.plan)]
+    assert sum(minutes for _, _, minutes, _ in first) == pytest.approx(2.0), "the stages share the minutes of a run"
+    assert first[0][1] == pytest.approx(SMOKE.train["vqgan"].lr / 3)
+    assert next(row for row in rows if row["method"] == "ITER")["lpips"] == 0.2
+    assert grid.grid(SMOKE, None, tmp_path, 2.0) == rows and len(calls) == 1 + 27 + 9 * len(SMOKE.plan)
+
+
+def test_a_rival_takes_part_in_experiments(tmp_path: Path) -> None:
+    model = ITER(SMOKE).eval()
+    ldm = rivals.make("rival-ldm", SMOKE, rivals.settings_of("rival-ldm", SMOKE)).eval()
+    pairs = experiments.make_pairs(experiments.bundled("test"), SMOKE, 32, 0)[:2]
+    methods = [Method("LDM", "rival", Sampler(steps=n), dial=n, rival=ldm) for n in (1, 2)]
+    rows = experiments.sweep(model, methods, pairs, (0, 1), store=tmp_path / "rows.jsonl", names=["psnr"])
+    assert len(rows) == 8 and rows.psnr.notna().all()
+    assert rows.groupby(["photo", "dial"]).psnr.nunique().eq(2).all(), "another seed, another picture"
+
+
+# A peer's weights ----------------------------------------------------------------------------------------------------
+
+
+def ncnn_files(network: RRDBNet) -> tuple[str, bytes]:
+    """A network as ncnn keeps it: a line for each layer, and the numbers of all convolutions."""
+    lines, numbers, tensors = ["7767517", "1 1", "Input input 0 1 data"], b"", list(network.state_dict().values())
+    for i, (weight, bias) in enumerate(zip(tensors[::2], tensors[1::2], strict=True)):
+        lines += [f"Convolution Conv_{i} 1 1 a b 0={len(bias)} 1=3 4=1 5=1 6={weight.numel()}", f"Split split_{i} 1 2 b c d"]
+        halves = weight.half().numpy().tobytes()
+        numbers += realesrgan.HALF.to_bytes(4, "little") + halves + b"\0" * (-len(halves) % 4) + bias.numpy().tobytes()
+    return "\n".join(lines), numbers
+
+
+def test_ncnns_files_become_the_same_network() -> None:
+    torch.manual_seed(0)
+    network = RRDBNet(7, 1)  # an odd width: some weights have to be filled up to whole words
+    layers, numbers = ncnn_files(network)
+    found = [torch.from_numpy(tensor.copy()) for pair in realesrgan.convolutions(layers, numbers) for tensor in pair]
+    for own, other in zip(network.state_dict().values(), found, strict=True):
+        assert torch.allclose(own, other, atol=1e-3)
+    with pytest.raises(ValueError, match="4 bytes are left over"):
+        realesrgan.convolutions(layers, numbers + b"\0" * 4)
+    with pytest.raises(ValueError, match="Conv_0: needed is a 3×3 convolution"):
+        realesrgan.convolutions(layers, b"\0" * len(numbers))
+
+
+def test_real_esrgan_has_351_convolutions() -> None:
+    assert len([name for name in RRDBNet().state_dict() if name.endswith("weight")]) == 351
+    assert parameters(RRDBNet()) == pytest.approx(16.7e6, rel=0.01)
+
+
+def test_a_peer_is_measured_on_ones_own_photos(tmp_path: Path, capsys: pytest.CaptureFixture[str],
+                                               monkeypatch: pytest.MonkeyPatch) -> None:
+    call = ["evaluate", "--peer", "realesrgan", "--inputs", str(tmp_path / "lq"), "--reference", str(tmp_path / "hq"),
+            "--peers", str(tmp_path / "peers"), "--metrics", "psnr"]
+    for folder, side in (("lq", 12), ("hq", 48)):
+        (tmp_path / folder).mkdir()
+        write(Photo(torch.rand(3, side, side)), tmp_path / folder / "a.png")
+    assert cli.main(call) != 0 and "get it by `python -m data_prep realesrgan`" in capsys.readouterr().err
+
+    small = RRDBNet(8, 1)
+    monkeypatch.setattr("itersr.lab.evaluation.RRDBNet", lambda: small)
+    weights.save(tmp_path / "peers" / "realesrgan", {"generator": small}, SMOKE)
+    assert cli.main(call) == 0
+    assert "realesrgan" in capsys.readouterr().out
+    assert [p.name for p in (tmp_path / "lq").iterdir()] == ["a.png"], "outputs are not left among the inputs"
+    assert read(tmp_path / "lq" / "a.png").tensor.shape == (3, 12, 12)
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    ([], "nothing to measure"),
+    (["--peer", "realesrgan"], "--peer needs --inputs"),
+    (["--inputs", "x", "--outputs", "a=b"], "--inputs needs --peer"),
+    (["--peer", "realesrgan", "--inputs", "x", "--outputs", "realesrgan=b"], "the name realesrgan is that of --peer"),
+])
+def test_calls_that_make_no_sense_are_refused(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["evaluate", *arguments]) == 2
+    assert message in capsys.readouterr().err
