@@ -408,9 +408,14 @@ def critics(model: ITER, pairs: Sequence[Pair], seeds: Sequence[int], temperatur
 
 
 def alpha_curve(model: ITER, pairs: Sequence[Pair], seeds: Sequence[int], alphas: Mapping[float, float], *,
-                name: str = "raw", shift: float = 0.0, **options: Any) -> DataFrame:
-    """Fig. 7: the threshold. `alphas`: {place on the axis: α}; the same number twice where α itself is the axis."""
-    methods = [Method(name, sampler=alg2(model, alpha=alpha), shift=shift, dial=dial) for dial, alpha in alphas.items()]
+                name: str = "raw", shift: float = 0.0, temperature: float | None = None, **options: Any) -> DataFrame:
+    """Fig. 7: the threshold. `alphas`: {place on the axis: α}; the same number twice where α itself is the axis.
+
+    temperature: in place of the tier's.
+    """
+    base = alg2(model) if temperature is None else alg2(model, temperature=temperature)
+    methods = [Method(name, sampler=dataclasses.replace(base, alpha=alpha), shift=shift, dial=dial)
+               for dial, alpha in alphas.items()]
     return sweep(model, methods, pairs, seeds, **options)
 
 
