@@ -23,6 +23,7 @@
 # and drawn anew until all are good. This course builds every part of it by hand, trains it, and measures it.
 #
 # **What you need.** Python, some PyTorch. Nothing about diffusion: that is what the course teaches.
+# Symbols: [one table](symbols.md).
 #
 # **Minutes.** Ten to read. To run: seconds with trained weights at hand; without them this notebook trains a very small model first, which takes about a
 # minute on two CPU cores and less on a GPU.

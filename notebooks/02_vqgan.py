@@ -24,6 +24,7 @@
 # Everything later stands on this: no restoration can look better than what D_H draws from the *right* tokens.
 #
 # **What you need to know.** Convolutions, autograd, and what an autoencoder is.
+# Symbols: [one table](symbols.md).
 #
 # **Time.** About 35 minutes to read. As it stands the notebook shows `tiny`, whose weights ship. With `tier = "smoke"` in the next cell the
 # networks train from scratch while you watch, one to two minutes on two CPU cores and well under a minute on a GPU; the numbers are then other ones.
@@ -427,7 +428,8 @@ assert trace("validation", "psnr")[1][-1] > trace("validation", "psnr")[1][0], "
 
 # %% [markdown]
 # *What to see: before the first dotted line no codebook, so its term is 0; from there on it is the squared distance between latents and their codes. L1
-# takes a knock at the same moment: K vectors are less than a continuum.*
+# takes a knock at the same moment: K vectors are less than a continuum. The first held-out point of the shown run lies before that line: it decodes
+# tokens of a codebook that nobody has made yet, and so it says nothing of the autoencoder.*
 #
 # ## 10 · Held-out photos
 #
@@ -541,7 +543,7 @@ if local:
 
 
 # %% [markdown]
-# *What to see: black dots, if any, sit at the border alone, where the crop's zero padding shows.*
+# *What to see: black dots, if any, lie near the border, where the crop's zero padding shows; beyond the receptive field (right, red) there can be none.*
 #
 # What would break it? Any layer that looks at the whole picture. `GroupNorm`, which the published network uses, divides by a standard deviation over *all* positions.
 # Two untrained encoders, same widths, one image and its crop; how far do the interior latents move?

@@ -24,6 +24,7 @@
 # is what turns one answer into a few steps that agree with each other.
 #
 # **What you need.** Cross-entropy, embeddings, notebooks 02 and 03 (S_h, S_l, E_l). No knowledge of diffusion.
+# Symbols: [one table](symbols.md).
 #
 # **Minutes.** Reading 40. As it stands the notebook shows `tiny`, whose weights ship. With `tier = "smoke"` the networks train here: the cells then take about a minute on two CPU cores (some more if notebooks 02 and 03 have not run
 # yet), well under one on a GPU.
@@ -711,7 +712,7 @@ fig.colorbar(heat, ax=axes[1], label="nats", shrink=0.9)
 path = run.save_figure(fig, "entropy_maps")
 
 # %% [markdown]
-# *What to see. First column: untrained. Then, left to right, φ_r as more tokens are shown (kept tokens are light grey in the middle row). Dark is sure, bright is
+# *What to see. First column: untrained, and whatever it says there it has not learned: the best guess below is noise. Then, left to right, φ_r as more tokens are shown (kept tokens are light grey in the middle row). Dark is sure, bright is
 # unsure: compare with the photo above, and say which kinds of places are bright. The best guesses in the last row are smooth where φ_r is unsure, which is why inference
 # **samples** from φ_r and does not take its argmax.*
 

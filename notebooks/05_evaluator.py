@@ -24,6 +24,7 @@
 # The paper answers with another network, φ_e, which learns to tell good tokens from bad ones (Chen et al. 2024, abstract and Eq. 5).
 #
 # **What you need.** Notebook 04; logistic regression.
+# Symbols: [one table](symbols.md).
 #
 # **Minutes.** Reading 35. As it stands the notebook shows `tiny`, whose weights ship. With `tier = "smoke"` the networks train here: the cells then take half a minute on two CPU cores if notebooks 02–04 have run, two to three otherwise.
 

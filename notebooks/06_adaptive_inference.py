@@ -23,6 +23,7 @@
 # a kept token that quietly gets a new value.
 #
 # **What you need.** φ_r and φ_e as functions (notebooks [04](04_refiner.ipynb) and [05](05_evaluator.ipynb)), and the schedule γ. No training.
+# Symbols: [one table](symbols.md).
 #
 # **Minutes.** Half an hour to read; to run, under one minute on two CPU cores at the `smoke` tier after notebooks 02 to 05 (about three
 # without them: it then trains what is missing), and the same on a GPU, since nothing here is large.
