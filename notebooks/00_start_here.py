@@ -265,7 +265,7 @@ path = run.save_figure(fig, "map")
 # | [08 α curves](08_alpha_curves.ipynb) | what the threshold trades | Fig. 7 |
 # | [09 Benchmark](09_benchmark.ipynb) | the method against others, with intervals | Table 1, Figs. 1, 4, 6 |
 #
-# Read them in order for the whole story (about six hours). In a hurry: 02, 04, 06. For the results alone: 07, 08, 09.
+# Read them in order for the whole story (nine to ten hours). In a hurry: 02, 04, 06. For the results alone: 07–10.
 #
 # Four words that all notebooks use: **token**, a number that names a codebook entry; **mask**, True where a token is good and kept;
 # **tier**, a size of the networks (`smoke` trains in minutes, `tiny` and `small` are better, `paper` has the published sizes);

@@ -12,6 +12,7 @@ import ast
 import copy
 import hashlib
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
@@ -430,6 +431,7 @@ def main(arguments: list[str] | None = None) -> int:
             folder.mkdir(exist_ok=True)
             path = folder / f"{source.stem}.ipynb"
             nbformat.write(learner_copy(jupytext.read(source)), path)
+            shutil.copy(ROOT / "notebooks" / "symbols.md", folder)  # every notebook leads there
             print(path.relative_to(ROOT))
         if args.command in ("build", "pair", "check"):
             problems = check(source)
