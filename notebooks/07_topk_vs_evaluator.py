@@ -22,11 +22,12 @@
 # even, so without random masks of equal size nobody can tell an evaluator's merit from the evenness of dice.
 #
 # **What you need.** Algorithm 2 ([06](06_adaptive_inference.ipynb)); the share of tokens kept at each step (γ).
-# **Time.** At `smoke`, two photos and one seed, about a minute on two CPU cores; at `tiny`, 27 photos and three seeds, about half an hour.
+# Symbols: [one table](symbols.md).
+# **Time.** At `smoke`, two photos and one seed, about a minute on two CPU cores; at `tiny`, 27 photos and three seeds, about an hour.
 # Finished rows are kept on disk.
 
 # %% tags=["parameters"]
-tier = "smoke"
+tier = "tiny"
 seed = 0
 device = "auto"
 data = None
@@ -406,6 +407,17 @@ compared = {
     f"{LOOK}, evaluator − S_l": ("evaluator", "S_l"),
 }
 differences = {name: experiments.difference(of[a], of[b], look) for name, (a, b) in compared.items()}
+
+# The same two critics over temperatures: masks of likely tokens act like a lower temperature, so one temperature is not enough.
+temperatures = (0.7, 1.0) if run.tier.name == "smoke" else (0.5, 0.7, 0.85, 1.0)
+warm = experiments.critics(model, pairs, size.seeds, temperatures, steps=T, only=["random", "evaluator"],
+                           store=run.checkpoints / "rows.jsonl", names=["psnr", look])
+ours, dice = (warm[warm.method == f"{name}, T = {T}"] for name in ("evaluator", "random"))
+differences |= {
+    f"{LOOK}, evaluator − random, at temperature 1": experiments.difference(ours[ours.dial == 1], dice[dice.dial == 1], look),
+    f"{LOOK}, evaluator − random, each at its best temperature": experiments.difference(
+        experiments.at_its_best(ours, look), experiments.at_its_best(dice, look), look),
+}
 fig, axis = plt.subplots(figsize=(7, 3.2))
 ledger.draw(axis, {name.partition(", ")[2]: d for name, d in differences.items()})
 axis.set_xlabel(f"difference in {LOOK} (less is better): mean and 95 % interval")
@@ -447,7 +459,9 @@ display(Markdown(f"""
   {nearness_of['evaluator_greedy']['mean']:.2f}, random {nearness_of['random']['mean']:.2f} (1 is a random choice).
   Top-k minus evaluator: {ledger.show(near_gap)}.
 - Quality: the evaluator's masks are {says(first, 'better than', 'worse than', 'not told apart from')} top-k's in {LOOK} ({ledger.show(first)}).
-- The control: they are {says(control, 'better than', 'worse than', 'not told apart from')} random masks of the same size ({ledger.show(control)}).
+- The control: they are {says(control, 'better than', 'worse than', 'not told apart from')} random masks of the same size ({ledger.show(control)}),
+  at temperature {base.temperature:g}. At temperature 1: {ledger.show(differences[f'{LOOK}, evaluator − random, at temperature 1'])}; each at its best
+  temperature: {ledger.show(differences[f'{LOOK}, evaluator − random, each at its best temperature'])}.
 - An oracle would change {LOOK} by {ledger.show(differences[f'{LOOK}, oracle − evaluator'])}: that is all that any better evaluator could win here.
 - Against one plain sample of E_l, iterating is {says(sample, 'better', 'worse', 'undecided')} ({ledger.show(sample)}).
 - Tokens equal to S_h: S_l {accuracy['S_l']['mean']:.1%}, evaluator {accuracy['evaluator']['mean']:.1%}, top-k {accuracy['topk']['mean']:.1%}, oracle {accuracy['oracle']['mean']:.1%}.

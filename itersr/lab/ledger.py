@@ -55,7 +55,8 @@ CLAIMS = (
           ("LPIPS, evaluator − top-k < 0",), ("LPIPS, evaluator − random", "LPIPS, oracle − evaluator")),
     Claim("2d", "… and better than random ones, from the same proposals", "not in the paper", "07",
           ("LPIPS, evaluator − random < 0",),
-          ("LPIPS, evaluator − random, each at its best temperature", "LPIPS, oracle − evaluator")),
+          ("LPIPS, evaluator − random, at temperature 1", "LPIPS, evaluator − random, each at its best temperature",
+           "LPIPS, oracle − evaluator")),
     Claim("3a", "The larger α, the more steps", "Fig. 7, curve", "08",
           ("T_s, corrected, α = .75 − α = .25 > 0",), ("T_s, raw, α = .75 − α = .25",)),
     Claim("3b", "The larger α, the lower PSNR", "Fig. 7, curve", "08", ("PSNR, α = 1 − α = 0 < 0",),
@@ -77,6 +78,7 @@ CLAIMS = (
           ("LPIPS, one sample of φ_r − one sample of E_l", "LPIPS, φ_e judges − dice judge", "LPIPS, one run − runs mixed",
            "LPIPS, oracle on φ_r's proposals − one sample of φ_r")),
 )
+
 
 def parse(need: str) -> tuple[str, str, float, float]:
     """The parts of a need: name of the evidence, relation, limit, tolerance. ValueError where it is none."""
