@@ -473,6 +473,9 @@ else:
 pd.DataFrame(on_photos).T
 
 # %% [markdown]
+# *Critics that keep likely tokens, or tokens that fit each other, take texture away on photos, which LPIPS punishes. Where the best temperature is the
+# highest tried, that critic may do better at a higher one.*
+#
 # ## 8. ITER against what it is made of
 #
 # Algorithm 2 at its best setting, against the same networks used once: S_l (E_l's argmax), one sample of E_l, one sample of φ_r (T = 1). Each at its own best temperature.
