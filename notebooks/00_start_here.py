@@ -313,6 +313,32 @@ for picture in (flat, Image.fromarray(flat), Image.fromarray(flat).convert("L"),
 # - A good first guess needs fewer steps, and a seed fixes what is drawn.
 # - Weights come in tiers. What you see is as good as the tier, the mechanism is the same in all.
 #
+# ## Check yourself
+#
+# <details><summary>1. Which of the parts run when a photo is upscaled, and which only in training?</summary>
+#
+# E_l, φ_r, φ_e and the decoder D_H run. E_H is needed in training alone: it turns sharp photos into the tokens S_h that the others learn from.
+#
+# </details>
+#
+# <details><summary>2. Why can two seeds give two different pictures of the same photo?</summary>
+#
+# The detail is lost in LQ. φ_r gives a distribution over tokens, and each seed draws others from it.
+#
+# </details>
+#
+# <details><summary>3. What does T_s say about a photo?</summary>
+#
+# How much of E_l's first answer φ_e trusts. The more tokens pass α, the smaller T_s, and the fewer steps are run.
+#
+# </details>
+#
+# <details><summary>4. A photo of a face in strong noise comes out with odd texture. Is that a bug?</summary>
+#
+# No. The weights that ship learned mild distortions of everyday photos. They take noise for texture, and know little of faces and small text.
+#
+# </details>
+#
 # ## 9 · Exercises
 #
 # Each exercise is a cell to fill in, a folded solution and a check. `make exercises` writes copies of the notebooks without the solutions.

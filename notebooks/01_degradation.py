@@ -493,6 +493,32 @@ degradation_panel({"coffee": hq[0]})
 # - The second order is not *more* of the same: it turns white noise into blotches and blocks into smears.
 # - Look at distributions. One picture cannot show a wrong range.
 #
+# ## Check yourself
+#
+# <details><summary>1. Why not train on photos that were only shrunk by bicubic interpolation?</summary>
+#
+# The network would learn to undo exactly that, and fail on photos whose blur, noise and compression are different and unknown.
+#
+# </details>
+#
+# <details><summary>2. What does the second order add that a stronger first order does not?</summary>
+#
+# Distortions act on each other: noise is blurred and compressed again, so it becomes blotches and smeared blocks.
+#
+# </details>
+#
+# <details><summary>3. Why do published ranges leave *less* noise in many LQ pictures than the mild ones?</summary>
+#
+# The second blur, the shrinking and JPEG remove much of what the first pass put in. Only a tail keeps a lot.
+#
+# </details>
+#
+# <details><summary>4. Two libraries both call a filter "bicubic". Are their LQ pictures the same?</summary>
+#
+# Not necessarily: the kernel's parameter, the alignment of pixels and the filter against aliasing differ.
+#
+# </details>
+#
 # ## Exercises
 
 # %% [markdown]

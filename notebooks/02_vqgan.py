@@ -652,6 +652,32 @@ print(f"colour of the atlas tile against colour of the mean patch, {int(often.su
 # - Start codes from k-means of trained latents, restart the dead, and stop early so that numbers hold still.
 # - Without a layer that mixes the whole picture a token is local.
 #
+# ## Check yourself
+#
+# <details><summary>1. Where does the gradient of the encoder come from, if the nearest code is a constant in pieces?</summary>
+#
+# From the straight-through trick: the gradient at the code is passed to the latent as if quantizing did nothing.
+#
+# </details>
+#
+# <details><summary>2. What do the codebook term and the commitment term move?</summary>
+#
+# The codebook term moves codes to latents, the commitment term moves latents to codes; `detach` stops the other direction.
+#
+# </details>
+#
+# <details><summary>3. Why k-means on the latents of a plain autoencoder first?</summary>
+#
+# Every code then starts where latents are. Random codes own no latents, get no gradient and stay dead.
+#
+# </details>
+#
+# <details><summary>4. Why must tokens be local?</summary>
+#
+# Then a crop has the tokens of the whole photo: training on crops fits inference on photos, and tiles can be exact.
+#
+# </details>
+#
 # ## Exercises
 #
 # Fill in the function, run the check below it. The solution is the folded cell between them.

@@ -558,6 +558,32 @@ path = run.save_figure(fig, "confidence")
 # - Accuracy means something only beside a constant guess; misses are nearer in code space than chance.
 # - The argmax is too flat, a sample is not coherent, an average is blurred: the tokens' *joint* distribution is missing.
 #
+# ## Check yourself
+#
+# <details><summary>1. Why can S_l, E_l's argmax, look flat although E_l is a good classifier?</summary>
+#
+# Where several textures are equally likely, each place takes its own most likely token, and the safe one is often the smooth one.
+#
+# </details>
+#
+# <details><summary>2. What are the three ways to turn E_l's probabilities into a picture, and what does each cost?</summary>
+#
+# Argmax: sharp but flat. A sample: texture, with neighbours that do not know of each other. The mean of codes: blurred, and best in PSNR.
+#
+# </details>
+#
+# <details><summary>3. Why do Swin layers shift their windows in every other block?</summary>
+#
+# Without the shift no information would ever cross the border of a window.
+#
+# </details>
+#
+# <details><summary>4. E_l is right for 30 % of tokens. Why can its picture still be good?</summary>
+#
+# Many of the wrong tokens are near misses: their codes look almost like the right one.
+#
+# </details>
+#
 # ## Exercises
 #
 # Fill in the function, run the check below it. The solution is the folded cell between them.

@@ -846,6 +846,32 @@ display(Markdown(f"With half of the true tokens shown: {spoken:.4f} nats as trai
 # - The more is shown, the surer a well-trained φ_r is. Where it is unsure, it has to sample, and somebody has to judge the samples:
 #   [notebook 05](05_evaluator.ipynb).
 #
+# ## Check yourself
+#
+# <details><summary>1. Which way does t count, and what is known at t = T?</summary>
+#
+# t counts down from T, where nothing is known, to 0, where all tokens are.
+#
+# </details>
+#
+# <details><summary>2. Why does φ_r need no input for t?</summary>
+#
+# The mask shows how many tokens are known, and with it the time.
+#
+# </details>
+#
+# <details><summary>3. Why are several steps needed at all, if φ_r predicts all tokens at once?</summary>
+#
+# One step draws each token for itself: a product of distributions. Only when some are kept can the next ones be drawn to fit them.
+#
+# </details>
+#
+# <details><summary>4. φ_r's loss hardly falls when true neighbours are shown. What does that foretell?</summary>
+#
+# That steps can win little: what tokens tell of each other is small beside what LQ tells. Notebook 10 makes a measure of it.
+#
+# </details>
+#
 # ## Exercises
 #
 # **1. How many does a step reveal?** On average over the chain of section 1, how many of N tokens are masked at t and visible at t − 1? (w_t is given that a token

@@ -591,6 +591,32 @@ panel
 # - Re-masking, resampling and the last step are choices in which the paper and its released code differ; name them when you compare.
 # - A batch equals its singles to the bit, because nothing is shared between images but the weights.
 #
+# ## Check yourself
+#
+# <details><summary>1. What is m_s, and what happens if it is all True?</summary>
+#
+# The tokens of S_l that φ_e finds good. If all are, T_s = 0: no step is run and the answer is S_l.
+#
+# </details>
+#
+# <details><summary>2. Why add Gumbel noise to log-scores and keep the k largest?</summary>
+#
+# That draws k places without replacement, each next one with probability proportional to its score among those left, without a loop.
+#
+# </details>
+#
+# <details><summary>3. α = 0 and α = 1: which pictures do they give?</summary>
+#
+# α = 0 gives S_l. α = 1 trusts nothing: a start from scratch with T steps.
+#
+# </details>
+#
+# <details><summary>4. How many tokens are kept after the step at t?</summary>
+#
+# ⌈(1 − γ((t − 1)/T)) · N⌉, the same for every policy: only which ones differs.
+#
+# </details>
+#
 # ## 8 · Exercises
 #
 # **1.** A photo costs one call of E_l, one of φ_e on S_l, and then φ_r once a step and φ_e once a step, except in the last step, where nothing

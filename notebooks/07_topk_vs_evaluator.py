@@ -475,6 +475,32 @@ Weights of `{model.tier.name}`, {len(pairs)} photos, {len(size.seeds)} seed(s), 
 # - Locality and quality are two questions; a mask may look even and help nobody.
 # - Equal k, equal T, equal seeds, paired differences: then only the choice is left to explain what is seen.
 #
+# ## Check yourself
+#
+# <details><summary>1. Why must every policy keep the same number of tokens in a step?</summary>
+#
+# Else a difference could come from the number and not from the choice.
+#
+# </details>
+#
+# <details><summary>2. What is the control for "the masks look even"?</summary>
+#
+# Random masks of the same size. Sampling alone makes masks even.
+#
+# </details>
+#
+# <details><summary>3. Why do top-k masks grow from what they have?</summary>
+#
+# φ_r is surest next to tokens that it knows, so the next best token is a neighbour.
+#
+# </details>
+#
+# <details><summary>4. At one temperature the evaluator's masks look better than random ones, at another worse. What does that mean?</summary>
+#
+# Masks of likely tokens act like a lower temperature. The comparison is fair only at equal temperatures *and* with each at its best.
+#
+# </details>
+#
 # ## Exercises
 #
 # **1.** Write the mean distance of kept tokens to their *nearest other kept token* (double loop is fine). A block gives 1.

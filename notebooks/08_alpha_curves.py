@@ -377,6 +377,32 @@ Weights of `{model.tier.name}`, {len(pairs)} photos, {len(size.seeds)} seed(s). 
 # - Choose on some photos, score on others; otherwise the optimum of a noisy curve flatters itself.
 # - One dial at a time, paired, against the same reference.
 #
+# ## Check yourself
+#
+# <details><summary>1. Why must α be corrected by a shift of φ_e's logit?</summary>
+#
+# φ_e's prior for "good" comes from its training maps. On new photos the share of good tokens differs, and α would not mean what it says.
+#
+# </details>
+#
+# <details><summary>2. Why is the best α chosen on the other photos?</summary>
+#
+# The lowest point of a noisy curve flatters itself: it was picked for being low.
+#
+# </details>
+#
+# <details><summary>3. PSNR falls as α grows. Is the picture getting worse?</summary>
+#
+# By PSNR, which prefers the safe S_l. LPIPS, which sees texture, mostly improves.
+#
+# </details>
+#
+# <details><summary>4. When does the adaptive start save time?</summary>
+#
+# When many tokens of S_l pass α, so that T_s is well below T. Each photo pays one more call of φ_e for it.
+#
+# </details>
+#
 # ## Exercises
 #
 # **1.** The *expected calibration error*: the mean of |said − true| over bins, weighted by their counts, from `reliability`'s rows.

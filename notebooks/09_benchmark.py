@@ -447,6 +447,32 @@ display(Markdown(f"Weights of `{model.tier.name}`: " + ", ".join(f"{count} × {n
 
 
 # %% [markdown]
+# ## Check yourself
+#
+# <details><summary>1. Why measure bicubic and published outputs before one's own method?</summary>
+#
+# If the bench gives the paper's numbers for these, it measures what the paper measured.
+#
+# </details>
+#
+# <details><summary>2. What are the two baselines without steps, and why do they matter?</summary>
+#
+# One sample of E_l and one sample of φ_r. If ITER does not beat them, the steps or Stage III buy nothing.
+#
+# </details>
+#
+# <details><summary>3. What does mixing three runs measure?</summary>
+#
+# What it is worth that neighbouring tokens were chosen to go together: each token is as likely as before, but the neighbours do not match.
+#
+# </details>
+#
+# <details><summary>4. Two intervals overlap. Can the difference still be decided?</summary>
+#
+# Yes, if it is paired: what photos differ by cancels out in the difference.
+#
+# </details>
+#
 # ## Exercises
 #
 # **1.** PSNR on luma, as in the convention above: Y = (65.481 R + 128.553 G + 24.966 B + 16)/255 for R, G, B in [0, 1].

@@ -598,6 +598,32 @@ display(Markdown(f"""
 # - Temperature, mask and number of steps trade for each other: compare at equal settings *and* each at its best.
 # - "Equals S_h" and "fits its neighbours" are two questions; a critic answers the one that it was trained on.
 #
+# ## Check yourself
+#
+# <details><summary>1. What is neighbour information?</summary>
+#
+# The share of φ_r's loss on hidden tokens that goes away when three quarters of the true ones are shown.
+#
+# </details>
+#
+# <details><summary>2. Why can one step never make a whole stripe when its phase is open?</summary>
+#
+# Each token draws its phase for itself; they agree by chance alone.
+#
+# </details>
+#
+# <details><summary>3. Why does φ_e gain nothing over random masks once the temperature is free?</summary>
+#
+# It asks for likely tokens, and so does a lower temperature.
+#
+# </details>
+#
+# <details><summary>4. What does "asked again" ask, and what does it cost?</summary>
+#
+# Whether each token fits the other colour of a chequerboard, by φ_r itself: two more calls of φ_r in every step.
+#
+# </details>
+#
 # ## Exercises
 #
 # **1.** A stripe of n tokens has K equally likely phases, and all tokens agree. How many nats do the tokens hold about each other (the entropy of the product
