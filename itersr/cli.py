@@ -238,7 +238,7 @@ def _add_train(p: argparse.ArgumentParser) -> None:
 def _train(args: argparse.Namespace) -> int:
     """Train all of a tier's networks, or one stage of them: Stage I (vqgan), then Stages II and III by iter (Alg. 1, all at
     once), or by lq_encoder and then token_nets (refiner and evaluator). Or a rival to compare with: a GAN, or continuous
-    diffusion (notebook 11)."""
+    diffusion (itersr.lab.rivals)."""
     from itersr.lab import rivals
     from itersr.training.run import run
 

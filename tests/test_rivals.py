@@ -1,4 +1,4 @@
-"""The rivals of notebook 11: what they are, that they learn, and a peer's weights in another form."""
+"""The rivals of ITER: what they are, that they learn, and a peer's weights in another form."""
 
 from __future__ import annotations
 
@@ -49,6 +49,11 @@ def test_a_picture_of_any_size_comes_out_four_times_as_large(what: str) -> None:
     assert first.shape == (2, 3, 84, 68) and 0 <= first.min() and first.max() <= 1
     assert torch.equal(first, rival.restore(lq, steps=2, seed=3))
     assert torch.equal(first, rival.restore(lq, steps=2, seed=4)) == (what == "rival-gan")
+
+
+def test_the_command_line_knows_every_rival() -> None:
+    for what in rivals.RIVALS:
+        assert cli.parser().parse_args(["train", what]).what == what
 
 
 def test_unknown_names_and_scales_are_refused() -> None:

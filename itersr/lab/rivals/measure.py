@@ -2,8 +2,7 @@
 
     python -m itersr.lab.rivals.measure RUNS --minutes 60 [--grid GRID]
 
-RUNS holds `weights` of all three, trained for equal minutes; GRID is the folder of `grid`. Writes figures/11_rivals.json, which
-notebook 11 shows; at `smoke` the notebook trains and measures itself, by the same functions.
+RUNS holds `weights` of all three, trained for equal minutes; GRID is the folder of `grid`. Writes figures/11_rivals.json.
 """
 
 from __future__ import annotations
@@ -112,12 +111,12 @@ def main(arguments: list[str] | None = None) -> int:
     size = experiments.sizes(model.tier)
     pairs = experiments.make_pairs(experiments.unseen_photos(None, experiments.bench_folder()), model.tier, size.side, 0)
     rows = curves(model, gan, ldm, pairs, size.seeds, store=args.runs / "rows.jsonl")
-    noise = [{"photo": pair.name, "sigma": sigma, "family": "HQ", "left": noise_left(pair.hq, pair.hq)}
-             for pair in pairs for sigma in (10, 25)]
+    noise = []
     for pair in pairs:
         for sigma in (10, 25):
             harder = noisy_pair(pair, sigma)
-            images = {"ITER": model.restore(harder.lq).image, "LDM": ldm.restore(harder.lq, 20), "GAN": gan.restore(harder.lq)}
+            images = {"HQ": pair.hq, "ITER": model.restore(harder.lq).image, "LDM": ldm.restore(harder.lq, 20),
+                      "GAN": gan.restore(harder.lq)}
             noise += [{"photo": pair.name, "sigma": sigma, "family": family, "left": noise_left(image.cpu().float(), pair.hq)}
                       for family, image in images.items()]
     grid = [] if args.grid is None else [json.loads(line) for line in (args.grid / "grid.jsonl").read_text().splitlines()]
