@@ -215,7 +215,7 @@ def _code(failures: Sequence[Any]) -> int:
 
 
 def _add_train(p: argparse.ArgumentParser) -> None:
-    p.add_argument("what", choices=("all", *STAGES, "rival-gan", "rival-ldm"),
+    p.add_argument("what", choices=("all", *STAGES, "rival-iter", "rival-gan", "rival-ldm"),
                    help="all stages one after the other, or one of them")
     p.add_argument("--tier", default="smoke", metavar="T",
                    help=f"{', '.join(TIERS)}, or a folder of weights or a JSON file with a tier (default: %(default)s)")
@@ -244,7 +244,7 @@ def _train(args: argparse.Namespace) -> int:
 
     if args.data is not None and not Path(args.data).is_dir():
         raise NotADirectoryError(f"--data {args.data}: is not a folder")
-    return run(args, {name: partial(rivals.train_rival, name) for name in rivals.RIVALS})
+    return run(args, {"rival-iter": rivals.train_iter, **{name: partial(rivals.train_rival, name) for name in rivals.RIVALS}})
 
 
 def _add_evaluate(p: argparse.ArgumentParser) -> None:

@@ -131,7 +131,7 @@ display(Markdown(words))
 
 # %%
 lq, hq = widgets.example_pairs(model, side=192, seed=run.seed)["chelsea"]
-result = model.upscale(lq, steps=8, alpha=0.5, seed=run.seed)  # a tensor in, a tensor out; PIL images and arrays too
+result = model.upscale(lq, seed=run.seed)  # a tensor in, a tensor out; PIL images and arrays too
 bicubic = resize(lq, hq.shape[-2:])  # what an ordinary program does: smooth interpolation
 
 fig, axes = plt.subplots(1, 3, figsize=(8, 3.0), layout="constrained")
@@ -152,8 +152,8 @@ print("LQ    ", tuple(lq.shape))
 print("result", tuple(result.shape))
 print("four times the sides:", result.shape[-1] == 4 * lq.shape[-1] and result.shape[-2] == 4 * lq.shape[-2])
 print("values from 0 to 1:  ", bool(result.min() >= 0 and result.max() <= 1))
-print("the same seed again: ", torch.equal(result, model.upscale(lq, steps=8, alpha=0.5, seed=run.seed)))
-print("another seed:        ", torch.equal(result, model.upscale(lq, steps=8, alpha=0.5, seed=run.seed + 1)))
+print("the same seed again: ", torch.equal(result, model.upscale(lq, seed=run.seed)))
+print("another seed:        ", torch.equal(result, model.upscale(lq, seed=run.seed + 1)))
 
 # %% [markdown]
 # The last two lines: the model *draws* texture by chance, and the seed fixes the chance.
@@ -172,12 +172,16 @@ widgets.before_after_slider(bicubic, result)
 # %% [markdown]
 # ## 5 · What happened, in five pictures
 #
-# `model.restore` is the algorithm behind `upscale` and hands back every step of it, a `Trace`. (`upscale` afterwards takes the colours' low
-# frequencies from the input; `color_fix="none"` leaves them as they are here.)
+# `upscale` ran ITER with the settings that are best for these weights, which for `tiny` is a single step. The paper takes eight
+# (`preset="paper"`); that is what we look at here. [Notebook 10](10_where_steps_pay.ipynb) asks when eight are worth their price.
+#
+# `model.restore` is the algorithm behind `upscale` and hands back every step of it, a `Trace`. (`upscale` afterwards takes the
+# colours' low frequencies from the input.)
 
 # %%
-trace = model.restore(lq[None], steps=8, alpha=0.5, seed=run.seed)
-assert torch.equal(match_colors(trace.image.cpu().clone(), lq[None].cpu(), "wavelet")[0], result)
+trace = model.restore(lq[None], preset="paper", temperature=0.85, seed=run.seed)
+answer = match_colors(trace.image.cpu().clone(), lq[None].cpu(), "wavelet")[0]
+assert torch.equal(answer, model.upscale(lq, preset="paper", temperature=0.85, seed=run.seed))
 count = len(trace.restored.steps)
 middle = max(1, count // 2) if count else 0
 
@@ -185,7 +189,7 @@ fig, axes = plt.subplots(1, 5, figsize=(8, 2.1), layout="constrained")
 two = ListedColormap([widgets.MASKED, widgets.KEPT])
 pictures = {
     "1  LQ": bicubic, "2  S_l decoded": trace.at(0)[0].cpu(), "3  good tokens, m_s": trace.restored.condition_keep[0].cpu(),
-    f"4  after step {middle} of {count}": trace.at(middle)[0].cpu(), "5  result": result,
+    f"4  after step {middle} of {count}": trace.at(middle)[0].cpu(), "5  result": answer,
 }
 for axis, (title, picture) in zip(axes, pictures.items()):
     if picture.ndim == 2:
@@ -282,7 +286,7 @@ if my_photo is None:
     mine = bundled("test")["coffee"][:, 150:230, 200:320]  # a small one to show the way
 else:
     mine = read(my_photo)
-large = model.upscale(mine, steps=8, alpha=0.5, seed=run.seed)
+large = model.upscale(mine, seed=run.seed)
 pixels = to_tensor(large)[0]
 fig, axis = plt.subplots(figsize=(5, 3.4), layout="constrained")
 axis.imshow(pixels.permute(1, 2, 0))
@@ -300,7 +304,7 @@ path = run.save_figure(fig, "own_photo")
 # %% tags=["nbval-check-output"]
 flat = np.full((20, 30, 3), 128, dtype=np.uint8)
 for picture in (flat, Image.fromarray(flat), Image.fromarray(flat).convert("L"), Image.fromarray(flat).convert("RGBA")):
-    answer = model.upscale(picture, steps=2, seed=run.seed)
+    answer = model.upscale(picture, seed=run.seed)
     kind = f"PIL image {answer.mode:4} {answer.size}" if isinstance(answer, Image.Image) else f"array {answer.dtype} {answer.shape}"
     print(f"{type(picture).__name__:8} -> {kind}")
     assert isinstance(answer, type(picture)) or isinstance(answer, Image.Image)

@@ -266,7 +266,7 @@ from itersr.lab.course import model_to_measure
 model = model_to_measure(run.tier, run.data, run.checkpoints, seed=run.seed, device=str(run.device))
 size = experiments.sizes(run.tier, run.seed)
 pairs = experiments.make_pairs(experiments.unseen_photos(size.photos, experiments.bench_folder()), model.tier, size.side, run.seed)
-T = model.tier.steps
+T = experiments.alg2(model).steps
 print(f"{len(pairs)} photos that no tier trains on, crops of {size.side}², {len(size.seeds)} seed(s), T = {T}")
 
 # %% [markdown]
@@ -311,11 +311,11 @@ assert [int(k) for k in steps[steps.photo == pairs[0].name].groupby("t").k.first
 # ## (a) The masks of every step, side by side (Fig. 8)
 
 # %%
-base = model.sampler(adaptive=False)
+base = experiments.alg2(model, adaptive=False)
 shown = pairs[1]  # one of scikit-image's photos
 traces, pictures = {}, {}
 for name in [*masking.POLICIES, "oracle"]:
-    sampler = base if name == "oracle" else model.sampler(adaptive=False, policy=name)
+    sampler = base if name == "oracle" else experiments.alg2(model, adaptive=False, policy=name)
     method = Method(name, "oracle" if name == "oracle" else "iter", sampler)
     pictures[name], traces[name], _ = apply(model, method, shown, run.seed)
 fig = show_masks(traces, f"{shown.name}, {model.tier.name}: newly kept tokens (light) and those kept before (dark)")

@@ -28,7 +28,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from itersr.config import Tier
+from itersr.config import Tier, as_defined
 from itersr.lab import metrics
 from itersr.lab.evaluation import pair as pair_files
 from itersr.lab.reproduce import ROOT
@@ -362,8 +362,10 @@ def steps_of(rows: DataFrame) -> DataFrame:
 
 
 def alg2(model: ITER, **settings: Any) -> Sampler:
-    """Alg. 2 as the paper has it, at the tier's T, α and temperature: its own policy may be another."""
-    return model.sampler(**{"policy": "evaluator", "remask": False, **settings})
+    """Alg. 2 as the paper has it, at T, α and temperature of the tier's definition (the weights' best may be one step)."""
+    usual = as_defined(model.tier)
+    own = {"steps": usual.steps, "alpha": usual.alpha, "temperature": usual.temperature}
+    return model.sampler("paper", **{**own, **settings})
 
 
 def baselines(temperatures: Sequence[float] = ()) -> list[Method]:

@@ -20,11 +20,11 @@ import torch
 
 from itersr.config import Tier, tier
 from itersr.lab.experiments import bicubic
-from itersr.lab.rivals import settings_of, train_rival
+from itersr.lab.rivals import settings_of, train_iter, train_rival
 from itersr.training.data import Photos
 from itersr.training.loop import TrainingError
 from itersr.training.perceptual import perceptual
-from itersr.training.run import materials, train_stage
+from itersr.training.run import materials
 from itersr.training.stage1 import psnr
 
 RATES = (1 / 3, 1.0, 3.0)  # times the usual learning rate
@@ -53,9 +53,7 @@ def train(run: dict[str, Any], config: Tier, photos: tuple[Photos, Photos], out:
             return {name: value for name, value in found.items() if name in ("psnr", "lpips", "gradients")}
         config = dataclasses.replace(config, train={name: dataclasses.replace(settings, lr=settings.lr * run["rate"])
                                                     for name, settings in config.train.items()})
-        whole = sum(config.plan.values())
-        for stage, share in config.plan.items():
-            found = train_stage(stage, config, None, out, minutes=minutes * share / whole, **options) or found
+        found = train_iter(config, None, out, minutes=minutes, **options)
         return {name.removesuffix(" ITER"): value for name, value in found.items() if name.endswith(" ITER")}
     except TrainingError as error:
         return {"failed": str(error)}
