@@ -68,11 +68,12 @@ def bench_folder() -> Path | None:
     return next((place for place in places if place.is_dir()), None)
 
 
-def unseen_photos(limit: int | None = None, bench: Path | None = None) -> dict[str, Tensor]:
-    """The photos that no tier trains on: scikit-image's test split, then Kodak24 where `bench`/test/kodak24 is there."""
+def unseen_photos(limit: int | None = None, bench: Path | None = None, sets: Sequence[str] = ("kodak24",)) -> dict[str, Tensor]:
+    """The photos that no tier trains on: scikit-image's test split, then those of `sets` that `bench`/test has."""
     photos = bundled("test")
-    if bench is not None and (bench / "test" / "kodak24").is_dir():
-        photos |= {f"kodak{path.stem}": read(path).tensor for path in image_files(bench / "test" / "kodak24")}
+    folders = [] if bench is None else [bench / "test" / name for name in sets]
+    for folder in filter(Path.is_dir, folders):
+        photos |= {f"{folder.name.rstrip('0123456789')}{path.stem}": read(path).tensor for path in image_files(folder)}
     return dict(list(photos.items())[:limit])
 
 

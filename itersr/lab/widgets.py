@@ -127,7 +127,7 @@ def restoration_view(model: ITER, photo: Tensor, alpha: float, steps: int, polic
     if step < 0:
         raise ValueError(f"step = {step}: needed 0 (S_l) or more")
     lq = to_tensor(photo)
-    settings = {"steps": steps, "alpha": alpha, "policy": policy, "temperature": temperature}
+    settings: dict[str, Any] = {"steps": steps, "alpha": alpha, "policy": policy, "temperature": temperature}
     trace = trace or model.restore(lq, preset="paper", seed=seed, **settings)
     taken = trace.restored.steps
     step = min(step, len(taken))

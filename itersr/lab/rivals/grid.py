@@ -21,6 +21,7 @@ import torch
 from itersr.config import Tier, tier
 from itersr.lab.experiments import bicubic
 from itersr.lab.rivals import settings_of, train_iter, train_rival
+from itersr.lab.rivals.measure import logs_of
 from itersr.training.data import Photos
 from itersr.training.loop import TrainingError
 from itersr.training.perceptual import perceptual
@@ -79,10 +80,12 @@ def grid(config: Tier, data: Path | None, out: Path, minutes: float, **options: 
     for i, run in enumerate(runs()):
         if any(run.items() <= row.items() for row in rows):
             continue
-        rows.append({**run, "minutes": minutes, **train(run, config, photos, out / f"{i:02d}", minutes, **options)})
+        folder = out / f"{i:02d}"
+        found = train(run, config, photos, folder, minutes, **options)
+        rows.append({**run, "tier": config.name, "minutes": minutes, **found, "logs": logs_of(folder, 12)})
         with file.open("a") as lines:
             lines.write(json.dumps(rows[-1]) + "\n")
-        print(rows[-1], flush=True)
+        print({name: value for name, value in rows[-1].items() if name != "logs"}, flush=True)
     return rows
 
 
