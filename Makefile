@@ -6,13 +6,14 @@
 #   make bench       the benchmarks
 #   make gpu [MINUTES=10] [TIER=small] [DATA=folder]   what a rented GPU should do: its tests, times, training; into runs/gpu
 #   make figures     rebuild the committed notebooks, figures/ and figures/results/ [ONLY=07]
+#   make book        the course as a site: build/book/index.html
 #   make exercises   write the learner's copies of the notebooks into learner/
 #   make lint | setup | clean
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce test quick lab bench gpu figures exercises lint clean
+.PHONY: book help setup reproduce test quick lab bench gpu figures exercises lint clean
 
 TIER ?= smoke
 MINUTES ?= 10
@@ -109,6 +110,10 @@ figures: setup
 
 exercises: setup
 	$(PY) -m tests.notebook_tools exercises
+
+# The course as a site, in build/book, from an environment of its own.
+book: setup
+	$(PY) -m tests.book
 
 clean:
 	rm -rf .venv build dist runs learner *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -12,7 +12,7 @@ from .datasets import TABLE
 from .pack import arguments_of, pack
 from .prepare import prepare
 
-EXTRA = {"bench": "what notebooks 06-11 measure on, with the metrics' weights", "realesrgan": "weights of a peer"}
+EXTRA = {"bench": "what notebooks 06-10 measure on, with the metrics' weights", "realesrgan": "weights of a peer"}
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -215,7 +215,7 @@ def _code(failures: Sequence[Any]) -> int:
 
 
 def _add_train(p: argparse.ArgumentParser) -> None:
-    p.add_argument("what", choices=("all", *STAGES, "rival-gan", "rival-ldm"),
+    p.add_argument("what", choices=("all", *STAGES, "rival-iter", "rival-gan", "rival-ldm"),
                    help="all stages one after the other, or one of them")
     p.add_argument("--tier", default="smoke", metavar="T",
                    help=f"{', '.join(TIERS)}, or a folder of weights or a JSON file with a tier (default: %(default)s)")
@@ -238,13 +238,13 @@ def _add_train(p: argparse.ArgumentParser) -> None:
 def _train(args: argparse.Namespace) -> int:
     """Train all of a tier's networks, or one stage of them: Stage I (vqgan), then Stages II and III by iter (Alg. 1, all at
     once), or by lq_encoder and then token_nets (refiner and evaluator). Or a rival to compare with: a GAN, or continuous
-    diffusion (notebook 11)."""
+    diffusion (itersr.lab.rivals)."""
     from itersr.lab import rivals
     from itersr.training.run import run
 
     if args.data is not None and not Path(args.data).is_dir():
         raise NotADirectoryError(f"--data {args.data}: is not a folder")
-    return run(args, {name: partial(rivals.train_rival, name) for name in rivals.RIVALS})
+    return run(args, {"rival-iter": rivals.train_iter, **{name: partial(rivals.train_rival, name) for name in rivals.RIVALS}})
 
 
 def _add_evaluate(p: argparse.ArgumentParser) -> None:

@@ -253,6 +253,8 @@ def _stripes() -> Tier:
             "iter": base,
         },
         plan={"vqgan": 0.2, "lq_encoder": 0.2, "token_nets": 0.58},
+        alpha=1.0,
+        temperature=0.3,
         degradation="mild",
         notes="pictures of stripes, in which neighbours tell a token (itersr.lab.worlds)",
     )
@@ -266,6 +268,11 @@ def tier(name: str) -> Tier:
     if name not in TIERS:
         raise ValueError(f"tier {name!r}: there are {', '.join(TIERS)}")
     return TIERS[name]
+
+
+def as_defined(config: Tier) -> Tier:
+    """The tier of that name as it is defined here: weights may name other settings as the best, such as one step."""
+    return TIERS.get(config.name, config)
 
 
 def to_dict(config: Tier) -> dict[str, Any]:

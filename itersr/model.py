@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from itersr import pictures, tiling, weights
-from itersr.config import Tier
+from itersr.config import Tier, as_defined
 from itersr.lq_encoder import LQEncoder, Stem
 from itersr.sampling import PRESETS, EvaluatorFn, ProposeFn, Restored, Sampler, merge, restore
 from itersr.tiled import Progress, TiledNetworks, tile_for
@@ -160,12 +160,13 @@ class ITER(nn.Module):
         """The settings of Alg. 2: a preset, and `settings` that replace them.
 
         preset: "tier" (T, α, temperature and policy that are best for these weights), "paper" (Alg. 2 with the paper's own), or
-        "released" (what the authors' code does instead, at the tier's T and temperature; see `sampling.RELEASED`).
+        "released" (what the authors' code does instead, at the defined tier's T and temperature; see `sampling.RELEASED`).
         ValueError for an unknown preset and for a wrong value, TypeError for an unknown setting.
         """
+        usual = as_defined(self.tier)
         own = {name: getattr(self.tier, name) for name in ("steps", "temperature", "alpha", "policy", "remask")}
         presets = {"tier": replace(PRESETS["paper"], **own), "paper": PRESETS["paper"],
-                   "released": replace(PRESETS["released"], steps=self.tier.steps, temperature=self.tier.temperature)}
+                   "released": replace(PRESETS["released"], steps=usual.steps, temperature=usual.temperature)}
         if preset not in presets:
             raise ValueError(f"preset {preset!r}: there are {', '.join(presets)}")
         return replace(presets[preset], **settings)

@@ -23,6 +23,7 @@
 # and drawn anew until all are good. This course builds every part of it by hand, trains it, and measures it.
 #
 # **What you need.** Python, some PyTorch. Nothing about diffusion: that is what the course teaches.
+# Symbols: [one table](symbols.md).
 #
 # **Minutes.** Ten to read. To run: seconds with trained weights at hand; without them this notebook trains a very small model first, which takes about a
 # minute on two CPU cores and less on a GPU.
@@ -130,7 +131,7 @@ display(Markdown(words))
 
 # %%
 lq, hq = widgets.example_pairs(model, side=192, seed=run.seed)["chelsea"]
-result = model.upscale(lq, steps=8, alpha=0.5, seed=run.seed)  # a tensor in, a tensor out; PIL images and arrays too
+result = model.upscale(lq, seed=run.seed)  # a tensor in, a tensor out; PIL images and arrays too
 bicubic = resize(lq, hq.shape[-2:])  # what an ordinary program does: smooth interpolation
 
 fig, axes = plt.subplots(1, 3, figsize=(8, 3.0), layout="constrained")
@@ -151,8 +152,8 @@ print("LQ    ", tuple(lq.shape))
 print("result", tuple(result.shape))
 print("four times the sides:", result.shape[-1] == 4 * lq.shape[-1] and result.shape[-2] == 4 * lq.shape[-2])
 print("values from 0 to 1:  ", bool(result.min() >= 0 and result.max() <= 1))
-print("the same seed again: ", torch.equal(result, model.upscale(lq, steps=8, alpha=0.5, seed=run.seed)))
-print("another seed:        ", torch.equal(result, model.upscale(lq, steps=8, alpha=0.5, seed=run.seed + 1)))
+print("the same seed again: ", torch.equal(result, model.upscale(lq, seed=run.seed)))
+print("another seed:        ", torch.equal(result, model.upscale(lq, seed=run.seed + 1)))
 
 # %% [markdown]
 # The last two lines: the model *draws* texture by chance, and the seed fixes the chance.
@@ -171,12 +172,16 @@ widgets.before_after_slider(bicubic, result)
 # %% [markdown]
 # ## 5 · What happened, in five pictures
 #
-# `model.restore` is the algorithm behind `upscale` and hands back every step of it, a `Trace`. (`upscale` afterwards takes the colours' low
-# frequencies from the input; `color_fix="none"` leaves them as they are here.)
+# `upscale` ran ITER with the settings that are best for these weights, which for `tiny` is a single step. The paper takes eight
+# (`preset="paper"`); that is what we look at here. [Notebook 10](10_where_steps_pay.ipynb) asks when eight are worth their price.
+#
+# `model.restore` is the algorithm behind `upscale` and hands back every step of it, a `Trace`. (`upscale` afterwards takes the
+# colours' low frequencies from the input.)
 
 # %%
-trace = model.restore(lq[None], steps=8, alpha=0.5, seed=run.seed)
-assert torch.equal(match_colors(trace.image.cpu().clone(), lq[None].cpu(), "wavelet")[0], result)
+trace = model.restore(lq[None], preset="paper", temperature=0.85, seed=run.seed)
+answer = match_colors(trace.image.cpu().clone(), lq[None].cpu(), "wavelet")[0]
+assert torch.equal(answer, model.upscale(lq, preset="paper", temperature=0.85, seed=run.seed))
 count = len(trace.restored.steps)
 middle = max(1, count // 2) if count else 0
 
@@ -184,7 +189,7 @@ fig, axes = plt.subplots(1, 5, figsize=(8, 2.1), layout="constrained")
 two = ListedColormap([widgets.MASKED, widgets.KEPT])
 pictures = {
     "1  LQ": bicubic, "2  S_l decoded": trace.at(0)[0].cpu(), "3  good tokens, m_s": trace.restored.condition_keep[0].cpu(),
-    f"4  after step {middle} of {count}": trace.at(middle)[0].cpu(), "5  result": result,
+    f"4  after step {middle} of {count}": trace.at(middle)[0].cpu(), "5  result": answer,
 }
 for axis, (title, picture) in zip(axes, pictures.items()):
     if picture.ndim == 2:
@@ -264,7 +269,7 @@ path = run.save_figure(fig, "map")
 # | [08 α curves](08_alpha_curves.ipynb) | what the threshold trades | Fig. 7 |
 # | [09 Benchmark](09_benchmark.ipynb) | the method against others, with intervals | Table 1, Figs. 1, 4, 6 |
 #
-# Read them in order for the whole story (about six hours). In a hurry: 02, 04, 06. For the results alone: 07, 08, 09.
+# Read them in order for the whole story (nine to ten hours). In a hurry: 02, 04, 06. For the results alone: 07–10.
 #
 # Four words that all notebooks use: **token**, a number that names a codebook entry; **mask**, True where a token is good and kept;
 # **tier**, a size of the networks (`smoke` trains in minutes, `tiny` and `small` are better, `paper` has the published sizes);
@@ -281,7 +286,7 @@ if my_photo is None:
     mine = bundled("test")["coffee"][:, 150:230, 200:320]  # a small one to show the way
 else:
     mine = read(my_photo)
-large = model.upscale(mine, steps=8, alpha=0.5, seed=run.seed)
+large = model.upscale(mine, seed=run.seed)
 pixels = to_tensor(large)[0]
 fig, axis = plt.subplots(figsize=(5, 3.4), layout="constrained")
 axis.imshow(pixels.permute(1, 2, 0))
@@ -299,7 +304,7 @@ path = run.save_figure(fig, "own_photo")
 # %% tags=["nbval-check-output"]
 flat = np.full((20, 30, 3), 128, dtype=np.uint8)
 for picture in (flat, Image.fromarray(flat), Image.fromarray(flat).convert("L"), Image.fromarray(flat).convert("RGBA")):
-    answer = model.upscale(picture, steps=2, seed=run.seed)
+    answer = model.upscale(picture, seed=run.seed)
     kind = f"PIL image {answer.mode:4} {answer.size}" if isinstance(answer, Image.Image) else f"array {answer.dtype} {answer.shape}"
     print(f"{type(picture).__name__:8} -> {kind}")
     assert isinstance(answer, type(picture)) or isinstance(answer, Image.Image)
@@ -311,6 +316,32 @@ for picture in (flat, Image.fromarray(flat), Image.fromarray(flat).convert("L"),
 # - ITER restores tokens, not pixels: E_l guesses them, φ_e judges them, φ_r draws the bad ones anew, D_H paints them.
 # - A good first guess needs fewer steps, and a seed fixes what is drawn.
 # - Weights come in tiers. What you see is as good as the tier, the mechanism is the same in all.
+#
+# ## Check yourself
+#
+# <details><summary>1. Which of the parts run when a photo is upscaled, and which only in training?</summary>
+#
+# E_l, φ_r, φ_e and the decoder D_H run. E_H is needed in training alone: it turns sharp photos into the tokens S_h that the others learn from.
+#
+# </details>
+#
+# <details><summary>2. Why can two seeds give two different pictures of the same photo?</summary>
+#
+# The detail is lost in LQ. φ_r gives a distribution over tokens, and each seed draws others from it.
+#
+# </details>
+#
+# <details><summary>3. What does T_s say about a photo?</summary>
+#
+# How much of E_l's first answer φ_e trusts. The more tokens pass α, the smaller T_s, and the fewer steps are run.
+#
+# </details>
+#
+# <details><summary>4. A photo of a face in strong noise comes out with odd texture. Is that a bug?</summary>
+#
+# No. The weights that ship learned mild distortions of everyday photos. They take noise for texture, and know little of faces and small text.
+#
+# </details>
 #
 # ## 9 · Exercises
 #

@@ -23,6 +23,7 @@
 # will learn to undo *this* ruin and nothing else: what is missing here, it will never repair.
 #
 # **What you need.** Convolution, and what a JPEG is. No training.
+# Symbols: [one table](symbols.md).
 #
 # **Minutes.** Half an hour to read, half a minute to run on two CPU cores; a GPU is not needed.
 #
@@ -200,8 +201,8 @@ for name, weight, reach in (("bilinear", linear, 1), ("bicubic", cubic, 2)):
     assert torch.allclose(by_hand, deg.resize(hq, (62, 62), name), atol=1e-5)
 
 # %% [markdown]
-# Caption: stripes three pixels apart, reduced 3.1 times. Area fades them; bilinear and bicubic invent wide bands that were never
-# there.
+# Caption: stripes three pixels apart, reduced 3.1 times: too fine for the smaller grid. All three show wide bands that were never
+# there. With area they are faint; with bilinear and bicubic they have the stripes' full contrast.
 
 # %%
 stripes = (torch.arange(192) % 3 < 1).float().expand(1, 3, 192, 192)
@@ -363,8 +364,9 @@ assert grains["second order"] > grains["first order"] > 0, grains
 display(Markdown("Correlation of neighbours: " + ", ".join(f"{name} **{value:.2f}**" for name, value in grains.items()) + "."))
 
 # %% [markdown]
-# Caption: the same five seeds without (above) and with the second order (below). Above, dots of single pixels and crisp blocks;
-# below, blotches, smeared blocks and echoes, which is what photos from the web look like.
+# Caption: the same five seeds without (above) and with the second order (below). Above, noise in dots of single pixels (draws 1 and 4)
+# or a little blur. Below, what a second pass makes of that: coloured blotches of several pixels (draw 1), more blur (draw 2), the edges of
+# JPEG's blocks (draw 5). Photos from the web look like that.
 
 # %%
 five = hq.expand(5, -1, -1, -1)
@@ -441,10 +443,12 @@ display(Markdown("\n".join(lines)))
 # %% [markdown]
 # *Mild* is `MILD`, the ranges that the small tiers train with: one order, each step of it gentler, and no sinc filter at all.
 #
-# The bands below are wide enough for any photos and narrow enough for a wrong range: with a tenth of the noise the noise row leaves
-# its band at once.
+# The limits asserted below are wide enough for any photos and narrow enough for a wrong range: with a tenth of the noise the noise row
+# leaves them at once.
 #
-# Caption: the published ranges reach much further to the bad side than the mild ones.
+# Caption: left, the published ranges cost several decibels more than the mild ones. Middle, noise that is left in LQ: most published draws
+# have less of it than mild ones, since the second pass blurs and compresses it away, and a few have far more. Right, sharpness: the
+# published ranges spread to both sides, blurred and over-sharpened.
 
 # %%
 median = {name: rows[:, 2].tolist() for name, rows in table.items()}
@@ -488,6 +492,32 @@ degradation_panel({"coffee": hq[0]})
 # - A draw is plain data; pictures follow from it. So a batch can be replayed, stored, and equals its singles.
 # - The second order is not *more* of the same: it turns white noise into blotches and blocks into smears.
 # - Look at distributions. One picture cannot show a wrong range.
+#
+# ## Check yourself
+#
+# <details><summary>1. Why not train on photos that were only shrunk by bicubic interpolation?</summary>
+#
+# The network would learn to undo exactly that, and fail on photos whose blur, noise and compression are different and unknown.
+#
+# </details>
+#
+# <details><summary>2. What does the second order add that a stronger first order does not?</summary>
+#
+# Distortions act on each other: noise is blurred and compressed again, so it becomes blotches and smeared blocks.
+#
+# </details>
+#
+# <details><summary>3. Why do published ranges leave *less* noise in many LQ pictures than the mild ones?</summary>
+#
+# The second blur, the shrinking and JPEG remove much of what the first pass put in. Only a tail keeps a lot.
+#
+# </details>
+#
+# <details><summary>4. Two libraries both call a filter "bicubic". Are their LQ pictures the same?</summary>
+#
+# Not necessarily: the kernel's parameter, the alignment of pixels and the filter against aliasing differ.
+#
+# </details>
 #
 # ## Exercises
 

@@ -24,6 +24,7 @@
 # Everything later stands on this: no restoration can look better than what D_H draws from the *right* tokens.
 #
 # **What you need to know.** Convolutions, autograd, and what an autoencoder is.
+# Symbols: [one table](symbols.md).
 #
 # **Time.** About 35 minutes to read. As it stands the notebook shows `tiny`, whose weights ship. With `tier = "smoke"` in the next cell the
 # networks train from scratch while you watch, one to two minutes on two CPU cores and well under a minute on a GPU; the numbers are then other ones.
@@ -427,7 +428,8 @@ assert trace("validation", "psnr")[1][-1] > trace("validation", "psnr")[1][0], "
 
 # %% [markdown]
 # *What to see: before the first dotted line no codebook, so its term is 0; from there on it is the squared distance between latents and their codes. L1
-# takes a knock at the same moment: K vectors are less than a continuum.*
+# takes a knock at the same moment: K vectors are less than a continuum. The first held-out point of the shown run lies before that line: it decodes
+# tokens of a codebook that nobody has made yet, and so it says nothing of the autoencoder.*
 #
 # ## 10 · Held-out photos
 #
@@ -541,7 +543,7 @@ if local:
 
 
 # %% [markdown]
-# *What to see: black dots, if any, sit at the border alone, where the crop's zero padding shows.*
+# *What to see: black dots, if any, lie near the border, where the crop's zero padding shows; beyond the receptive field (right, red) there can be none.*
 #
 # What would break it? Any layer that looks at the whole picture. `GroupNorm`, which the published network uses, divides by a standard deviation over *all* positions.
 # Two untrained encoders, same widths, one image and its crop; how far do the interior latents move?
@@ -649,6 +651,32 @@ print(f"colour of the atlas tile against colour of the mean patch, {int(often.su
 # - Eq. 1's two terms have the same value: one moves codes, the other, weighed by β, moves the encoder.
 # - Start codes from k-means of trained latents, restart the dead, and stop early so that numbers hold still.
 # - Without a layer that mixes the whole picture a token is local.
+#
+# ## Check yourself
+#
+# <details><summary>1. Where does the gradient of the encoder come from, if the nearest code is a constant in pieces?</summary>
+#
+# From the straight-through trick: the gradient at the code is passed to the latent as if quantizing did nothing.
+#
+# </details>
+#
+# <details><summary>2. What do the codebook term and the commitment term move?</summary>
+#
+# The codebook term moves codes to latents, the commitment term moves latents to codes; `detach` stops the other direction.
+#
+# </details>
+#
+# <details><summary>3. Why k-means on the latents of a plain autoencoder first?</summary>
+#
+# Every code then starts where latents are. Random codes own no latents, get no gradient and stay dead.
+#
+# </details>
+#
+# <details><summary>4. Why must tokens be local?</summary>
+#
+# Then a crop has the tokens of the whole photo: training on crops fits inference on photos, and tiles can be exact.
+#
+# </details>
 #
 # ## Exercises
 #

@@ -24,6 +24,7 @@
 # E_l's answer S_l is what the diffusion of notebooks 04 to 06 starts from, and what all of it must beat.
 #
 # **What you need to know.** Attention (queries, keys, values), cross-entropy, and notebook 02.
+# Symbols: [one table](symbols.md).
 #
 # **Time.** About 35 minutes to read. As it stands the notebook shows `tiny`, whose weights ship. With `tier = "smoke"` E_l trains while you watch, under a minute on two CPU cores
 # (and the VQGAN first, if notebook 02 of this run has not left one); the numbers are then other ones.
@@ -366,8 +367,8 @@ display(Markdown(f"On the three held-out photos: **{accuracy:.1%}** of tokens ri
 assert accuracy > constant, f"accuracy {accuracy:.1%} must be above the best constant guess, {constant:.1%}"
 
 # %% [markdown]
-# *What to see: the red lines are the bar, and a hard one: both know the held-out photos' own histogram, and a sky of one token is an easy exam for a fixed answer. Below the left
-# one E_l has learned something that depends on the photo; above the right one it is right more often than any fixed answer.*
+# *What to see: the red lines are the bar. Both know the histogram of the very tokens that are asked for: left, of this notebook's three photos; right, of the crops that
+# training held out, as the orange dots. Below the left one E_l has learned something that depends on the photo; above the right one it is right more often than any fixed answer.*
 
 # %% [markdown]
 # **The run behind the weights that ship.** Its command, and what its log showed on the way: a run that is far from this at minute 2 has
@@ -525,7 +526,8 @@ display(Markdown(f"Mean confidence {confidence.mean():.1%}, right {right.mean():
                  f"A right token has the higher confidence in **{knows:.0%}** of all pairs of a right and a wrong one (AUC; chance is 50 %)."))
 
 # %% [markdown]
-# *What to see: points below the dotted line are promises that were not kept. Bins with fewer than 20 tokens are not drawn. Held-out photos differ from training photos, so some over-confidence is usual.*
+# *What to see: above the dotted line E_l is right more often than it says, below it less often. Bins with fewer than 20 tokens are not drawn. The line above says which of the two
+# it is on average; it differs from run to run.*
 #
 # Where is it sure?
 
@@ -543,7 +545,8 @@ path = run.save_figure(fig, "confidence")
 
 
 # %% [markdown]
-# *What to see: yellow, sure, on smooth areas, where few tokens are possible; dark on texture and edges. White in the last column tends to fall where the third is bright.*
+# *What to see: fur is dark all over, since many tokens are possible there. The cup is surer: brightest along its white rim and on plain red, where few tokens fit. White in
+# the last column is more frequent where the third is bright.*
 #
 # So E_l's own confidence already tells good tokens from bad ones to some degree. Keep its AUC in mind: the evaluator φ_e of notebook 05 is a whole network for that job and has to do better.
 #
@@ -554,6 +557,32 @@ path = run.save_figure(fig, "confidence")
 # - With shifts the view grows block by block; without them it never leaves its window.
 # - Accuracy means something only beside a constant guess; misses are nearer in code space than chance.
 # - The argmax is too flat, a sample is not coherent, an average is blurred: the tokens' *joint* distribution is missing.
+#
+# ## Check yourself
+#
+# <details><summary>1. Why can S_l, E_l's argmax, look flat although E_l is a good classifier?</summary>
+#
+# Where several textures are equally likely, each place takes its own most likely token, and the safe one is often the smooth one.
+#
+# </details>
+#
+# <details><summary>2. What are the three ways to turn E_l's probabilities into a picture, and what does each cost?</summary>
+#
+# Argmax: sharp but flat. A sample: texture, with neighbours that do not know of each other. The mean of codes: blurred, and best in PSNR.
+#
+# </details>
+#
+# <details><summary>3. Why do Swin layers shift their windows in every other block?</summary>
+#
+# Without the shift no information would ever cross the border of a window.
+#
+# </details>
+#
+# <details><summary>4. E_l is right for 30 % of tokens. Why can its picture still be good?</summary>
+#
+# Many of the wrong tokens are near misses: their codes look almost like the right one.
+#
+# </details>
 #
 # ## Exercises
 #

@@ -24,6 +24,7 @@
 # is what turns one answer into a few steps that agree with each other.
 #
 # **What you need.** Cross-entropy, embeddings, notebooks 02 and 03 (S_h, S_l, E_l). No knowledge of diffusion.
+# Symbols: [one table](symbols.md).
 #
 # **Minutes.** Reading 40. As it stands the notebook shows `tiny`, whose weights ship. With `tier = "smoke"` the networks train here: the cells then take about a minute on two CPU cores (some more if notebooks 02 and 03 have not run
 # yet), well under one on a GPU.
@@ -711,7 +712,7 @@ fig.colorbar(heat, ax=axes[1], label="nats", shrink=0.9)
 path = run.save_figure(fig, "entropy_maps")
 
 # %% [markdown]
-# *What to see. First column: untrained. Then, left to right, φ_r as more tokens are shown (kept tokens are light grey in the middle row). Dark is sure, bright is
+# *What to see. First column: untrained, and whatever it says there it has not learned: the best guess below is noise. Then, left to right, φ_r as more tokens are shown (kept tokens are light grey in the middle row). Dark is sure, bright is
 # unsure: compare with the photo above, and say which kinds of places are bright. The best guesses in the last row are smooth where φ_r is unsure, which is why inference
 # **samples** from φ_r and does not take its argmax.*
 
@@ -844,6 +845,32 @@ display(Markdown(f"With half of the true tokens shown: {spoken:.4f} nats as trai
 # - Sampling all places at once gives tokens that do not agree; a few steps do. That is what diffusion buys, where neighbours tell something.
 # - The more is shown, the surer a well-trained φ_r is. Where it is unsure, it has to sample, and somebody has to judge the samples:
 #   [notebook 05](05_evaluator.ipynb).
+#
+# ## Check yourself
+#
+# <details><summary>1. Which way does t count, and what is known at t = T?</summary>
+#
+# t counts down from T, where nothing is known, to 0, where all tokens are.
+#
+# </details>
+#
+# <details><summary>2. Why does φ_r need no input for t?</summary>
+#
+# The mask shows how many tokens are known, and with it the time.
+#
+# </details>
+#
+# <details><summary>3. Why are several steps needed at all, if φ_r predicts all tokens at once?</summary>
+#
+# One step draws each token for itself: a product of distributions. Only when some are kept can the next ones be drawn to fit them.
+#
+# </details>
+#
+# <details><summary>4. φ_r's loss hardly falls when true neighbours are shown. What does that foretell?</summary>
+#
+# That steps can win little: what tokens tell of each other is small beside what LQ tells. Notebook 10 makes a measure of it.
+#
+# </details>
 #
 # ## Exercises
 #

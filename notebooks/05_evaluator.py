@@ -24,6 +24,7 @@
 # The paper answers with another network, φ_e, which learns to tell good tokens from bad ones (Chen et al. 2024, abstract and Eq. 5).
 #
 # **What you need.** Notebook 04; logistic regression.
+# Symbols: [one table](symbols.md).
 #
 # **Minutes.** Reading 35. As it stands the notebook shows `tiny`, whose weights ship. With `tier = "smoke"` the networks train here: the cells then take half a minute on two CPU cores if notebooks 02–04 have run, two to three otherwise.
 
@@ -702,6 +703,32 @@ path = run.save_figure(fig, "alpha_preview")
 # - Ranking (AUC) and probabilities (reliability) are two questions. A change of the share of good tokens is a constant shift of the log-odds.
 # - A network's own confidence is a strong rival on fresh samples. Always measure it beside φ_e.
 # - α turns scores into m_s, and m_s into T_s.
+#
+# ## Check yourself
+#
+# <details><summary>1. What is the target of φ_e, and on which maps is it trained?</summary>
+#
+# Whether a token equals that of S_h. On S_l, and on complete maps that φ_r drew, since these are what inference shows it.
+#
+# </details>
+#
+# <details><summary>2. AUC .8 and a bad reliability curve: can both be?</summary>
+#
+# Yes. AUC asks for the order of scores alone; a threshold such as α needs them to be probabilities.
+#
+# </details>
+#
+# <details><summary>3. Why can φ_e not be much better than φ_r's own confidence at its task?</summary>
+#
+# Given LQ, S_h is independent of φ_r's draw. The best answer to "equals S_h?" is the probability of the token given LQ, which φ_r estimates.
+#
+# </details>
+#
+# <details><summary>4. What other question could a critic be asked?</summary>
+#
+# Whether a token fits the others (Token-Critic: was it given or drawn?). Notebook 10 compares them.
+#
+# </details>
 #
 # ## Exercises
 #

@@ -23,6 +23,7 @@
 # a kept token that quietly gets a new value.
 #
 # **What you need.** φ_r and φ_e as functions (notebooks [04](04_refiner.ipynb) and [05](05_evaluator.ipynb)), and the schedule γ. No training.
+# Symbols: [one table](symbols.md).
 #
 # **Minutes.** Half an hour to read; to run, under one minute on two CPU cores at the `smoke` tier after notebooks 02 to 05 (about three
 # without them: it then trains what is missing), and the same on a GPU, since nothing here is large.
@@ -389,14 +390,21 @@ pairs = widgets.example_pairs(model, side=192, seed=run.seed)
 names = list(pairs)
 lq, hq = (torch.stack(each).to(run.device) for each in zip(*pairs.values()))
 s_h = torch.cat([model.vqgan.encode(one[None]) for one in hq])  # the truth, for the comparisons below only
-trace = model.restore(lq, steps=8, alpha=0.5, seed=run.seed)
+
+
+def alg2(**settings):
+    """Algorithm 2 with the paper's T = 8 and α = 0.5; φ_r's samples are drawn a little cooler than the paper's 1."""
+    return model.sampler("paper", **{"temperature": 0.85, **settings})
+
+
+trace = model.restore(lq, alg2(), seed=run.seed)
 print("T_s:", dict(zip(names, trace.start.tolist())))
 
 
 # %%
 def trajectory(index, columns=5):
     """S_t decoded, what is kept, and the score, for one photo of the batch at some of its steps."""
-    alone = model.restore(lq[index : index + 1], steps=8, alpha=0.5, seed=run.seed + index)
+    alone = model.restore(lq[index : index + 1], alg2(), seed=run.seed + index)
     count = len(alone.restored.steps)
     shown = sorted({round(i * count / (columns - 1)) for i in range(columns)})
     fig, axes = plt.subplots(3, len(shown), figsize=(1.6 * len(shown), 4.9), layout="constrained", squeeze=False)
@@ -453,7 +461,7 @@ print(*ok, sep="\n")
 
 # %% tags=["nbval-check-output"]
 for i in range(len(names)):
-    alone = model.restore(lq[i : i + 1], steps=8, alpha=0.5, seed=run.seed + i)
+    alone = model.restore(lq[i : i + 1], alg2(), seed=run.seed + i)
     assert torch.equal(alone.restored.tokens[0], trace.restored.tokens[i]) and torch.equal(alone.image[0], trace.image[i])
 print(f"{len(names)} photos: tokens and pixels are the same, in a batch and alone")
 
@@ -505,9 +513,9 @@ def mean_quality(images):
 
 rows = {}
 for alpha in (0.0, 0.3, 0.5, 0.7, 1.0):
-    result = model.restore(lq, steps=8, alpha=alpha, seed=run.seed)
+    result = model.restore(lq, alg2(alpha=alpha), seed=run.seed)
     rows[f"α = {alpha}"] = {"T_s": float(result.start.float().mean()), **mean_quality(result.image)}
-again = model.restore(lq, steps=8, alpha=0.5, seed=run.seed, remask=True)
+again = model.restore(lq, alg2(remask=True), seed=run.seed)
 rows["α = 0.5, remask"] = {"T_s": float(again.start.float().mean()), **mean_quality(again.image)}
 rows["S_h decoded"] = {"T_s": 0.0, **mean_quality(model.vqgan.decode(s_h).clamp(0, 1))}
 print(f"{'':16}" + "".join(f"{name:>8}" for name in rows["α = 0.5"]))
@@ -544,7 +552,7 @@ for field, says in meaning.items():
     print(f"{field:12}{values[0]!s:>8}{values[1]!s:>8}{values[2]!s:>10}   {says}")
 
 # %%
-samplers = {"Alg. 2 to the letter": model.sampler(remask=True), "module's default": model.sampler(), "released": model.sampler("released")}
+samplers = {"Alg. 2 to the letter": letter, "kept stay kept": Sampler(), "released": dataclasses.replace(RELEASED, temperature=1.0)}
 print(f"{'':22}{'calls of φ_r':>14}{'changed while kept':>20}" + "".join(f"{name:>8}" for name in quality))
 compared = {}
 for name, sampler in samplers.items():
@@ -552,7 +560,7 @@ for name, sampler in samplers.items():
     calls = sum(len(step.active) for step in result.restored.steps)
     compared[name] = {"calls": calls, "changed": changed_while_kept(result.restored), **mean_quality(result.image)}
     print(f"{name:22}{calls:14d}{compared[name]['changed']:20d}" + "".join(f"{compared[name][key]:8.3f}" for key in quality))
-assert compared["module's default"]["changed"] == 0
+assert compared["kept stay kept"]["changed"] == 0
 
 # %% [markdown]
 # Without its last step the released sampler never reaches k = N, and it does not need to: it resamples every place in every step, the
@@ -565,7 +573,7 @@ assert compared["module's default"]["changed"] == 0
 
 # %%
 photo, reference = pairs[names[deepest]]
-fig = widgets.restoration_view(model, photo, alpha=0.5, steps=8, policy="evaluator", seed=run.seed, step=2, reference=reference)
+fig = widgets.restoration_view(model, photo, alpha=0.5, steps=8, policy="evaluator", temperature=0.85, seed=run.seed, step=2, reference=reference)
 path = run.save_figure(fig, "panel")
 display(fig)
 
@@ -589,6 +597,32 @@ panel
 # - A kept token keeps its value. Sampling k tokens without replacement is Gumbel noise plus top-k.
 # - Re-masking, resampling and the last step are choices in which the paper and its released code differ; name them when you compare.
 # - A batch equals its singles to the bit, because nothing is shared between images but the weights.
+#
+# ## Check yourself
+#
+# <details><summary>1. What is m_s, and what happens if it is all True?</summary>
+#
+# The tokens of S_l that φ_e finds good. If all are, T_s = 0: no step is run and the answer is S_l.
+#
+# </details>
+#
+# <details><summary>2. Why add Gumbel noise to log-scores and keep the k largest?</summary>
+#
+# That draws k places without replacement, each next one with probability proportional to its score among those left, without a loop.
+#
+# </details>
+#
+# <details><summary>3. α = 0 and α = 1: which pictures do they give?</summary>
+#
+# α = 0 gives S_l. α = 1 trusts nothing: a start from scratch with T steps.
+#
+# </details>
+#
+# <details><summary>4. How many tokens are kept after the step at t?</summary>
+#
+# ⌈(1 − γ((t − 1)/T)) · N⌉, the same for every policy: only which ones differs.
+#
+# </details>
 #
 # ## 8 · Exercises
 #
@@ -637,7 +671,7 @@ def saved(T_s: list[int], T: int) -> float:
 # %% tags=["check"]
 assert saved([8, 8], 8) == 0 and saved([0], 4) == 1
 assert abs(saved([2, 4, 6], 8) - 0.5) < 1e-9
-full = model.restore(lq, steps=8, adaptive=False, seed=0)
+full = model.restore(lq, alg2(adaptive=False), seed=0)
 taken = sum(len(step.active) for step in trace.restored.steps) / sum(len(step.active) for step in full.restored.steps)
 assert abs(saved(trace.start.tolist(), 8) - (1 - taken)) < 1e-9
 

@@ -22,11 +22,12 @@
 # even, so without random masks of equal size nobody can tell an evaluator's merit from the evenness of dice.
 #
 # **What you need.** Algorithm 2 ([06](06_adaptive_inference.ipynb)); the share of tokens kept at each step (γ).
-# **Time.** At `smoke`, two photos and one seed, about a minute on two CPU cores; at `tiny`, 27 photos and three seeds, about half an hour.
+# Symbols: [one table](symbols.md).
+# **Time.** At `smoke`, two photos and one seed, about a minute on two CPU cores; at `tiny`, 27 photos and three seeds, about an hour.
 # Finished rows are kept on disk.
 
 # %% tags=["parameters"]
-tier = "smoke"
+tier = "tiny"
 seed = 0
 device = "auto"
 data = None
@@ -265,7 +266,7 @@ from itersr.lab.course import model_to_measure
 model = model_to_measure(run.tier, run.data, run.checkpoints, seed=run.seed, device=str(run.device))
 size = experiments.sizes(run.tier, run.seed)
 pairs = experiments.make_pairs(experiments.unseen_photos(size.photos, experiments.bench_folder()), model.tier, size.side, run.seed)
-T = model.tier.steps
+T = experiments.alg2(model).steps
 print(f"{len(pairs)} photos that no tier trains on, crops of {size.side}², {len(size.seeds)} seed(s), T = {T}")
 
 # %% [markdown]
@@ -310,11 +311,11 @@ assert [int(k) for k in steps[steps.photo == pairs[0].name].groupby("t").k.first
 # ## (a) The masks of every step, side by side (Fig. 8)
 
 # %%
-base = model.sampler(adaptive=False)
+base = experiments.alg2(model, adaptive=False)
 shown = pairs[1]  # one of scikit-image's photos
 traces, pictures = {}, {}
 for name in [*masking.POLICIES, "oracle"]:
-    sampler = base if name == "oracle" else model.sampler(adaptive=False, policy=name)
+    sampler = base if name == "oracle" else experiments.alg2(model, adaptive=False, policy=name)
     method = Method(name, "oracle" if name == "oracle" else "iter", sampler)
     pictures[name], traces[name], _ = apply(model, method, shown, run.seed)
 fig = show_masks(traces, f"{shown.name}, {model.tier.name}: newly kept tokens (light) and those kept before (dark)")
@@ -406,6 +407,17 @@ compared = {
     f"{LOOK}, evaluator − S_l": ("evaluator", "S_l"),
 }
 differences = {name: experiments.difference(of[a], of[b], look) for name, (a, b) in compared.items()}
+
+# The same two critics over temperatures: masks of likely tokens act like a lower temperature, so one temperature is not enough.
+temperatures = (0.7, 1.0) if run.tier.name == "smoke" else (0.5, 0.7, 0.85, 1.0)
+warm = experiments.critics(model, pairs, size.seeds, temperatures, steps=T, only=["random", "evaluator"],
+                           store=run.checkpoints / "rows.jsonl", names=["psnr", look])
+ours, dice = (warm[warm.method == f"{name}, T = {T}"] for name in ("evaluator", "random"))
+differences |= {
+    f"{LOOK}, evaluator − random, at temperature 1": experiments.difference(ours[ours.dial == 1], dice[dice.dial == 1], look),
+    f"{LOOK}, evaluator − random, each at its best temperature": experiments.difference(
+        experiments.at_its_best(ours, look), experiments.at_its_best(dice, look), look),
+}
 fig, axis = plt.subplots(figsize=(7, 3.2))
 ledger.draw(axis, {name.partition(", ")[2]: d for name, d in differences.items()})
 axis.set_xlabel(f"difference in {LOOK} (less is better): mean and 95 % interval")
@@ -447,7 +459,9 @@ display(Markdown(f"""
   {nearness_of['evaluator_greedy']['mean']:.2f}, random {nearness_of['random']['mean']:.2f} (1 is a random choice).
   Top-k minus evaluator: {ledger.show(near_gap)}.
 - Quality: the evaluator's masks are {says(first, 'better than', 'worse than', 'not told apart from')} top-k's in {LOOK} ({ledger.show(first)}).
-- The control: they are {says(control, 'better than', 'worse than', 'not told apart from')} random masks of the same size ({ledger.show(control)}).
+- The control: they are {says(control, 'better than', 'worse than', 'not told apart from')} random masks of the same size ({ledger.show(control)}),
+  at temperature {base.temperature:g}. At temperature 1: {ledger.show(differences[f'{LOOK}, evaluator − random, at temperature 1'])}; each at its best
+  temperature: {ledger.show(differences[f'{LOOK}, evaluator − random, each at its best temperature'])}.
 - An oracle would change {LOOK} by {ledger.show(differences[f'{LOOK}, oracle − evaluator'])}: that is all that any better evaluator could win here.
 - Against one plain sample of E_l, iterating is {says(sample, 'better', 'worse', 'undecided')} ({ledger.show(sample)}).
 - Tokens equal to S_h: S_l {accuracy['S_l']['mean']:.1%}, evaluator {accuracy['evaluator']['mean']:.1%}, top-k {accuracy['topk']['mean']:.1%}, oracle {accuracy['oracle']['mean']:.1%}.
@@ -460,6 +474,32 @@ Weights of `{model.tier.name}`, {len(pairs)} photos, {len(size.seeds)} seed(s), 
 # - A statistic without its control is a picture with digits.
 # - Locality and quality are two questions; a mask may look even and help nobody.
 # - Equal k, equal T, equal seeds, paired differences: then only the choice is left to explain what is seen.
+#
+# ## Check yourself
+#
+# <details><summary>1. Why must every policy keep the same number of tokens in a step?</summary>
+#
+# Else a difference could come from the number and not from the choice.
+#
+# </details>
+#
+# <details><summary>2. What is the control for "the masks look even"?</summary>
+#
+# Random masks of the same size. Sampling alone makes masks even.
+#
+# </details>
+#
+# <details><summary>3. Why do top-k masks grow from what they have?</summary>
+#
+# φ_r is surest next to tokens that it knows, so the next best token is a neighbour.
+#
+# </details>
+#
+# <details><summary>4. At one temperature the evaluator's masks look better than random ones, at another worse. What does that mean?</summary>
+#
+# Masks of likely tokens act like a lower temperature. The comparison is fair only at equal temperatures *and* with each at its best.
+#
+# </details>
 #
 # ## Exercises
 #

@@ -22,10 +22,11 @@
 # number of ours stands beside one of the paper's.
 #
 # **What you need.** Algorithm 2 ([06](06_adaptive_inference.ipynb)), paired differences ([07](07_topk_vs_evaluator.ipynb)), α ([08](08_alpha_curves.ipynb)).
+# Symbols: [one table](symbols.md).
 # **Time.** At `smoke` about a minute on two CPU cores without the real photos, which do not ship (see below), two with them.
 
 # %% tags=["parameters"]
-tier = "smoke"
+tier = "tiny"
 seed = 0
 device = "auto"
 data = None
@@ -158,7 +159,7 @@ bench = experiments.bench_folder()
 pairs = experiments.make_pairs(experiments.unseen_photos(size.photos, bench), model.tier, size.side, run.seed)
 shift = model.calibration or experiments.calibrate(model, experiments.held_out(run.data), side=size.side, seed=run.seed)  # notebook 08
 store = run.checkpoints / "rows.jsonl"
-T = model.tier.steps
+T = experiments.alg2(model).steps
 evidence = {}
 print(f"{len(pairs)} photos, crops of {size.side}², {len(size.seeds)} seed(s), T = {T}")
 
@@ -180,27 +181,27 @@ if bench is None or not (bench / "test" / "realsrset").is_dir():
 elif not metrics.available("niqe"):
     print("NIQE's weights are not here (set TORCH_HOME): Table 1 is not measured.")
 else:
-    real = experiments.real_set(model, bench, model.sampler(), shift=shift, largest=120 if run.tier.name == "smoke" else None, store=store)
+    real = experiments.real_set(model, bench, experiments.alg2(model), shift=shift, largest=120 if run.tier.name == "smoke" else None, store=store)
     print(real.groupby("method", sort=False).photo.count().to_string())
 
 # %%
-paper = {"Bicubic": 7.98, "BSRGAN": 5.49, "Real-ESRGAN": None, "SwinIR-GAN": None, "FeMaSR": None, "MM-RealSR": None, "LDM-BSR": None, "ITER": 5.29}
+paper = {"Bicubic": 7.98, "BSRGAN": 5.49, "Real-ESRGAN": 5.65, "SwinIR-GAN": 5.30, "FeMaSR": 5.18, "MM-RealSR": 5.25, "LDM-BSR": 6.03, "ITER": 5.29}
 measured = {} if real is None else {name: experiments.interval(real[real.method == name], "niqe") for name in real.method.unique()}
 ours = {"Bicubic": measured.get("bicubic"), "ITER": measured.get("ITER")}
-ours |= {name: measured.get(name.lower()) for name in paper if name not in ours}
-table = [{"method": name, "NIQE in the paper": paper[name] or "–", "NIQE here [95 %]": ledger.show(ours[name]) if ours[name] else "not measured here",
+ours |= {name: measured.get(name.lower().replace("-", "")) for name in paper if name not in ours}
+table = [{"method": name, "NIQE in the paper": paper[name], "NIQE here [95 %]": ledger.show(ours[name]) if ours[name] else "not measured here",
           "photos here": f"{ours[name]['n']}" if ours[name] else "–"} for name in paper]
-evidence |= {f"NIQE of {name} on RealSRSet": ours[name] for name in ("Bicubic", "BSRGAN", "ITER") if ours[name]}
+evidence |= {f"NIQE of {name} on RealSRSet": ours[name] for name in paper if ours[name]}
 evidence = {name.replace("Bicubic", "bicubic"): value for name, value in evidence.items()}
 pd.DataFrame(table).set_index("method")
 
 # %% [markdown]
-# The paper's numbers are those of Table 1, RealSRSet, NIQE (Chen et al. 2024); a dash marks rows that were not at hand to copy. PI, the other column of
-# that table, needs NRQM's weights: `itersr evaluate --download --metrics pi` fetches them.
+# The paper's numbers are those of Table 1, RealSRSet, NIQE (Chen et al. 2024). PI, the other column of that table, needs NRQM's weights: `itersr evaluate
+# --download --metrics pi` fetches them. Real-ESRGAN's pictures were made with the weights that `python -m data_prep realesrgan` gets; FeMaSR's authors published 19 of 20.
 
 # %%
 if measured:
-    gaps = {name: abs(ours[name]["mean"] - paper[name]) for name in ("Bicubic", "BSRGAN") if ours[name] and ours[name]["n"] == 20}
+    gaps = {name: abs(ours[name]["mean"] - paper[name]) for name in ("Bicubic", "BSRGAN", "Real-ESRGAN") if ours[name] and ours[name]["n"] == 20}
     display(Markdown("Away from the paper: " + ", ".join(f"{name} **{gap:.3f}**" for name, gap in gaps.items()) + f" in NIQE. ITER's row is tier `{model.tier.name}` "
                      f"on {ours['ITER']['n']} of the 20 photos" + (", the smallest ones: not comparable with its row in the paper." if ours["ITER"]["n"] < 20 else ".")))
     assert gaps.get("Bicubic", 0) <= 0.03 and gaps.get("BSRGAN", 0) <= 0.02, f"the bench does not measure what the paper measured: {gaps}"
@@ -256,6 +257,8 @@ path = run.save_figure(fig, "temperatures")
 # %%
 evidence |= {
     **against,
+    f"{LOOK}, ITER − one sample of φ_r, at temperature 1": experiments.difference(
+        of["ITER"][of["ITER"].dial == 1], of["one sample of φ_r"][of["one sample of φ_r"].dial == 1], look),
     f"{LOOK}, one sample of φ_r − one sample of E_l": experiments.difference(best["one sample of φ_r"], best["one sample of E_l"], look),
     "token accuracy of S_l": experiments.interval(of["S_l"], "token accuracy"),
     "token accuracy of ITER": experiments.interval(best["ITER"], "token accuracy"),
@@ -370,7 +373,7 @@ display(Markdown("\n".join(said)))
 # On photos that may be shown (scikit-image's), each at the first seed. Below each picture its distance to HQ.
 
 # %%
-methods = [Method("bicubic", "bicubic"), Method("S_l", "S_l"), Method("ITER", sampler=model.sampler(temperature=warmth), shift=shift), Method("VQGAN bound", "bound")]
+methods = [Method("bicubic", "bicubic"), Method("S_l", "S_l"), Method("ITER", sampler=experiments.alg2(model, temperature=warmth), shift=shift), Method("VQGAN bound", "bound")]
 shown = pairs[: min(3, len(pairs))]
 fig, axes = plt.subplots(len(shown), len(methods) + 2, figsize=(8, 1.55 * len(shown)), squeeze=False)
 for line, pair in zip(axes, shown):
@@ -397,7 +400,7 @@ path = run.save_figure(fig, "side_by_side")
 # One restoration from nothing known, so that all T steps are seen; above the picture after each step, below what was kept on the way.
 
 # %%
-trace = model.restore(shown[1].lq.to(model.device), model.sampler(adaptive=False, temperature=warmth), seed=run.seed)
+trace = model.restore(shown[1].lq.to(model.device), experiments.alg2(model, adaptive=False, temperature=warmth), seed=run.seed)
 steps = trace.restored.steps
 places = sorted({round(i) for i in np.linspace(0, len(steps) - 1, min(5, len(steps)))})
 fig, axes = plt.subplots(2, len(places) + 1, figsize=(8, 3.2))
@@ -447,6 +450,32 @@ display(Markdown(f"Weights of `{model.tier.name}`: " + ", ".join(f"{count} × {n
 
 
 # %% [markdown]
+# ## Check yourself
+#
+# <details><summary>1. Why measure bicubic and published outputs before one's own method?</summary>
+#
+# If the bench gives the paper's numbers for these, it measures what the paper measured.
+#
+# </details>
+#
+# <details><summary>2. What are the two baselines without steps, and why do they matter?</summary>
+#
+# One sample of E_l and one sample of φ_r. If ITER does not beat them, the steps or Stage III buy nothing.
+#
+# </details>
+#
+# <details><summary>3. What does mixing three runs measure?</summary>
+#
+# What it is worth that neighbouring tokens were chosen to go together: each token is as likely as before, but the neighbours do not match.
+#
+# </details>
+#
+# <details><summary>4. Two intervals overlap. Can the difference still be decided?</summary>
+#
+# Yes, if it is paired: what photos differ by cancels out in the difference.
+#
+# </details>
+#
 # ## Exercises
 #
 # **1.** PSNR on luma, as in the convention above: Y = (65.481 R + 128.553 G + 24.966 B + 16)/255 for R, G, B in [0, 1].

@@ -22,6 +22,7 @@
 # random ones ([07](07_topk_vs_evaluator.ipynb)). A result without a reason is half a result. Here is the reason, and a place where the method works.
 #
 # **What you need.** Algorithm 2 ([06](06_adaptive_inference.ipynb)); entropy in nats.
+# Symbols: [one table](symbols.md).
 #
 # **Minutes.** Reading 30. With `tier = "smoke"` φ_r is trained here, in about a minute on two CPU cores, and everything is small. As it stands the notebook measures the
 # weights that ship, which takes hours on two cores; finished rows are kept on disk.
@@ -40,6 +41,7 @@ run = Run.start("10", tier=tier, seed=seed, device=device, data=data, out=out)
 
 # %%
 import dataclasses
+import json
 import math
 import shutil
 from itertools import product
@@ -53,6 +55,7 @@ from itersr import weights
 from itersr.lab import critics, experiments, ledger, metrics, worlds
 from itersr.lab.course import model_to_measure
 from itersr.lab.experiments import Method, apply
+from itersr.lab.reproduce import ROOT
 from itersr.model import ITER
 from itersr.schedule import tokens_to_keep
 from itersr.training.run import load_networks, train_stage
@@ -325,39 +328,38 @@ for axis, value in zip(axes, values):
 axes[0].legend(fontsize=7)
 path = run.save_figure(fig, "steps")
 
-
 # %% [markdown]
 # ## 6. One number that foretells
 #
 # Across: neighbour information, measured without any sampling. Up: how much of the LPIPS of one step eight steps take away.
 
 # %%
-def gain_of_eight(rows):
-    """1 − LPIPS(T = 8) / LPIPS(T = 1): mean and interval of the paired difference, over the mean at T = 1."""
-    one, eight = rows[rows.dial == 1], rows[rows.dial == 8]
-    scale = -float(one[look].mean())
-    found = experiments.difference(eight, one, look)
-    low, high = sorted((found["low"] / scale, found["high"] / scale))
-    return {"mean": found["mean"] / scale, "low": low, "high": high, "n": found["n"]}
-
-
-gains = {name: gain_of_eight(rows) for name, rows in curves.items()}
+gains = {name: experiments.gain_of_steps(rows, look) for name, rows in curves.items()}
+recorded = json.loads((ROOT / "figures" / "10_elsewhere.json").read_text(encoding="utf-8"))
+elsewhere = {name: point for name, point in recorded.items() if name not in gains}
 fig, axis = plt.subplots(figsize=(5.5, 3.6), layout="constrained")
 for i, (name, found) in enumerate(gains.items()):
     colour = "black" if name == photo_name else plt.cm.viridis(i / len(dials))
     axis.plot([information[name]] * 2, [found["low"], found["high"]], color=colour, lw=2)
     axis.plot(information[name], found["mean"], "o", color=colour)
     axis.annotate(name, (information[name], found["mean"]), xytext=(5, 3), textcoords="offset points", fontsize=7)
+for name, point in elsewhere.items():  # hollow
+    axis.plot([point["information"]] * 2, [point["gain"]["low"], point["gain"]["high"]], color="0.5", lw=1)
+    axis.plot(point["information"], point["gain"]["mean"], "o", color="0.5", mfc="white")
+    axis.annotate(name, (point["information"], point["gain"]["mean"]), xytext=(5, -9), textcoords="offset points", fontsize=7)
 axis.axhline(0, color="grey", lw=0.7)
 axis.set(xlabel="neighbour information (share of φ_r's loss)", ylabel=f"{look.upper()} that eight steps take away")
 axis.margins(x=0.2)
 path = run.save_figure(fig, "foretold")
-pd.DataFrame({name: {"neighbour information": f"{information[name]:.0%}", "gain of eight steps": ledger.show(found)}
-              for name, found in gains.items()}).T
+points = {name: (information[name], found) for name, found in gains.items()}
+points |= {name: (point["information"], point["gain"]) for name, point in elsewhere.items()}
+pd.DataFrame({name: {"neighbour information": f"{x:.0%}", "gain of eight steps": ledger.show(found)}
+              for name, (x, found) in points.items()}).T
 
 # %% [markdown]
-# *A point far to the right and high up: a place for ITER. Near the left edge one step is as good, and an eighth of the work. To see where another model lies, run
-# this notebook with `--tier FOLDER`; the authors' weights become such a folder by
+# *A point far to the right and high up: a place for ITER. Near the left edge one step is as good, and an eighth of the work. Hollow, if there are any: weights that do not ship,
+# measured once (`figures/10_elsewhere.json` says how they were trained). To see where another model lies, give its folder of weights to
+# `python -m tests.foretold FOLDER`; the authors' weights become such a folder by
 # `itersr.published.load("folder with the .pth files").save("published")`.*
 #
 # ## 7. Who should judge?
@@ -378,7 +380,7 @@ pd.DataFrame({name: {"neighbour information": f"{information[name]:.0%}", "gain 
 # at its own best temperature, chosen for each picture on all the others.
 
 # %%
-temperatures = (1.0,) if LIVE else (0.1, 0.3, 0.5, 0.7, 1.0)
+temperatures = (1.0,) if LIVE else (0.0, 0.1, 0.3, 0.5, 0.7, 1.0)
 contest = world_pairs[dials[0]]  # where neighbours tell most
 measured = [look, "psnr"]
 options = {"store": store, "names": measured}
@@ -392,7 +394,7 @@ if not LIVE:
         trained = folder / "weights" / "evaluator.safetensors"
         other = critics.with_critic(ITER.from_pretrained("stripes", str(run.device)), trained)
         judges = ["evaluator, re-masking", "evaluator, greedy, re-masking"]
-        judged = experiments.critics(other, contest, seeds, temperatures[1:], only=judges, **options)
+        judged = experiments.critics(other, contest, seeds, temperatures[2:], only=judges, **options)
         rows = pd.concat([rows, judged.assign(method=judged.method.str.replace("evaluator", f"φ_e, label {label}"))])
 names = list(rows.method.unique())
 
@@ -402,12 +404,13 @@ def T_of(name):
     return name.rpartition(", T = ")[2]
 
 
-def best_of(name):
+def best_of(name, rows=rows):
     """A critic's rows at its own best temperature."""
     return experiments.at_its_best(rows[rows.method == name], look)
 
 
-def row_at_one(name):
+def row_at_one(name, rows=rows):
+    """A critic's rows at temperature 1; none where it was not run there."""
     return rows[(rows.method == name) & (rows.dial == 1.0)]
 
 
@@ -417,20 +420,26 @@ def way_to_oracle(ours, random, oracle, value=look):
     return (mean["ours"] - mean["random"]) / (mean["oracle"] - mean["random"])
 
 
-lines = {}
-for name in names:
-    control = "random, T = 8" if T_of(name) == "8" else f"random, re-masking, T = {T_of(name)}"
-    bound = f"oracle, T = {T_of(name)}"
-    at_best = best_of(name)
-    against = experiments.difference(at_best, best_of(control), look)
-    lines[name] = {
-        f"{look.upper()} at 1": ledger.show(experiments.interval(row_at_one(name), look)) if len(row_at_one(name)) else "–",
-        f"{look.upper()} at its best": ledger.show(experiments.interval(at_best, look)),
-        "best": ", ".join(f"{t:g}" for t in sorted(at_best.dial.unique())),
-        "coherence": f"{at_best.coherence.mean():.3f}",
-        "− random": ledger.show(against) if name != control else "–",
-        "of the way to the oracle": f"{way_to_oracle(at_best, best_of(control), best_of(bound)):.0%}" if name != control else "–",
-    }
+def table_of(rows):
+    """Per critic: LPIPS at temperature 1 and at its best one, and there the difference from random masks of as many steps."""
+    lines = {}
+    for name in rows.method.unique():
+        T = T_of(name)
+        control = f"random, T = {T}" if T == "8" else f"random, re-masking, T = {T}"
+        at_best, random, bound = (best_of(each, rows) for each in (name, control, f"oracle, T = {T}"))
+        at_one = row_at_one(name, rows)
+        lines[name] = {
+            f"{look.upper()} at 1": ledger.show(experiments.interval(at_one, look)) if len(at_one) else "–",
+            f"{look.upper()} at its best": ledger.show(experiments.interval(at_best, look)),
+            "best": ", ".join(f"{t:g}" for t in sorted(at_best.dial.unique())),
+            **({"coherence": f"{at_best.coherence.mean():.3f}"} if "coherence" in at_best else {}),
+            "− random": "–" if name == control else ledger.show(experiments.difference(at_best, random, look)),
+            "of the way to the oracle": "–" if name == control else f"{way_to_oracle(at_best, random, bound):.0%}",
+        }
+    return lines
+
+
+lines = table_of(rows)
 pd.DataFrame(lines).T
 
 # %%
@@ -447,6 +456,25 @@ path = run.save_figure(fig, "critics")
 # %% [markdown]
 # *T = 8; dashed: with re-masking. Each point is a mean over pictures and seeds. Compare curves at their lowest points (left) or highest points
 # (right), and not at one temperature only.*
+#
+# ### The same on photos
+#
+# Here neighbours tell little, so a judge of coherence has little to find. The photos and networks are those of section 4.
+
+# %%
+on_photos = {}
+if LIVE:
+    print("At smoke the critics are not compared on photos.")
+else:
+    photo_temperatures = (0.5, 0.7, 0.85, 1.0)
+    judges = [name for name in experiments.CRITICS if name not in ("evaluator, greedy", "asked again", "asked again, greedy")]
+    photo_rows = experiments.critics(photo_model, photo_pairs, seeds, photo_temperatures, only=judges, **options)
+    on_photos = table_of(photo_rows)
+pd.DataFrame(on_photos).T
+
+# %% [markdown]
+# *Critics that keep likely tokens, or tokens that fit each other, take texture away on photos, which LPIPS punishes. Where the best temperature is the
+# highest tried, that critic may do better at a higher one.*
 #
 # ## 8. ITER against what it is made of
 #
@@ -570,6 +598,32 @@ display(Markdown(f"""
 # - Temperature, mask and number of steps trade for each other: compare at equal settings *and* each at its best.
 # - "Equals S_h" and "fits its neighbours" are two questions; a critic answers the one that it was trained on.
 #
+# ## Check yourself
+#
+# <details><summary>1. What is neighbour information?</summary>
+#
+# The share of φ_r's loss on hidden tokens that goes away when three quarters of the true ones are shown.
+#
+# </details>
+#
+# <details><summary>2. Why can one step never make a whole stripe when its phase is open?</summary>
+#
+# Each token draws its phase for itself; they agree by chance alone.
+#
+# </details>
+#
+# <details><summary>3. Why does φ_e gain nothing over random masks once the temperature is free?</summary>
+#
+# It asks for likely tokens, and so does a lower temperature.
+#
+# </details>
+#
+# <details><summary>4. What does "asked again" ask, and what does it cost?</summary>
+#
+# Whether each token fits the other colour of a chequerboard, by φ_r itself: two more calls of φ_r in every step.
+#
+# </details>
+#
 # ## Exercises
 #
 # **1.** A stripe of n tokens has K equally likely phases, and all tokens agree. How many nats do the tokens hold about each other (the entropy of the product
@@ -621,7 +675,7 @@ path = run.record(
              f"{gains[least]['mean']:.0%} to {gains[most]['mean']:.0%}",
     evidence=evidence, against={f"{LOOK}, random masks at T = 8 − one sample of φ_r": step_gain, **against},
     information=information, gains=gains, losses={name: {"true": found[False], "own": found[True]} for name, found in told.items()},
-    critics=lines, champion=champion, way_to_oracle=critic_way, best_alpha=best_alpha,
+    critics=lines, **{"critics on photos": on_photos}, champion=champion, way_to_oracle=critic_way, best_alpha=best_alpha,
     weights=experiments.fingerprint(model), photos=few, seeds=len(seeds), side=side,
     by_T=[{"place": name, **row} for name, found in curves.items()
           for row in experiments.summary(found, [v for v in values if v in found], by=["dial"]).to_dict("records")],

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from itersr.config import TIERS, tier
+from itersr.config import TIERS, as_defined, tier
 from itersr.model import ITER, pick_device
 from itersr.schedule import tokens_to_keep
 
@@ -53,7 +53,7 @@ def calibrate(model: ITER, lq: Tensor, start: int, steps: int) -> None:
     s_l = log_probs.argmax(1)
     odds = model.functions(log_probs)[1](s_l, s_l).exp().logit().flatten().sort(descending=True).values
     good = tokens_to_keep(start, steps, len(odds))
-    alpha = model.tier.alpha
+    alpha = as_defined(model.tier).alpha
     model.calibration = math.log(alpha / (1 - alpha)) - float(odds[min(good, len(odds) - 1)])  # so many have p(good) ≥ α
 
 

@@ -23,6 +23,7 @@ def smoke_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str,
         return out, {stage: train_stage(stage, tier("smoke"), None, out, progress=False, device="cpu") for stage in STAGES}
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
     """With `-n 2` a file stays in one process, and so do the run of all notebooks and nbval, which follows it."""
 

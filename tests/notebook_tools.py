@@ -12,6 +12,7 @@ import ast
 import copy
 import hashlib
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
@@ -25,10 +26,8 @@ from nbformat import NotebookNode
 import itersr
 from itersr.lab.course import SHOWN
 from itersr.lab.reproduce import ROOT, kernel_environment
-from itersr.weights import shipped
 
 PARAMETERS = {"tier", "seed", "device", "data", "out"}
-SHOWN_WITH_SHIPPED_WEIGHTS = {"07", "08", "09"}  # their parameters say smoke; the others show the tier of their parameters
 WITHOUT_NETWORKS = {"01"}
 MORE = {"10": {"stripes"}}  # further tiers whose weights a notebook uses
 TAGS = {"parameters", "nbval-check-output", "exercise", "solution", "check"}
@@ -131,12 +130,6 @@ def locked(name: str, root: Path = ROOT) -> str:
     return match[1]
 
 
-def shown_tier(source: Path) -> str | None:
-    """The tier whose outputs a notebook is committed with, where it is not that of its parameters: networks that trained for
-    seconds are for running, what is shown comes from weights that ship."""
-    return SHOWN if SHOWN in shipped() and source.stem[:2] in SHOWN_WITH_SHIPPED_WEIGHTS else None
-
-
 def stamp(notebook: NotebookNode, source: Path, root: Path = ROOT) -> dict[str, Any]:
     """What the outputs depend on."""
     values = parameters(notebook)
@@ -144,7 +137,7 @@ def stamp(notebook: NotebookNode, source: Path, root: Path = ROOT) -> dict[str, 
     return {
         "code": code_hash(notebook),
         "parameters": values,
-        "tier": shown_tier(source) or values.get("tier"),
+        "tier": values.get("tier"),
         "versions": {"itersr": itersr.__version__, "torch": locked("torch", root)},
         "weights": weights(tiers, root),
     }
@@ -191,8 +184,7 @@ def build(source: Path, root: Path = ROOT, timeout: int = 3600) -> Path:
     from nbclient import NotebookClient
 
     notebook = with_py(source)
-    tier = shown_tier(source)
-    with kernel_environment(ITERSR_OUT=str(root / "figures"), **({"ITERSR_TIER": tier} if tier else {})):
+    with kernel_environment(ITERSR_OUT=str(root / "figures")):
         NotebookClient(
             notebook, timeout=timeout, kernel_name="python3", record_timing=False, store_widget_state=False,
             coalesce_streams=True, extra_arguments=["--log-level=ERROR"], resources={"metadata": {"path": str(source.parent)}},
@@ -430,6 +422,7 @@ def main(arguments: list[str] | None = None) -> int:
             folder.mkdir(exist_ok=True)
             path = folder / f"{source.stem}.ipynb"
             nbformat.write(learner_copy(jupytext.read(source)), path)
+            shutil.copy(ROOT / "notebooks" / "symbols.md", folder)  # every notebook leads there
             print(path.relative_to(ROOT))
         if args.command in ("build", "pair", "check"):
             problems = check(source)

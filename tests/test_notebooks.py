@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import os
 import shutil
@@ -393,20 +392,21 @@ def test_nbval_passes_and_bites(project: Path, tmp_path: Path) -> None:
     assert bad.returncode == 1 and "mismatch" in bad.stdout, bad.stdout
 
 
+@pytest.mark.skipif(not SOURCES, reason="there are no notebooks")
 def test_nbval_bites_on_the_course(tmp_path: Path) -> None:
-    """A real notebook, up to its first compared cell that shows how many tokens a step keeps, under a changed schedule."""
+    """A real notebook, up to its first compared cell that shows how many tokens a step keeps, under a changed schedule.
+
+    The one in which that cell comes first: before it nothing is trained.
+    """
+    found = []
     for source in SOURCES:
         notebook = nbformat.read(source.with_suffix(".ipynb"), as_version=4)
-        for place, cell in enumerate(notebook.cells):
-            if "nbval-check-output" in tools.tags(cell) and "tokens_to_keep(" in cell.source:
-                start = copy.deepcopy(notebook)
-                start.cells = start.cells[: place + 1]
-                nbformat.write(start, tmp_path / "start.ipynb")
-                bad = nbval(tmp_path / "start.ipynb", changed_package(tmp_path), tmp_path / "out")
-                assert bad.returncode == 1 and "mismatch" in bad.stdout, bad.stdout
-                good = nbval(tmp_path / "start.ipynb", ROOT, tmp_path / "out")
-                assert good.returncode == 0, good.stdout
-                return
-    if SOURCES:
-        pytest.fail("no notebook compares the output of tokens_to_keep")
-    pytest.skip("there are no notebooks")
+        found += [(place, source, notebook) for place, cell in enumerate(notebook.cells)
+                  if "nbval-check-output" in tools.tags(cell) and "tokens_to_keep(" in cell.source]
+    place, _, notebook = min(found, key=lambda one: one[:2])
+    notebook.cells = notebook.cells[: place + 1]
+    nbformat.write(notebook, tmp_path / "start.ipynb")
+    bad = nbval(tmp_path / "start.ipynb", changed_package(tmp_path), tmp_path / "out")
+    assert bad.returncode == 1 and "mismatch" in bad.stdout, bad.stdout
+    good = nbval(tmp_path / "start.ipynb", ROOT, tmp_path / "out")
+    assert good.returncode == 0, good.stdout

@@ -1,4 +1,4 @@
-"""The rivals of notebook 11: what they are, that they learn, and a peer's weights in another form."""
+"""The rivals of ITER: what they are, that they learn, and a peer's weights in another form."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -16,7 +17,7 @@ from itersr import cli, weights
 from itersr.config import tier
 from itersr.lab import experiments, rivals
 from itersr.lab.experiments import Method
-from itersr.lab.rivals import grid
+from itersr.lab.rivals import grid, measure
 from itersr.lab.rivals.gan import RRDBNet
 from itersr.model import ITER
 from itersr.pictures import Photo
@@ -49,6 +50,11 @@ def test_a_picture_of_any_size_comes_out_four_times_as_large(what: str) -> None:
     assert first.shape == (2, 3, 84, 68) and 0 <= first.min() and first.max() <= 1
     assert torch.equal(first, rival.restore(lq, steps=2, seed=3))
     assert torch.equal(first, rival.restore(lq, steps=2, seed=4)) == (what == "rival-gan")
+
+
+def test_the_command_line_knows_every_rival() -> None:
+    for what in rivals.RIVALS:
+        assert cli.parser().parse_args(["train", what]).what == what
 
 
 def test_unknown_names_and_scales_are_refused() -> None:
@@ -136,7 +142,7 @@ def test_the_grid_runs_every_setting_once_and_goes_on(tmp_path: Path, monkeypatc
         return {"psnr ITER": 21.0, "lpips ITER": 0.2, "lpips S_l": 0.9}
 
     monkeypatch.setattr(grid, "train_rival", rival)
-    monkeypatch.setattr(grid, "train_stage", stage)
+    monkeypatch.setattr(rivals, "train_stage", stage)
     monkeypatch.setattr(grid, "bicubic_row", lambda *_: {"method": "bicubic", "psnr": 22.0, "lpips": 0.5})
     with pytest.raises(KeyboardInterrupt):
         grid.grid(SMOKE, None, tmp_path, 2.0)
@@ -144,11 +150,58 @@ def test_the_grid_runs_every_setting_once_and_goes_on(tmp_path: Path, monkeypatc
     assert rows == [json.loads(line) for line in (tmp_path / "grid.jsonl").read_text().splitlines()]
     assert len(rows) == 1 + 9 + 27 and sum("failed" in row for row in rows) == 9
     assert len({(row["method"], row.get("rate"), row.get("weight"), row.get("seed")) for row in rows}) == len(rows)
-    first = [call for call in calls if call[0] in SMOKE.plan][: len(SMOKE.plan)]
+    stages = [stage for stage in SMOKE.plan if stage != "vqgan"]
+    first = [call for call in calls if call[0] in stages][: len(stages)]
     assert sum(minutes for _, _, minutes, _ in first) == pytest.approx(2.0), "the stages share the minutes of a run"
     assert first[0][1] == pytest.approx(SMOKE.train["vqgan"].lr / 3)
     assert next(row for row in rows if row["method"] == "ITER")["lpips"] == 0.2
-    assert grid.grid(SMOKE, None, tmp_path, 2.0) == rows and len(calls) == 1 + 27 + 9 * len(SMOKE.plan)
+    assert grid.grid(SMOKE, None, tmp_path, 2.0) == rows and len(calls) == 1 + 27 + 9 * len(stages)
+
+
+def rows_of(family: str, values: dict[int, float], photos: int = 8) -> pd.DataFrame:
+    """LPIPS by number of calls; at temperature 1 worse by .02, and each photo worse than the one before."""
+    return pd.DataFrame([{"family": family, "calls": n, "dial": dial, "photo": f"p{i}", "seed": 0,
+                          "lpips": value + 0.02 * (dial == 1) + 0.03 * i}
+                         for n, value in values.items() for dial in (0.85, 1.0) for i in range(photos)])
+
+
+def test_how_many_calls_are_enough() -> None:
+    rows = pd.concat([rows_of("ITER", {2: 0.21, 4: 0.20}), rows_of("LDM", {1: 0.5, 10: 0.215, 50: 0.2})])
+    ours, theirs = (measure.by_calls(rows, family, "lpips") for family in ("ITER", "LDM"))
+    assert ours.shape == (8, 2) and ours[4].iloc[0] == pytest.approx(0.2), "at the better temperature"
+    assert measure.enough(ours, 0.011) == 2 and measure.enough(ours, 0.009) == 4 and measure.enough(theirs, 0.011) == 50
+    found = measure.enough_difference(ours, theirs, 0.011)
+    assert found == {"mean": 2 - 50, "low": 2 - 50, "high": 2 - 50, "n": 8}
+    theirs.iloc[:4, 2] -= 0.1  # half of the photos gain by 50 calls, the others lose: photos decide, so the interval is wide
+    theirs.iloc[4:, 2] += 0.1
+    found = measure.enough_difference(ours, theirs, 0.011)
+    assert found["low"] < found["high"]
+
+
+def test_which_share_of_runs_is_usable() -> None:
+    assert measure.usable([0.2, 0.21, 0.22, None]) == [True, True, False, False]
+    found = measure.usable_difference([0.2] * 9, [0.2, None, 0.5] * 9)
+    assert found["mean"] == pytest.approx(2 / 3) and found["low"] > 0.4 and found["n"] == 9
+    same = measure.usable_difference([0.2, 0.5] * 5, [0.2, 0.5] * 5)
+    assert same["low"] < 0 < same["high"]
+
+
+def test_noise_is_seen_in_flat_places_alone() -> None:
+    hq = torch.full((1, 3, 64, 64), 0.5)
+    hq[..., 32:] = torch.rand(1, 3, 64, 32, generator=torch.Generator().manual_seed(0))
+    assert not measure.flat_places(hq)[:, 40:].any()
+    noise = 20 / 255 * torch.randn(hq.shape, generator=torch.Generator().manual_seed(1))
+    assert measure.noise_left(hq, hq) < 1
+    assert measure.noise_left(hq + noise, hq) == pytest.approx(20, rel=0.1), "the mean of 25 pixels takes 2 % away"
+
+
+def test_logs_are_thinned(tmp_path: Path) -> None:
+    (tmp_path / "iter").mkdir()
+    lines = [f"{i},{6 * i},train,{name},{i / 10}" for i in range(1, 101) for name in ("iter", "learning rate")]
+    (tmp_path / "iter" / "log.csv").write_text("\n".join(["step,seconds,split,name,value", *lines]))
+    logs = measure.logs_of(tmp_path, 10)
+    assert list(logs) == ["iter"] and list(logs["iter"]) == ["iter"] and len(logs["iter"]["iter"]) == 10
+    assert logs["iter"]["iter"][0] == [0.1, 0.1]
 
 
 def test_a_rival_takes_part_in_experiments(tmp_path: Path) -> None:

@@ -124,16 +124,23 @@ def test_example_pairs_are_fixed(model: ITER) -> None:
         assert torch.equal(lq, pairs[name][0])
 
 
-def test_a_moved_control_makes_the_picture_anew(model: ITER, photo: torch.Tensor) -> None:
+def test_a_moved_control_makes_the_picture_anew(model: ITER, photo: torch.Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    restored, restore = [], ITER.restore
+    monkeypatch.setattr(ITER, "restore", lambda self, *a, **k: restored.append(k) or restore(self, *a, **k))
     panel = widgets.restoration_panel(model, {"noise": (photo, None), "half": (photo / 2, None)})
     row, shown = panel.children
-    controls = {control.description: control for control in row.children}
-    assert list(controls) == ["photo", "α", "T", "policy", "seed", "step"]
-    for name, value in (("α", 0.9), ("T", 3), ("policy", "random"), ("seed", 7), ("step", 1), ("photo", "half")):
+    *controls, status = row.children
+    controls = {control.description: control for control in controls}
+    assert list(controls) == ["photo", "α", "T", "policy", "temperature", "seed", "step"] and status.value == "done"
+    assert controls["step"].value == 0, "the panel opens where all steps are still to come"
+    changes = (("α", 1.0), ("T", 3), ("policy", "random"), ("temperature", 0.7), ("seed", 7), ("photo", "half"), ("step", 1))
+    for count, (name, value) in enumerate(changes, 2):
         before = shown.value
         controls[name].value = value
         assert shown.value != before, name
-    assert shown.value == widgets.png(widgets.restoration_view(model, photo / 2, 0.9, 3, "random", 7, 1))
+        assert len(restored) == min(count, len(changes)), "a step of a restoration is looked at, not made anew"
+    assert controls["step"].max == 3
+    assert shown.value == widgets.png(widgets.restoration_view(model, photo / 2, 1.0, 3, "random", 7, 1, temperature=0.7))
 
 
 # Before and after ----------------------------------------------------------------------------------------------------

@@ -28,7 +28,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from itersr.config import Tier
+from itersr.config import Tier, as_defined
 from itersr.lab import metrics
 from itersr.lab.evaluation import pair as pair_files
 from itersr.lab.reproduce import ROOT
@@ -68,11 +68,12 @@ def bench_folder() -> Path | None:
     return next((place for place in places if place.is_dir()), None)
 
 
-def unseen_photos(limit: int | None = None, bench: Path | None = None) -> dict[str, Tensor]:
-    """The photos that no tier trains on: scikit-image's test split, then Kodak24 where `bench`/test/kodak24 is there."""
+def unseen_photos(limit: int | None = None, bench: Path | None = None, sets: Sequence[str] = ("kodak24",)) -> dict[str, Tensor]:
+    """The photos that no tier trains on: scikit-image's test split, then those of `sets` that `bench`/test has."""
     photos = bundled("test")
-    if bench is not None and (bench / "test" / "kodak24").is_dir():
-        photos |= {f"kodak{path.stem}": read(path).tensor for path in image_files(bench / "test" / "kodak24")}
+    folders = [] if bench is None else [bench / "test" / name for name in sets]
+    for folder in filter(Path.is_dir, folders):
+        photos |= {f"{folder.name.rstrip('0123456789')}{path.stem}": read(path).tensor for path in image_files(folder)}
     return dict(list(photos.items())[:limit])
 
 
@@ -362,8 +363,10 @@ def steps_of(rows: DataFrame) -> DataFrame:
 
 
 def alg2(model: ITER, **settings: Any) -> Sampler:
-    """Alg. 2 as the paper has it, at the tier's T, α and temperature: its own policy may be another."""
-    return model.sampler(**{"policy": "evaluator", "remask": False, **settings})
+    """Alg. 2 as the paper has it, at T, α and temperature of the tier's definition (the weights' best may be one step)."""
+    usual = as_defined(model.tier)
+    own = {"steps": usual.steps, "alpha": usual.alpha, "temperature": usual.temperature}
+    return model.sampler("paper", **{**own, **settings})
 
 
 def baselines(temperatures: Sequence[float] = ()) -> list[Method]:
@@ -408,9 +411,14 @@ def critics(model: ITER, pairs: Sequence[Pair], seeds: Sequence[int], temperatur
 
 
 def alpha_curve(model: ITER, pairs: Sequence[Pair], seeds: Sequence[int], alphas: Mapping[float, float], *,
-                name: str = "raw", shift: float = 0.0, **options: Any) -> DataFrame:
-    """Fig. 7: the threshold. `alphas`: {place on the axis: α}; the same number twice where α itself is the axis."""
-    methods = [Method(name, sampler=alg2(model, alpha=alpha), shift=shift, dial=dial) for dial, alpha in alphas.items()]
+                name: str = "raw", shift: float = 0.0, temperature: float | None = None, **options: Any) -> DataFrame:
+    """Fig. 7: the threshold. `alphas`: {place on the axis: α}; the same number twice where α itself is the axis.
+
+    temperature: in place of the tier's.
+    """
+    base = alg2(model) if temperature is None else alg2(model, temperature=temperature)
+    methods = [Method(name, sampler=dataclasses.replace(base, alpha=alpha), shift=shift, dial=dial)
+               for dial, alpha in alphas.items()]
     return sweep(model, methods, pairs, seeds, **options)
 
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from itersr import degradation as deg
+from itersr.config import as_defined
 from itersr.lab import metrics
 from itersr.masking import POLICIES
 from itersr.model import ITER, Trace
@@ -38,16 +39,20 @@ def png(picture: Figure | Image) -> bytes:
 
 
 def _live(view: Callable[..., Figure | Image], controls: dict[str, Any]) -> Any:
-    """Controls above the picture that `view(**their values)` makes; a moved control makes it anew."""
+    """Controls above the picture that `view(**their values)` makes; a moved control makes it anew, and says so meanwhile."""
     import ipywidgets
 
-    def look() -> bytes:
-        return png(view(**{name: control.value for name, control in controls.items()}))
+    shown, status = ipywidgets.Image(format="png"), ipywidgets.Label()
 
-    shown = ipywidgets.Image(value=look(), format="png")
+    def look(change: Any = None) -> None:
+        status.value = "working …"
+        shown.value = png(view(**{name: control.value for name, control in controls.items()}))
+        status.value = "done"
+
+    look()
     for control in controls.values():
-        control.observe(lambda change: setattr(shown, "value", look()), names="value")
-    rows = ipywidgets.HBox(list(controls.values()), layout=ipywidgets.Layout(flex_flow="row wrap"))
+        control.observe(look, names="value")
+    rows = ipywidgets.HBox([*controls.values(), status], layout=ipywidgets.Layout(flex_flow="row wrap"))
     return ipywidgets.VBox([rows, shown])
 
 
@@ -108,12 +113,12 @@ MASKED, KEPT, NEW = "#e4e4e4", "#2f6690", "#f4a259"  # masked; kept already; kep
 
 
 def restoration_view(model: ITER, photo: Tensor, alpha: float, steps: int, policy: str, seed: int, step: int,
-                     reference: Tensor | None = None) -> Figure:
+                     reference: Tensor | None = None, temperature: float = 1.0, trace: Trace | None = None) -> Figure:
     """One restoration by Alg. 2, seen after `step` of its steps: pictures above, masks, scores and metrics below.
 
-    photo: an LQ image (3, h, w) or (1, 3, h, w) in [0, 1]. alpha, steps, policy, seed: as `ITER.restore` takes them.
+    photo: an LQ image (3, h, w) or (1, 3, h, w) in [0, 1]. alpha, steps, policy, seed, temperature: of the preset "paper".
     step: how many steps have been taken, 0 is S_l before any; above T_s the last one is shown.
-    reference: the HQ image, if known: it is shown, and the metrics compare with it.
+    reference: the HQ image, if known: it is shown, and the metrics compare with it. trace: of these settings, if it was made.
     ValueError for a wrong setting (see `Sampler`) or a negative step.
     """
     from matplotlib.colors import ListedColormap
@@ -122,16 +127,17 @@ def restoration_view(model: ITER, photo: Tensor, alpha: float, steps: int, polic
     if step < 0:
         raise ValueError(f"step = {step}: needed 0 (S_l) or more")
     lq = to_tensor(photo)
-    trace = model.restore(lq, steps=steps, alpha=alpha, policy=policy, seed=seed)
+    settings: dict[str, Any] = {"steps": steps, "alpha": alpha, "policy": policy, "temperature": temperature}
+    trace = trace or model.restore(lq, preset="paper", seed=seed, **settings)
     taken = trace.restored.steps
     step = min(step, len(taken))
-    mask, score = mask_states(trace, step), taken[step - 1].score if step else None
+    mask, score = mask_states(trace, step), taken[step - 1].score if step else judged_start(model, lq, trace)
     stages = {"S_l": trace.at(0), "step": trace.at(step), "result": trace.image}
     target = None if reference is None else to_tensor(reference)
 
     figure = Figure(figsize=(8, 4.6), layout="constrained")
-    settings = f"α = {alpha:.2f}   T = {steps}   T_s = {int(trace.start)}   {policy}"
-    figure.suptitle(f"{settings}   step {step} of {len(taken)}", fontsize=10)
+    title = f"α = {alpha:.2f}   T = {steps}   T_s = {int(trace.start)}   {policy}"
+    figure.suptitle(f"{title}   step {step} of {len(taken)}", fontsize=10)
     above, (kept, judged, truth, words) = figure.subplots(2, 4)
     _show(above[0], resize(lq[0].cpu(), trace.image.shape[-2:]), "LQ, bicubic")
     for axis, title, picture in zip(above[1:], ("S_l decoded", f"after step {step}", "result"), stages.values(), strict=True):
@@ -140,12 +146,11 @@ def restoration_view(model: ITER, photo: Tensor, alpha: float, steps: int, polic
     kept.imshow(mask.numpy(), cmap=ListedColormap([MASKED, KEPT, NEW]), vmin=0, vmax=2, interpolation="nearest")
     kept.set_title(f"kept {int((mask > 0).sum())} of {mask.numel()}", fontsize=9)
     if score is None:
-        why = "no score:\nnothing was\nto be chosen" if step else "before step 1"
-        judged.text(0.5, 0.5, why, ha="center", va="center", fontsize=9)
+        judged.text(0.5, 0.5, "no score:\nnothing was\nto be chosen", ha="center", va="center", fontsize=9)
         judged.set_title("score", fontsize=9)
     else:
         judged.imshow(score[0].exp().float().cpu().numpy(), vmin=0, vmax=1, cmap="viridis", interpolation="nearest")
-        by = "φ_e: p(good)" if POLICIES[policy][0] == "evaluator" else "φ_r: p(token)"
+        by = "φ_e: p(good)" if POLICIES[policy][0] == "evaluator" or not step else "φ_r: p(token)"
         judged.set_title(f"{by}, 0 dark, 1 bright", fontsize=9)
     if target is not None:
         _show(truth, target, "HQ")
@@ -158,6 +163,12 @@ def restoration_view(model: ITER, photo: Tensor, alpha: float, steps: int, polic
     if target is None:
         truth.axis("off")
     return figure
+
+
+def judged_start(model: ITER, lq: Tensor, trace: Trace) -> Tensor:
+    """φ_e's log p(good) for every token of S_l, (1, h, w), of which α makes m_s (Eq. 6)."""
+    s_l = trace.restored.condition
+    return model.functions(model.log_posterior(model.pad(lq.to(model.device))))[1](s_l, s_l)
 
 
 def mask_states(trace: Trace, step: int) -> Tensor:
@@ -196,19 +207,28 @@ def restoration_panel(model: ITER, photos: Mapping[str, Pair] | None = None) -> 
     import ipywidgets
 
     pairs = photos or example_pairs(model)
-    T = model.tier.steps
+    T = as_defined(model.tier).steps
+    adaptive = "rocket" if "rocket" in pairs else next(iter(pairs))  # a photo that starts below T
     controls = {
-        "photo": ipywidgets.Dropdown(options=list(pairs), description="photo"),
+        "photo": ipywidgets.Dropdown(options=list(pairs), value=adaptive, description="photo"),
         "alpha": ipywidgets.FloatSlider(value=0.5, min=0, max=1, step=0.05, description="α", continuous_update=False),
         "steps": ipywidgets.IntSlider(value=T, min=1, max=16, description="T", continuous_update=False),
         "policy": ipywidgets.Dropdown(options=list(POLICIES), description="policy"),
+        "temperature": ipywidgets.FloatSlider(value=as_defined(model.tier).temperature, min=0, max=1.5, step=0.05,
+                                              description="temperature", continuous_update=False),
         "seed": ipywidgets.BoundedIntText(value=0, min=0, max=999, description="seed"),
-        "step": ipywidgets.IntSlider(value=T, min=0, max=16, description="step", continuous_update=False),
+        "step": ipywidgets.IntSlider(value=0, min=0, max=T, description="step", continuous_update=False),
     }
+    last: dict[Any, Trace] = {}  # the steps of one restoration are looked at, not made anew
 
-    def view(photo: str, **settings: Any) -> Figure:
+    def view(photo: str, step: int, **settings: Any) -> Figure:
         lq, hq = pairs[photo]
-        return restoration_view(model, lq, **settings, reference=hq)
+        key = (photo, *settings.values())
+        if key not in last:
+            last.clear()
+            last[key] = model.restore(to_tensor(lq), preset="paper", **settings)
+            controls["step"].max = int(last[key].start)
+        return restoration_view(model, lq, step=step, **settings, reference=hq, trace=last[key])
 
     return _live(view, controls)
 

@@ -6,7 +6,6 @@ The VQGAN is frozen: it only says which tokens S_h each HQ image has.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,11 +17,12 @@ from itersr.masking import random_mask
 from itersr.model import ITER
 from itersr.sampling import categorical
 from itersr.schedule import tokens_to_mask
-from itersr.training.data import Crops, generator_for, uniform
+from itersr.training.data import generator_for, uniform
+from itersr.training.loop import Task
 from itersr.training.stage1 import psnr
 
 
-class Algorithm1(nn.Module):
+class Algorithm1(Task):
     """The losses of Algorithm 1 as one module, so that multi-process training can wrap it."""
 
     def __init__(self, model: ITER, config: TrainConfig, seed: int = 0) -> None:
@@ -39,12 +39,6 @@ class Algorithm1(nn.Module):
     @property
     def parts(self) -> dict[str, nn.Module]:
         return {"iter": nn.ModuleList(self.trained.values())}
-
-    def active(self, along: float) -> list[str]:
-        return ["iter"]
-
-    def after_step(self, step: int, along: float, crops: Crops, accelerator: Any) -> None:
-        pass
 
     def noise(self, batch: dict[str, Tensor], purpose: str, shape: Sequence[int] = ()) -> Tensor:
         """Uniform numbers, (B, *shape), each image's from its own index: the same in every process and after every resume."""

@@ -130,12 +130,34 @@ def learning_rate(along: float, config: TrainConfig) -> float:
     return floor + (config.lr - floor) * (1 + math.cos(math.pi * fallen)) / 2
 
 
+class Task(nn.Module):
+    """What `train` trains: `config` (a TrainConfig), `seed`, `trained`, and `forward(batch, along, part)`, which gives the loss
+    of a part and the scalars to log. `along` is the share of the run that is done, from 0 to 1."""
+
+    @property
+    def trained(self) -> dict[str, nn.Module]:
+        """The networks that ship (and are averaged): their names and modules."""
+        raise NotImplementedError
+
+    @property
+    def parts(self) -> dict[str, nn.Module]:
+        """What each optimizer trains, in the order of their updates."""
+        return self.trained
+
+    def active(self, along: float) -> list[str]:
+        """The parts that are updated when this share of the run is done."""
+        return list(self.parts)
+
+    def after_step(self, step: int, along: float, crops: Crops, accelerator: Any) -> None:
+        """Called after every step."""
+
+
 def train(task: Any, crops: Crops, out: Path, *, validate: Validate, save_weights: Callable[[], None],
           accelerator: Any, record: dict[str, Any] | None = None, minutes: float | None = None, resume: bool = False,
           stop_at: int | None = None, workers: int | None = None, progress: bool = True) -> dict[str, float]:
     """Train `task` for `task.config.steps` steps, or for `minutes`; gives the last validation's scalars.
 
-    task: a `Stage1` or an `Algorithm1`. To both, `along` is the share of the run that is done, from 0 to 1.
+    task: see `Task`.
     validate, save_weights: called with the averaged weights in place. accelerator: see `make_accelerator`. record: what
     settings.json is to say of this run.
     minutes: the whole run, over all calls, with validation and export; warm-up, learning rate and phases are laid over them.

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from itersr import weights
-from itersr.config import TIERS, Tier
+from itersr.config import TIERS, Tier, as_defined
 from itersr.disk import replace_file
 from itersr.model import ITER
 from itersr.training import STAGES
@@ -74,10 +74,9 @@ def export(run: Path, photos: Path | None, *, data: str, by: str | None = None, 
                        "hardware": hardware, "steps": int(logs[stage].step.max()),
                        "minutes": round(logs[stage].seconds.max() / 60, 1)}
     unseen = held_out(photos, config.unit)
-    steps = TIERS.get(config.name, config).steps  # not what an earlier export chose, which may be 1
     model.calibration = round(calibrate(model, unseen), 4)
     nats = [*neighbour_information(model, make_pairs(unseen, config, 160), (0.0, 0.75)).values()]
-    config = dataclasses.replace(config, **best(model, unseen, settings_to_try(steps), seconds=seconds))
+    config = dataclasses.replace(config, **best(model, unseen, settings_to_try(as_defined(config).steps), seconds=seconds))
     extra |= {"calibration": model.calibration, "nats": nats, "runs": runs}
     weights.write_config(to, config, extra)
     replace_file(to / "MODEL_CARD.md", card(config, extra, logs, weights.fingerprint(to), data, hardware))

@@ -15,13 +15,14 @@ from torch.nn import functional as F
 from itersr.config import Tier
 from itersr.losses import hinge_discriminator, hinge_generator
 from itersr.training.data import Crops, generator_for
+from itersr.training.loop import Task
 from itersr.training.perceptual import perceptual
 from itersr.vqgan import VQGAN, PatchDiscriminator
 
 RESTART_EVERY = 100  # steps over which the use of codes is counted
 
 
-class Stage1(nn.Module):
+class Stage1(Task):
     """The losses of Stage I as one module, so that multi-process training can wrap it."""
 
     def __init__(self, tier: Tier, seed: int = 0) -> None:
@@ -39,12 +40,10 @@ class Stage1(nn.Module):
 
     @property
     def trained(self) -> dict[str, nn.Module]:
-        """The networks that ship (and are averaged): their names and modules."""
         return {"vqgan": self.vqgan}
 
     @property
     def parts(self) -> dict[str, nn.Module]:
-        """What each optimizer trains, in the order of their updates."""
         return {"vqgan": self.vqgan, "discriminator": self.discriminator}
 
     def adversary(self, along: float) -> bool:
@@ -52,7 +51,6 @@ class Stage1(nn.Module):
         return self.config.gan_start < 1 and along >= self.config.gan_start
 
     def active(self, along: float) -> list[str]:
-        """The parts that are updated when this share of the run is done."""
         return ["vqgan", "discriminator"] if self.adversary(along) else ["vqgan"]
 
     def forward(self, batch: dict[str, Tensor], along: float, part: str) -> tuple[Tensor, dict[str, Tensor]]:

@@ -1,14 +1,17 @@
 """What the paper compares ITER with, small and trained alike: a GAN and continuous diffusion.
 
-    itersr train rival-gan --tier tiny --data DIR --out OUT --minutes M
-    itersr train rival-ldm …            on the VQGAN of OUT/weights, or the tier's that ships
+    itersr train rival-iter --tier tiny --data DIR --out OUT --minutes M
+    itersr train rival-gan …
+    itersr train rival-ldm …
 
-Same photos, degradation, crops, held-out pairs and training loop as ITER's; OUT/weights holds generator or unet.
+Same photos, degradation, crops, held-out pairs, training loop and minutes; OUT/weights holds what was trained. ITER and LDM
+work on the tier's VQGAN that ships (or LDM on that of OUT/weights), as the paper's do on a VQGAN trained before.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -24,15 +27,16 @@ from itersr.lab.rivals.ldm import LDM
 from itersr.training.data import Photos
 from itersr.training.loop import alone, make_accelerator, train
 from itersr.training.perceptual import perceptual
-from itersr.training.run import load_networks, materials, record_of
+from itersr.training.run import load_networks, materials, record_of, train_stage
 from itersr.training.stage1 import psnr
 
 RIVALS = ("rival-gan", "rival-ldm")
+VALIDATIONS = 3  # of a run: a run by minutes pays for them
 
 
 def settings_of(what: str, config: Tier) -> TrainConfig:
     """How a rival is trained at a tier: batch, crop and steps of Algorithm 1; its own learning rate and phases."""
-    usual = config.train["iter"]
+    usual = dataclasses.replace(config.train["iter"], validations=VALIDATIONS)
     if what == "rival-gan":  # Real-ESRGAN: 2e-4, then 1e-4 with the adversary; here one run with one decay
         return dataclasses.replace(usual, lr=4e-4, gan_start=0.4, gan_weight=0.1, perceptual_weight=1.0)
     return dataclasses.replace(usual, lr=5e-4)
@@ -44,7 +48,7 @@ def make(what: str, config: Tier, settings: TrainConfig, seed: int = 0, folder: 
         raise ValueError(f"rival {what!r}: there are {', '.join(RIVALS)}")
     if what == "rival-gan":
         return GAN(config, settings, seed)
-    return LDM(config, settings, seed, None if folder is None else load_networks(folder, config, ()).vqgan)
+    return LDM(config, settings, seed, None if folder is None else load_networks(folder, config, ("lq_encoder",)).vqgan)
 
 
 def train_rival(what: str, config: Tier, data: str | Path | None, out: Path, *,
@@ -78,6 +82,26 @@ def train_rival(what: str, config: Tier, data: str | Path | None, out: Path, *,
         found = train(task, crops, out / what, validate=validate, save_weights=save, record=record, accelerator=accelerator,
                       **options)
     accelerator.end_training()
+    return found
+
+
+def train_iter(config: Tier, data: str | Path | None, out: Path, *, changes: Mapping[str, Any] = MappingProxyType({}),
+               minutes: float | None = None, **options: Any) -> dict[str, float]:
+    """ITER on the rivals' terms: E_l, φ_r and φ_e on the VQGAN that ships, in the shares of the tier's plan after Stage I.
+
+    minutes: for all stages; None: the tier's steps. changes: of all stages' settings. The rest is as in `train_stage`.
+    """
+    own, vqgan = out / "weights", weights.locate(config.name) / "vqgan.safetensors"
+    if not (own / vqgan.name).exists():
+        own.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(vqgan, own / vqgan.name)
+    shares = {stage: share for stage, share in config.plan.items() if stage != "vqgan"}
+    config = dataclasses.replace(config, train={stage: dataclasses.replace(settings, **{"validations": VALIDATIONS, **changes})
+                                                for stage, settings in config.train.items()})
+    found: dict[str, float] = {}
+    for stage, share in shares.items():
+        limit = None if minutes is None else minutes * share / sum(shares.values())
+        found = train_stage(stage, config, data, out, minutes=limit, **options) or found
     return found
 
 

@@ -6,14 +6,13 @@ RRDBNet is the generator of ESRGAN (Wang et al. 2018), trained as Real-ESRGAN is
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from itersr.config import Tier, TrainConfig
 from itersr.losses import hinge_discriminator, hinge_generator
+from itersr.training.loop import Task
 from itersr.training.perceptual import perceptual
 from itersr.vqgan import PatchDiscriminator
 
@@ -64,7 +63,7 @@ class RRDBNet(nn.Module):
         return self.last(x)
 
 
-class GAN(nn.Module):
+class GAN(Task):
     """The losses of the GAN as one module, for `training.loop.train`.
 
     Until `gan_start` of the run L1 alone; then L1 + perceptual_weight · LPIPS + gan_weight · adversary, by turns with the
@@ -93,9 +92,6 @@ class GAN(nn.Module):
 
     def active(self, along: float) -> list[str]:
         return ["generator", "discriminator"] if along >= self.config.gan_start else ["generator"]
-
-    def after_step(self, step: int, along: float, crops: Any, accelerator: Any) -> None:
-        pass
 
     def forward(self, batch: dict[str, Tensor], along: float, part: str) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of a part and the scalars to log."""

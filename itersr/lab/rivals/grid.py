@@ -20,11 +20,12 @@ import torch
 
 from itersr.config import Tier, tier
 from itersr.lab.experiments import bicubic
-from itersr.lab.rivals import settings_of, train_rival
+from itersr.lab.rivals import settings_of, train_iter, train_rival
+from itersr.lab.rivals.measure import logs_of
 from itersr.training.data import Photos
 from itersr.training.loop import TrainingError
 from itersr.training.perceptual import perceptual
-from itersr.training.run import materials, train_stage
+from itersr.training.run import materials
 from itersr.training.stage1 import psnr
 
 RATES = (1 / 3, 1.0, 3.0)  # times the usual learning rate
@@ -53,9 +54,7 @@ def train(run: dict[str, Any], config: Tier, photos: tuple[Photos, Photos], out:
             return {name: value for name, value in found.items() if name in ("psnr", "lpips", "gradients")}
         config = dataclasses.replace(config, train={name: dataclasses.replace(settings, lr=settings.lr * run["rate"])
                                                     for name, settings in config.train.items()})
-        whole = sum(config.plan.values())
-        for stage, share in config.plan.items():
-            found = train_stage(stage, config, None, out, minutes=minutes * share / whole, **options) or found
+        found = train_iter(config, None, out, minutes=minutes, **options)
         return {name.removesuffix(" ITER"): value for name, value in found.items() if name.endswith(" ITER")}
     except TrainingError as error:
         return {"failed": str(error)}
@@ -81,10 +80,12 @@ def grid(config: Tier, data: Path | None, out: Path, minutes: float, **options: 
     for i, run in enumerate(runs()):
         if any(run.items() <= row.items() for row in rows):
             continue
-        rows.append({**run, "minutes": minutes, **train(run, config, photos, out / f"{i:02d}", minutes, **options)})
+        folder = out / f"{i:02d}"
+        found = train(run, config, photos, folder, minutes, **options)
+        rows.append({**run, "tier": config.name, "minutes": minutes, **found, "logs": logs_of(folder, 12)})
         with file.open("a") as lines:
             lines.write(json.dumps(rows[-1]) + "\n")
-        print(rows[-1], flush=True)
+        print({name: value for name, value in rows[-1].items() if name != "logs"}, flush=True)
     return rows
 
 

@@ -8,7 +8,6 @@ decodes.
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +16,7 @@ from torch.nn import functional as F
 from itersr.config import Tier, TrainConfig
 from itersr.tiling import whole_windows
 from itersr.training.data import generator_for, uniform
+from itersr.training.loop import Task
 from itersr.vqgan import VQGAN
 
 
@@ -94,7 +94,7 @@ class UNet(nn.Module):
         return self.leave(x)[..., :h, :w]
 
 
-class LDM(nn.Module):
+class LDM(Task):
     """The loss of the diffusion as one module, for `training.loop.train`. The VQGAN is frozen, as for ITER."""
 
     def __init__(self, tier: Tier, config: TrainConfig, seed: int = 0, vqgan: VQGAN | None = None) -> None:
@@ -109,16 +109,6 @@ class LDM(nn.Module):
     @property
     def trained(self) -> dict[str, nn.Module]:
         return {"unet": self.unet}
-
-    @property
-    def parts(self) -> dict[str, nn.Module]:
-        return {"unet": self.unet}
-
-    def active(self, along: float) -> list[str]:
-        return ["unet"]
-
-    def after_step(self, step: int, along: float, crops: Any, accelerator: Any) -> None:
-        pass
 
     @property
     def scale(self) -> Tensor:

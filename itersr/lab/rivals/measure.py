@@ -1,9 +1,9 @@
 """Claim 9 and Fig. 5: quality against the number of steps for ITER, the GAN and continuous diffusion; and noise that stays.
 
-    python -m itersr.lab.rivals.measure RUNS --minutes 60 [--grid GRID]
+    python -m itersr.lab.rivals.measure RUNS --minutes 30 [--grid GRID]
 
-RUNS holds `weights` of all three, trained for equal minutes; GRID is the folder of `grid`. Writes figures/11_rivals.json, which
-notebook 11 shows; at `smoke` the notebook trains and measures itself, by the same functions.
+RUNS is the folder in which rival-iter, rival-gan and rival-ldm were trained for equal minutes; GRID is the folder of `grid`.
+Writes figures/11_rivals.json. Rows that are finished are kept in RUNS/rows.jsonl.
 """
 
 from __future__ import annotations
@@ -11,10 +11,15 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+import resource
+import subprocess
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -28,7 +33,8 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 ITER_STEPS, LDM_STEPS = (1, 2, 4, 8, 16), (1, 2, 5, 10, 20, 50, 100, 200)
-TEMPERATURES = (0.7, 0.85, 1.0)
+TEMPERATURES = (0.85, 1.0)
+SETS = ("kodak24", "gb82")
 
 
 def calls(method: str, steps: int) -> int:
@@ -89,42 +95,102 @@ def costs(model: ITER, gan: Any, ldm: Any) -> dict[str, dict[str, int]]:
             "GAN": {"trained": count(gan.generator, gan.discriminator), "used": count(gan.generator)}}
 
 
-def enough(rows: DataFrame, value: str, margin: float = 0.01) -> Mapping[str, tuple[int, float]]:
-    """For each family the fewest calls whose mean is within `margin` of its own best, and that best mean; each count of calls
-    at the temperature that is best on the other photos."""
-    found = {}
-    for family, own in rows.groupby("family", sort=False):
-        means = {n: float(experiments.at_its_best(some, value)[value].mean()) for n, some in own.groupby("calls")}
-        best = min(means.values())
-        found[str(family)] = min(n for n, mean in means.items() if mean <= best + margin), best
-    return found
+def by_calls(rows: DataFrame, family: str, value: str) -> DataFrame:
+    """A family's value for each photo (down) and number of calls (across), at the temperature that is best on other photos."""
+    own = rows[rows.family == family]
+    best = {n: experiments.at_its_best(some, value) for n, some in own.groupby("calls")}
+    return pd.DataFrame({n: some.groupby("photo")[value].mean() for n, some in best.items()})
+
+
+def enough(values: DataFrame, margin: float = 0.01) -> int:
+    """The fewest calls whose mean is within `margin` of the best; values: of `by_calls`, where less is better."""
+    means = values.mean()
+    return int(means.index[means <= means.min() + margin].min())
+
+
+def enough_difference(a: DataFrame, b: DataFrame, margin: float = 0.01, draws: int = 2000) -> dict[str, float]:
+    """`enough` of a − that of b, with its 95 % interval by bootstrap over photos: {"mean", "low", "high", "n"}."""
+    chosen = np.random.default_rng(0).integers(len(a), size=(draws, len(a)))
+    found = [enough(a.iloc[rows], margin) - enough(b.iloc[rows], margin) for rows in chosen]
+    low, high = np.quantile(found, (0.025, 0.975))
+    return {"mean": enough(a, margin) - enough(b, margin), "low": float(low), "high": float(high), "n": len(a)}
+
+
+def usable(scores: Sequence[float | None], margin: float = 0.05) -> list[bool]:
+    """Which runs of one family are within `margin` (relative) of its best; None: the run broke off."""
+    best = min(score for score in scores if score is not None)
+    return [score is not None and score <= (1 + margin) * best for score in scores]
+
+
+def usable_difference(a: Sequence[float | None], b: Sequence[float | None], draws: int = 2000) -> dict[str, float]:
+    """The share of usable runs of a − that of b, with its 95 % interval by bootstrap over runs; n: the fewer runs."""
+    random = np.random.default_rng(0)
+    shares = [random.choice(usable(scores), size=(draws, len(scores))).mean(1) for scores in (a, b)]
+    low, high = np.quantile(shares[0] - shares[1], (0.025, 0.975))
+    mean = np.mean(usable(a)) - np.mean(usable(b))
+    return {"mean": float(mean), "low": float(low), "high": float(high), "n": min(len(a), len(b))}
+
+
+def logs_of(folder: Path, points: int = 60) -> dict[str, dict[str, list[list[float]]]]:
+    """The curves of all runs in a folder: {run: {loss or score: [[minutes, value], …]}}, of about so many points each."""
+    return {run.parent.name: _log(run, points) for run in sorted(folder.glob("*/log.csv"))}
+
+
+def _log(file: Path, points: int) -> dict[str, list[list[float]]]:
+    log = pd.read_csv(file)
+    log = log[~log.name.isin(["learning rate", "images a second", "share of waiting"])]
+    thinned = {str(name): own.iloc[:: max(len(own) // points, 1)] for name, own in log.groupby("name", sort=False)}
+    return {name: [[round(x / 60, 3), float(f"{y:.5g}")] for x, y in zip(own.seconds, own.value, strict=True)]
+            for name, own in thinned.items()}
+
+
+def memory(folder: Path, family: str, side: int) -> float:
+    """MB that a restoration of an LQ image of side² takes beyond the loaded networks, in a process of its own."""
+    call = [sys.executable, "-m", "itersr.lab.rivals.measure", str(folder), "--minutes", "0", "--memory", family, str(side)]
+    return float(subprocess.run(call, check=True, capture_output=True, text=True).stdout)
+
+
+def own_memory(folder: Path, family: str, side: int) -> float:
+    """`memory`, of this process."""
+    net: Any = ITER.from_pretrained(folder, "cpu") if family == "ITER" else rivals.load(f"rival-{family.lower()}", folder)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    net.restore(torch.rand(1, 3, side, side))
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m itersr.lab.rivals.measure", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("runs", type=Path, metavar="RUNS", help="a folder with the weights of all three in RUNS/weights")
+    parser.add_argument("runs", type=Path, metavar="RUNS", help="the folder in which all three were trained")
     parser.add_argument("--grid", type=Path, metavar="GRID", help="the folder of `python -m itersr.lab.rivals.grid`")
     parser.add_argument("--minutes", type=float, required=True, help="that each of the three was trained, for the record")
+    parser.add_argument("--seeds", type=int, default=1, help="restorations of each photo (default: %(default)s)")
+    parser.add_argument("--memory", nargs=2, metavar=("FAMILY", "SIDE"), help=argparse.SUPPRESS)
     args = parser.parse_args(arguments)
     folder = args.runs / "weights"
+    if args.memory:
+        print(own_memory(args.runs, args.memory[0], int(args.memory[1])))
+        return 0
     model = ITER.from_pretrained(folder, "cpu")
     gan, ldm = (rivals.load(what, folder) for what in rivals.RIVALS)
     size = experiments.sizes(model.tier)
-    pairs = experiments.make_pairs(experiments.unseen_photos(None, experiments.bench_folder()), model.tier, size.side, 0)
-    rows = curves(model, gan, ldm, pairs, size.seeds, store=args.runs / "rows.jsonl")
-    noise = [{"photo": pair.name, "sigma": sigma, "family": "HQ", "left": noise_left(pair.hq, pair.hq)}
-             for pair in pairs for sigma in (10, 25)]
+    pairs = experiments.make_pairs(experiments.unseen_photos(None, experiments.bench_folder(), SETS), model.tier, size.side, 0)
+    rows = curves(model, gan, ldm, pairs, range(args.seeds), store=args.runs / "rows.jsonl", names=["psnr", "lpips", "niqe"])
+    noise = []
     for pair in pairs:
         for sigma in (10, 25):
             harder = noisy_pair(pair, sigma)
-            images = {"ITER": model.restore(harder.lq).image, "LDM": ldm.restore(harder.lq, 20), "GAN": gan.restore(harder.lq)}
-            noise += [{"photo": pair.name, "sigma": sigma, "family": family, "left": noise_left(image.cpu().float(), pair.hq)}
-                      for family, image in images.items()]
+            images = {"HQ": pair.hq, "ITER": model.restore(harder.lq).image, "LDM": ldm.restore(harder.lq, 20),
+                      "GAN": gan.restore(harder.lq)}
+            left = {family: round(noise_left(image.float(), pair.hq), 3) for family, image in images.items()}
+            noise += [{"photo": pair.name, "sigma": sigma, "family": family, "left": value} for family, value in left.items()]
     grid = [] if args.grid is None else [json.loads(line) for line in (args.grid / "grid.jsonl").read_text().splitlines()]
     kept = ["family", "steps", "calls", "dial", "photo", "seed", "seconds",
             *(name for name in ("psnr", "lpips", "niqe") if name in rows)]
-    record = {"tier": model.tier.name, "minutes": args.minutes, "weights": experiments.fingerprint(model),
-              "costs": costs(model, gan, ldm), "noise": noise, "grid": grid,
+    spent = costs(model, gan, ldm)
+    for family, own in spent.items():
+        own["megabytes"] = round(memory(folder, family, size.side // model.tier.scale))
+    record = {"tier": model.tier.name, "minutes": args.minutes, "weights": experiments.fingerprint(model), "costs": spent,
+              "logs": logs_of(args.runs), "noise": noise, "grid": grid,
               "rows": {name: [round(x, 5) if isinstance(x, float) else x for x in rows[name]] for name in kept}}
     (ROOT / "figures" / "11_rivals.json").write_text(json.dumps(record) + "\n", encoding="utf-8")
     return 0
