@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import itertools
 import json
 import resource
 import subprocess
@@ -30,6 +31,7 @@ from itersr.lab.reproduce import ROOT
 from itersr.model import ITER
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
     from pandas import DataFrame
 
 ITER_STEPS, LDM_STEPS = (1, 2, 4, 8, 16), (1, 2, 5, 10, 20, 50, 100, 200)
@@ -81,6 +83,36 @@ def noisy_pair(pair: Pair, sigma: float, seed: int = 0) -> Pair:
     """A pair with more noise: Gaussian, with a spread of `sigma` 8-bit levels, on its LQ image."""
     noise = torch.randn(pair.lq.shape, generator=torch.Generator().manual_seed(seed))
     return dataclasses.replace(pair, lq=(pair.lq + sigma / 255 * noise).clamp(0, 1))
+
+
+def of_noisy(model: ITER, gan: Any, ldm: Any, pair: Pair, sigma: float, ldm_steps: int = 20) -> dict[str, Tensor]:
+    """LQ with noise of `sigma` levels, what the three make of it, and HQ."""
+    lq = noisy_pair(pair, sigma).lq.to(model.device)
+    made = {"ITER": model.restore(lq).image, "LDM": ldm.restore(lq, ldm_steps), "GAN": gan.restore(lq)}
+    return {name: image.cpu().float() for name, image in {"LQ": lq, **made, "HQ": pair.hq}.items()}
+
+
+def noise(model: ITER, gan: Any, ldm: Any, pairs: Sequence[Pair], sigmas: Sequence[float], **options: Any
+          ) -> list[dict[str, Any]]:
+    """`noise_left` by photo, noise and family, "HQ" for its own."""
+    found = []
+    for pair, sigma in itertools.product(pairs, sigmas):
+        images = of_noisy(model, gan, ldm, pair, sigma, **options)
+        found += [{"photo": pair.name, "sigma": sigma, "family": name, "left": round(noise_left(image, pair.hq), 3)}
+                  for name, image in images.items() if name != "LQ"]
+    return found
+
+
+def noise_figure(model: ITER, gan: Any, ldm: Any, pair: Pair, sigma: float, **options: Any) -> Figure:
+    """Fig. 5 in small: the pictures of `of_noisy` side by side."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 1.9), layout="constrained")
+    pictures = of_noisy(model, gan, ldm, pair, sigma, **options)
+    for axis, (name, image) in zip(figure.subplots(1, len(pictures)), pictures.items(), strict=True):
+        axis.imshow(image[0].permute(1, 2, 0).numpy(), interpolation="nearest")
+        axis.set(title=name, xticks=[], yticks=[])
+    return figure
 
 
 def costs(model: ITER, gan: Any, ldm: Any) -> dict[str, dict[str, int]]:
@@ -175,14 +207,7 @@ def main(arguments: list[str] | None = None) -> int:
     size = experiments.sizes(model.tier)
     pairs = experiments.make_pairs(experiments.unseen_photos(None, experiments.bench_folder(), SETS), model.tier, size.side, 0)
     rows = curves(model, gan, ldm, pairs, range(args.seeds), store=args.runs / "rows.jsonl", names=["psnr", "lpips", "niqe"])
-    noise = []
-    for pair in pairs:
-        for sigma in (10, 25):
-            harder = noisy_pair(pair, sigma)
-            images = {"HQ": pair.hq, "ITER": model.restore(harder.lq).image, "LDM": ldm.restore(harder.lq, 20),
-                      "GAN": gan.restore(harder.lq)}
-            left = {family: round(noise_left(image.float(), pair.hq), 3) for family, image in images.items()}
-            noise += [{"photo": pair.name, "sigma": sigma, "family": family, "left": value} for family, value in left.items()]
+    noise_figure(model, gan, ldm, pairs[0], 25).savefig(ROOT / "figures" / "11_rivals_noise.png", dpi=100)
     grid = [] if args.grid is None else [json.loads(line) for line in (args.grid / "grid.jsonl").read_text().splitlines()]
     kept = ["family", "steps", "calls", "dial", "photo", "seed", "seconds",
             *(name for name in ("psnr", "lpips", "niqe") if name in rows)]
@@ -190,7 +215,7 @@ def main(arguments: list[str] | None = None) -> int:
     for family, own in spent.items():
         own["megabytes"] = round(memory(folder, family, size.side // model.tier.scale))
     record = {"tier": model.tier.name, "minutes": args.minutes, "weights": experiments.fingerprint(model), "costs": spent,
-              "logs": logs_of(args.runs), "noise": noise, "grid": grid,
+              "logs": logs_of(args.runs), "noise": noise(model, gan, ldm, pairs, (10, 25)), "grid": grid,
               "rows": {name: [round(x, 5) if isinstance(x, float) else x for x in rows[name]] for name in kept}}
     (ROOT / "figures" / "11_rivals.json").write_text(json.dumps(record) + "\n", encoding="utf-8")
     return 0
