@@ -163,7 +163,7 @@ class ITER(nn.Module):
 
         preset: "tier" (T, α, temperature and policy that are best for these weights), "paper" (Alg. 2 with the paper's own), or
         "released" (what the authors' code does instead, at the defined tier's T and temperature; see `sampling.RELEASED`).
-        Where one step is best for the weights, "tier" with a setting for several (`SEVERAL_STEPS`) starts from the defined tier.
+        If one step is best for the weights, "tier" with a setting for several (`SEVERAL_STEPS`) starts from `as_defined`.
         ValueError for an unknown preset and for a wrong value, TypeError for an unknown setting.
         """
         usual = as_defined(self.tier)
