@@ -22,6 +22,8 @@ from itersr.tiled import Progress, TiledNetworks, tile_for
 from itersr.token_nets import Evaluator, Refiner
 from itersr.vqgan import VQGAN
 
+SEVERAL_STEPS = {"steps", "alpha", "policy", "remask", "schedule", "adaptive", "resample", "skip_last", "printed_start"}
+
 
 def pick_device(device: str | torch.device = "auto") -> torch.device:
     """"auto" is CUDA where there is one, else the CPU. ValueError for a device that is not there."""
@@ -161,10 +163,12 @@ class ITER(nn.Module):
 
         preset: "tier" (T, α, temperature and policy that are best for these weights), "paper" (Alg. 2 with the paper's own), or
         "released" (what the authors' code does instead, at the defined tier's T and temperature; see `sampling.RELEASED`).
+        If one step is best for the weights, "tier" with a setting for several (`SEVERAL_STEPS`) starts from `as_defined`.
         ValueError for an unknown preset and for a wrong value, TypeError for an unknown setting.
         """
         usual = as_defined(self.tier)
-        own = {name: getattr(self.tier, name) for name in ("steps", "temperature", "alpha", "policy", "remask")}
+        best = usual if self.tier.steps == 1 and SEVERAL_STEPS & settings.keys() else self.tier
+        own = {name: getattr(best, name) for name in ("steps", "temperature", "alpha", "policy", "remask")}
         presets = {"tier": replace(PRESETS["paper"], **own), "paper": PRESETS["paper"],
                    "released": replace(PRESETS["released"], steps=usual.steps, temperature=usual.temperature)}
         if preset not in presets:

@@ -15,26 +15,17 @@
 # %% [markdown]
 # # 00 · Start here
 #
-# **What you do.** Upscale a photo ×4 in the first minute, wipe between before and after, see in five pictures how it came about, and find
-# your way through the other notebooks.
+# **What you do.** Upscale a photo ×4 in the first minute, see how it came about, and find your way through the other notebooks.
 #
-# **Why.** *Iterative Token Evaluation and Refinement* (ITER; Chen et al., AAAI 2024) restores photos that were blurred, shrunk, noised and compressed.
-# It does so on **tokens**: a picture becomes a small map of numbers, each of which names an entry of a learned codebook; wrong tokens are found
-# and drawn anew until all are good. This course builds every part of it by hand, trains it, and measures it.
+# **Why.** *Iterative Token Evaluation and Refinement* (ITER; Chen et al., AAAI 2024) restores photos that were blurred, shrunk,
+# noised and compressed. It works on **tokens**: a picture becomes a small map of numbers, each the name of an entry of a learned
+# codebook; wrong tokens are found and drawn anew. This course builds every part of it by hand, trains it, and measures it.
 #
 # **What you need.** Python, some PyTorch. Nothing about diffusion: that is what the course teaches.
-# Symbols: [one table](symbols.md).
-#
-# **Minutes.** Ten to read. To run: seconds with trained weights at hand; without them this notebook trains a very small model first, which takes about a
-# minute on two CPU cores and less on a GPU.
-#
-# The abstract of Chen et al. (2024) claims two things of ITER: training is easy, and eight steps are enough. README's table says
-# what came of the second claim here; the first is not tested yet.
-#
-# Run the cells from top to bottom (Shift+Enter).
+# Symbols: [one table](symbols.md). **Minutes.** Ten to read, one to run.
 
 # %% tags=["parameters"]
-tier = "smoke"
+tier = "tiny"
 seed = 0
 device = "auto"
 data = None
@@ -46,7 +37,6 @@ from itersr.lab.reproduce import Run
 run = Run.start("00", tier=tier, seed=seed, device=device, data=data, out=out)
 
 # %%
-import dataclasses
 import importlib.util
 import math
 import sys
@@ -60,77 +50,23 @@ from matplotlib.colors import ListedColormap
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 from PIL import Image
 
-from itersr import ITER, config, weights
+from itersr import ITER, weights
 from itersr.lab import metrics, widgets
-from itersr.lab.course import SHOWN, load_or_train
+from itersr.lab.course import SHOWN
 from itersr.pictures import bundled, match_colors, resize, to_tensor
 from itersr.upscaling.read import read
 from itersr.upscaling.write import write
 
 # %% [markdown]
-# ## 1 · Is everything here?
-
-# %% tags=["nbval-check-output"]
-needed = ["torch", "torchvision", "skimage", "safetensors", "matplotlib", "ipywidgets", "pyiqa", "papermill", "jupytext"]
-missing = [name for name in needed if importlib.util.find_spec(name) is None]
-print("Python 3.11 or newer:", sys.version_info >= (3, 11))
-print("packages:", "all found" if not missing else f"missing {', '.join(missing)} (make setup installs them)")
-print("photos that need no download:", *bundled("test"))
-assert not missing
-
-# %% [markdown]
-# What depends on your machine: a GPU is used if there is one; some metrics need weights that may not be here (then the notebooks
-# say so and use the others).
-
-# %%
-print("device:", run.device.type, f"({torch.cuda.get_device_name()})" if run.device.type == "cuda" else "")
-print("metrics:", ", ".join(f"{name} {'yes' if metrics.available(name) else 'no weights here'}" for name in ("psnr", "ssim", "lpips", "niqe")))
-print("tiers with shipped weights:", ", ".join(weights.shipped()) or "none")
-
-
-# %% [markdown]
-# ## 2 · A model
+# ## 1 · A photo, upscaled
 #
-# The weights that this course shows, if they ship with your copy; `ITER.from_pretrained()` takes the best that ship, which may be larger.
-# Otherwise a very small model is trained now, on three photos, for a few dozen steps: enough to show that the machine runs, not enough for
-# good pictures. It stays in a folder of its own: notebooks 02 to 05 train their parts properly.
-
-# %%
-def a_model():
-    """A model that is to be had in a minute, and where it comes from."""
-    if SHOWN in weights.shipped():
-        return ITER.from_pretrained(SHOWN, run.device), "shipped"
-    small = config.tier("smoke")
-    changes = {  # fewer, larger steps than the tier has, and colours before texture
-        "vqgan": {"steps": 70, "autoencoder": 0.4, "gan_start": 1.0, "lr": 3e-3, "perceptual_weight": 0.2, "validations": 1},
-        "lq_encoder": {"steps": 80, "lr": 2e-3, "validations": 1},
-        "token_nets": {"steps": 100, "lr": 2e-3, "validations": 1},
-    }
-    train = {stage: dataclasses.replace(small.train[stage], **change) for stage, change in changes.items()}
-    small = dataclasses.replace(small, train={**small.train, **train})
-    for stage in changes:
-        model = load_or_train(stage, small, run.data, run.checkpoints / "first_look", seed=run.seed, device=str(run.device))
-    return model, "trained on the spot"
-
-
-model, origin = a_model()
-size = sum(p.numel() for p in model.parameters()) / 1e6
-if origin == "shipped":
-    words = f"You have the **{model.tier.name}** tier's shipped weights ({size:.1f} million numbers). "
-else:
-    words = f"No weights ship with this copy, so you have a **{model.tier.name}** model trained on the spot ({size:.1f} million numbers). "
-if model.tier.name == "smoke":
-    words += "It was trained on three photos, briefly, so **its pictures are poor**: look at what happens in it, not at how it looks."
-display(Markdown(words))
-
-# %% [markdown]
-# ## 3 · A photo, upscaled
-#
-# Chelsea the cat, a photo inside scikit-image that no model here was trained on. We take a square of it, make it bad as a camera and
+# A cup of coffee, a photo inside scikit-image that no model here was trained on. We take a square of it, make it bad as a camera and
 # the internet do (blur, a quarter of the side, noise, JPEG: notebook [01](01_degradation.ipynb)), and have ITER undo it.
 
 # %%
-lq, hq = widgets.example_pairs(model, side=192, seed=run.seed)["chelsea"]
+model = ITER.from_pretrained(run.tier.name if run.tier.name in weights.shipped() else SHOWN, run.device)
+photos = widgets.example_pairs(model, side=192, seed=run.seed)
+lq, hq = photos["coffee"]
 result = model.upscale(lq, seed=run.seed)  # a tensor in, a tensor out; PIL images and arrays too
 bicubic = resize(lq, hq.shape[-2:])  # what an ordinary program does: smooth interpolation
 
@@ -141,9 +77,19 @@ for axis, (title, picture) in zip(axes, {"LQ, enlarged": bicubic, "ITER": result
     axis.axis("off")
 path = run.save_figure(fig, "first")
 
+# %%
+millions = sum(p.numel() for p in model.parameters()) / 1e6
+words = f"These are the weights of the tier **{model.tier.name}** ({millions:.1f} million numbers), which ship with the course. "
+if model.tier.name == "smoke":
+    words += "They were trained on three photos, so **the pictures are poor**: look at what happens, not at how it looks."
+display(Markdown(words))
+
 # %% [markdown]
-# *See: the left picture is all that the model got. It cannot know every hair, since the information is gone; what it adds is texture of the kind
-# that its codebook learned from sharp photos. How good that looks depends on the tier: the line above says which one you have.*
+# *See: the left picture is all that the model got. In ITER's the rim of the cup and the foam have sharp edges again. It is not the
+# truth: what was lost is replaced by what the codebook learned from other photos. The rim is a little ragged, and of the spoon below
+# on the right ITER saw bright spots and painted glitter.*
+#
+# **Try it on a photo of yours now:** section 6 is one line.
 #
 # The sizes, which hold for any photo:
 
@@ -158,7 +104,7 @@ print("another seed:        ", torch.equal(result, model.upscale(lq, seed=run.se
 # %% [markdown]
 # The last two lines: the model *draws* texture by chance, and the seed fixes the chance.
 #
-# ## 4 · Before and after
+# ## 2 · Before and after
 #
 # The line is movable. As a still picture, on GitHub for example, it is at 0.5:
 
@@ -170,7 +116,7 @@ display(Png(data=widgets.png(shown), width=384))
 widgets.before_after_slider(bicubic, result)
 
 # %% [markdown]
-# ## 5 · What happened, in five pictures
+# ## 3 · What happened, in five pictures
 #
 # `upscale` ran ITER with the settings that are best for these weights, which for `tiny` is a single step. The paper takes eight
 # (`preset="paper"`); that is what we look at here. [Notebook 10](10_where_steps_pay.ipynb) asks when eight are worth their price.
@@ -179,41 +125,54 @@ widgets.before_after_slider(bicubic, result)
 # colours' low frequencies from the input.)
 
 # %%
-trace = model.restore(lq[None], preset="paper", temperature=0.85, seed=run.seed)
-answer = match_colors(trace.image.cpu().clone(), lq[None].cpu(), "wavelet")[0]
-assert torch.equal(answer, model.upscale(lq, preset="paper", temperature=0.85, seed=run.seed))
-count = len(trace.restored.steps)
-middle = max(1, count // 2) if count else 0
+cat = photos["chelsea"][0]
+eight = {"preset": "paper", "temperature": 0.85, "seed": run.seed}  # T = 8 and α = .5, and draws that are a little cooler than 1
+trace, rocket = (model.restore(photos[name][0][None], **eight) for name in ("chelsea", "rocket"))
+answer = match_colors(trace.image.cpu().clone(), cat[None].cpu(), "wavelet")[0]
+assert torch.equal(answer, model.upscale(cat, **eight))
 
-fig, axes = plt.subplots(1, 5, figsize=(8, 2.1), layout="constrained")
-two = ListedColormap([widgets.MASKED, widgets.KEPT])
-pictures = {
-    "1  LQ": bicubic, "2  S_l decoded": trace.at(0)[0].cpu(), "3  good tokens, m_s": trace.restored.condition_keep[0].cpu(),
-    f"4  after step {middle} of {count}": trace.at(middle)[0].cpu(), "5  result": answer,
-}
-for axis, (title, picture) in zip(axes, pictures.items()):
-    if picture.ndim == 2:
-        axis.imshow(picture, cmap=two, vmin=0, vmax=1, interpolation="nearest")
-    else:
-        axis.imshow(picture.permute(1, 2, 0))
-    axis.set_title(title, fontsize=8)
-    axis.set(xticks=[], yticks=[])
+
+def five_pictures(axes, trace, lq):
+    """LQ, S_l, its good tokens, the middle of the steps and the result of one restoration, on five axes."""
+    count = len(trace.restored.steps)
+    middle = max(1, count // 2) if count else 0
+    pictures = {"1  LQ": resize(lq, trace.image.shape[-2:]), "2  S_l decoded": trace.at(0)[0].cpu(),
+                f"3  m_s, T_s = {int(trace.start[0])}": trace.restored.condition_keep[0].cpu(),
+                f"4  after step {middle} of {count}": trace.at(middle)[0].cpu(), "5  result": trace.image[0].cpu()}
+    for axis, (title, picture) in zip(axes, pictures.items()):
+        if picture.ndim == 2:
+            axis.imshow(picture, cmap=ListedColormap([widgets.MASKED, widgets.KEPT]), vmin=0, vmax=1, interpolation="nearest")
+        else:
+            axis.imshow(picture.permute(1, 2, 0))
+        axis.set_title(title, fontsize=8)
+        axis.set(xticks=[], yticks=[])
+
+
+fig, axes = plt.subplots(2, 5, figsize=(8, 3.9), layout="constrained")
+five_pictures(axes[0], trace, cat)
+five_pictures(axes[1], rocket, photos["rocket"][0])
 path = run.save_figure(fig, "five_pictures")
 
 # %% [markdown]
 # 1. **LQ.** The bad photo.
-# 2. **S_l.** The LQ encoder E_l reads it as tokens, one for each small square, and the decoder D_H paints them. The distortion goes, and so does the texture.
-# 3. **m_s.** The evaluator φ_e judges each token: blue is good and is kept, grey is to be made anew. How many are good decides how many steps are taken, T_s.
+# 2. **S_l.** The LQ encoder E_l reads it as tokens, one for each small square, and the decoder D_H paints them. The distortion goes,
+#    and so does the texture.
+# 3. **m_s.** The evaluator φ_e judges each token: blue is good and is kept, grey is to be made anew. How many are good decides how
+#    many steps are taken, T_s: nearly all of them for the cat's fur, fewer for the rocket's plain sky.
 # 4. **S_t.** In each step the refiner φ_r proposes tokens for the grey places, φ_e judges again, and some more are kept.
 # 5. **Result.** After the last step all tokens are kept; D_H paints them.
 
 # %%
-good = trace.restored.condition_keep[0]
-words = f"Here the picture is a map of {good.shape[0]} × {good.shape[1]} tokens out of {model.tier.vqgan.codes} codes. φ_e finds **{int(good.sum())} of "
-words += f"{good.numel()}** tokens of S_l good with probability α = 0.5 or more, so the restoration starts at **T_s = {int(trace.start[0])}** of T = 8."
-display(Markdown(words))
+good = {name: each.restored.condition_keep[0] for name, each in (("chelsea", trace), ("rocket", rocket))}
+rows, columns = good["chelsea"].shape
+words = f"Each picture is a map of {rows} × {columns} tokens out of {model.tier.vqgan.codes} codes. With α = 0.5, "
+words += "; ".join(f"φ_e finds **{int(mask.sum())} of {mask.numel()}** tokens of S_l good for {name}, so **T_s = {int(each.start[0])}** of 8"
+                   for (name, mask), each in zip(good.items(), (trace, rocket)))
+display(Markdown(words + "."))
 
 # %% [markdown]
+# ## 4 · The schedule
+#
 # How many tokens a step keeps does not depend on the photo or the model; the schedule γ says it in advance. Of 64 tokens:
 
 # %% tags=["nbval-check-output"]
@@ -223,39 +182,42 @@ print("from t =", *(f"{t:3d}" for t in range(8, 0, -1)))
 print("kept   =", *(f"{tokens_to_keep(t - 1, 8, 64):3d}" for t in range(8, 0, -1)))
 
 # %% [markdown]
-# ## 6 · The map
+# ## 5 · The map
 #
 # The whole method in one picture; the orange numbers are the notebooks that build each part.
 
 # %%
 boxes = {  # name: (x, y, text, notebook)
-    "hq": (0.0, 2, "HQ photo", ""), "eh": (1.7, 2, "encoder E_H", "02"), "sh": (3.4, 2, "S_h, the true tokens", "02"),
-    "dh": (6.8, 1, "decoder D_H", "02"), "out": (8.5, 1, "result", "09"),
-    "lq": (0.0, 0, "LQ photo", "01"), "el": (1.7, 0, "LQ encoder E_l", "03"), "sl": (3.4, 0, "S_l, first guess", "03"),
-    "pe": (5.1, 0, "evaluator φ_e", "05"), "pr": (5.1, 2, "refiner φ_r", "04"), "st": (5.1, 1, "S_t and masks\nAlgorithm 2", "06"),
+    "hq": (0.0, 3, "HQ photo", ""), "eh": (1.8, 3, "encoder E_H", "02"), "sh": (3.6, 3, "true tokens S_h", "02"),
+    "lq": (0.0, 1, "LQ photo", "01"), "el": (1.8, 1, "LQ encoder E_l", "03"), "sl": (3.6, 1, "first guess S_l", "03"),
+    "pr": (5.4, 2, "refiner φ_r", "04"), "pe": (5.4, 0, "evaluator φ_e", "05"), "st": (5.4, 1, "S_t and masks,\nAlgorithm 2", "06"),
+    "dh": (7.2, 1, "decoder D_H", "02"), "out": (9.0, 1, "result", "09"),
 }
-arrows = [("hq", "eh"), ("eh", "sh"), ("lq", "el"), ("el", "sl"), ("sl", "pe"), ("pe", "st"), ("st", "pr"), ("st", "dh"), ("dh", "out"), ("hq", "lq")]
-fig, axis = plt.subplots(figsize=(8, 2.9), layout="constrained")
+arrows = [("hq", "eh"), ("eh", "sh"), ("hq", "lq"), ("lq", "el"), ("el", "sl"), ("sl", "st"), ("sl", "pr"), ("sl", "pe"),
+          ("st", "pr"), ("st", "pe"), ("st", "dh"), ("dh", "out")]
+both_ways = {("st", "pr"), ("st", "pe")}
+fig, axis = plt.subplots(figsize=(8, 3.3), layout="constrained")
+axis.axhspan(2.55, 3.5, color="#f6efe2", zorder=0)
 for x, y, text, number in boxes.values():
-    axis.add_patch(FancyBboxPatch((x - 0.62, y - 0.26), 1.24, 0.52, boxstyle="round,pad=0.06", facecolor="#eef3f7", edgecolor=widgets.KEPT))
-    axis.text(x, y - 0.07, text, ha="center", va="center", fontsize=7)
-    axis.text(x + 0.62, y + 0.19, number, ha="right", va="center", fontsize=8, color="#c8660a", weight="bold")
+    axis.add_patch(FancyBboxPatch((x - 0.65, y - 0.24), 1.3, 0.48, boxstyle="round,pad=0.06", facecolor="#eef3f7", edgecolor=widgets.KEPT))
+    axis.text(x, y - 0.05, text, ha="center", va="center", fontsize=7)
+    axis.text(x + 0.66, y + 0.19, number, ha="right", va="center", fontsize=7, color="#c8660a", weight="bold")
 for a, b in arrows:
     (xa, ya), (xb, yb) = boxes[a][:2], boxes[b][:2]
-    flat = ya == yb
-    start = (xa + 0.7, ya) if flat else (xa, ya + math.copysign(0.34, yb - ya))
-    end = (xb - 0.7, yb) if flat else (xb, yb - math.copysign(0.34, yb - ya))
-    both = (a, b) in (("pe", "st"), ("st", "pr"))
-    axis.add_patch(FancyArrowPatch(start, end, arrowstyle="<|-|>" if both else "-|>", mutation_scale=9, color="#444444"))
-axis.text(0.12, 1, "degradation", fontsize=7, color="#444444", va="center")
-axis.text(3.4, 1.5, "trained to predict S_h:\nE_l, φ_r, φ_e", fontsize=7, color="#444444", ha="center", va="center")
-axis.set(xlim=(-0.8, 9.3), ylim=(-0.5, 2.5))
+    start = (xa, ya + math.copysign(0.32, yb - ya)) if xa == xb else (xa + 0.72, ya)
+    end = (xb, yb - math.copysign(0.32, yb - ya)) if xa == xb else (xb - 0.72, yb)
+    style = "<|-|>" if (a, b) in both_ways else "-|>"
+    axis.add_patch(FancyArrowPatch(start, end, arrowstyle=style, mutation_scale=9, color="#444444"))
+axis.text(0.12, 2, "degradation", fontsize=7, color="#444444", va="center")
+axis.text(4.5, 3.0, "training only: E_l and φ_r learn to predict S_h (Eq. 2, 4),\nφ_e learns where a token equals S_h's (Eq. 5)",
+          fontsize=7, color="#444444", va="center")
+axis.set(xlim=(-0.85, 9.85), ylim=(-0.4, 3.5))
 axis.axis("off")
 path = run.save_figure(fig, "map")
 
 # %% [markdown]
-# *See: the lower row is what runs on a photo of yours; the upper row exists in training only, because there the HQ photo is known. The loop between S_t, φ_r
-# and φ_e is Algorithm 2.*
+# *See: what lies on white runs on a photo of yours; the coloured band exists in training only, because there the HQ photo is known.
+# φ_r and φ_e both read S_l and the current S_t; the loop between S_t and the two is Algorithm 2.*
 #
 # | notebook | what you build | in the paper |
 # |---|---|---|
@@ -268,6 +230,7 @@ path = run.save_figure(fig, "map")
 # | [07 Top-k or evaluator](07_topk_vs_evaluator.ipynb) | who should choose the tokens to keep | Fig. 8 |
 # | [08 α curves](08_alpha_curves.ipynb) | what the threshold trades | Fig. 7 |
 # | [09 Benchmark](09_benchmark.ipynb) | the method against others, with intervals | Table 1, Figs. 1, 4, 6 |
+# | [10 Where the steps pay](10_where_steps_pay.ipynb) | a world in which eight steps beat one, and one number that foretells it | – |
 #
 # Read them in order for the whole story (nine to ten hours). In a hurry: 02, 04, 06. For the results alone: 07–10.
 #
@@ -275,7 +238,10 @@ path = run.save_figure(fig, "map")
 # **tier**, a size of the networks (`smoke` trains in minutes, `tiny` and `small` are better, `paper` has the published sizes);
 # **S_h, S_l, S_t**: the token maps of the HQ photo, of E_l's guess, and after the step to t.
 #
-# ## 7 · Your own photo
+# The abstract of Chen et al. (2024) claims two things of ITER: training is easy, and eight steps are enough. README's table says
+# what came of these and other claims here.
+#
+# ## 6 · Your own photo
 #
 # Put a path in place of `None` and run this cell; the result is shown, and `write` would save it. A large photo takes a while on a CPU: begin with a small one.
 
@@ -311,7 +277,7 @@ for picture in (flat, Image.fromarray(flat), Image.fromarray(flat).convert("L"),
 
 
 # %% [markdown]
-# ## 8 · What you learned
+# ## 7 · What you learned
 #
 # - ITER restores tokens, not pixels: E_l guesses them, φ_e judges them, φ_r draws the bad ones anew, D_H paints them.
 # - A good first guess needs fewer steps, and a seed fixes what is drawn.
@@ -321,7 +287,8 @@ for picture in (flat, Image.fromarray(flat), Image.fromarray(flat).convert("L"),
 #
 # <details><summary>1. Which of the parts run when a photo is upscaled, and which only in training?</summary>
 #
-# E_l, φ_r, φ_e and the decoder D_H run. E_H is needed in training alone: it turns sharp photos into the tokens S_h that the others learn from.
+# E_l, φ_r, φ_e and the decoder D_H run. (With a single step there is nothing to choose, and φ_e is not called.) E_H is needed in
+# training alone: it turns sharp photos into the tokens S_h that the others learn from.
 #
 # </details>
 #
@@ -343,7 +310,7 @@ for picture in (flat, Image.fromarray(flat), Image.fromarray(flat).convert("L"),
 #
 # </details>
 #
-# ## 9 · Exercises
+# ## 8 · Exercises
 #
 # Each exercise is a cell to fill in, a folded solution and a check. `make exercises` writes copies of the notebooks without the solutions.
 #
@@ -390,7 +357,7 @@ assert compression(8, 512) > compression(4, 512) > compression(4, 1024)
 
 
 # %% [markdown]
-# **3.** Write the wipe of section 4 yourself: left of the line the first picture, from the line on the second one.
+# **3.** Write the wipe of section 2 yourself: left of the line the first picture, from the line on the second one.
 
 # %% tags=["exercise"]
 def wipe(before: torch.Tensor, after: torch.Tensor, position: float) -> torch.Tensor:
@@ -414,11 +381,33 @@ for position in (0.0, 0.25, 1.0):
     apart = ((wiped - view).abs().amax(0) > 1 / 255).any(0).nonzero().flatten().tolist()
     assert set(apart) <= {line - 1, line}, "only the drawn line may differ from widgets.before_after_view"
 
+# %% [markdown]
+# ## 9 · Is everything here?
+#
+# If a cell above failed, look here first.
+
+# %% tags=["nbval-check-output"]
+needed = ["torch", "torchvision", "skimage", "safetensors", "matplotlib", "ipywidgets", "pyiqa", "papermill", "jupytext"]
+missing = [name for name in needed if importlib.util.find_spec(name) is None]
+print("Python 3.11 or newer:", sys.version_info >= (3, 11))
+print("packages:", "all found" if not missing else f"missing {', '.join(missing)} (make setup installs them)")
+print("photos that need no download:", *bundled("test"))
+assert not missing
+
+# %% [markdown]
+# What depends on your machine: a GPU is used if there is one; some metrics need weights that may not be here (then the notebooks
+# say so and use the others).
+
+# %%
+print("device:", run.device.type, f"({torch.cuda.get_device_name()})" if run.device.type == "cuda" else "")
+print("metrics:", ", ".join(f"{name} {'yes' if metrics.available(name) else 'no weights here'}" for name in ("psnr", "ssim", "lpips", "niqe")))
+print("tiers with shipped weights:", ", ".join(weights.shipped()) or "none")
+
 # %%
 measured = {name: float(metrics.score(name, result[None], hq[None])) for name in ("psnr", "ssim")}
 path = run.record(
-    measured=f"×4 photo by the {model.tier.name} model ({origin}); T_s {int(trace.start[0])} of 8",
-    model=model.tier.name, origin=origin, start=int(trace.start[0]), good=int(good.sum()), tokens=good.numel(),
+    measured=f"×4 photo by the {model.tier.name} model; T_s {int(trace.start[0])} and {int(rocket.start[0])} of 8",
+    model=model.tier.name, start=int(trace.start[0]), good=int(good["chelsea"].sum()), tokens=good["chelsea"].numel(),
     bicubic_psnr=float(metrics.score("psnr", bicubic[None], hq[None])), **measured,
 )
 

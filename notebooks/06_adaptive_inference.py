@@ -299,7 +299,24 @@ for resample in (False, True):
 # p(good), put it aside, draw the next among the rest, and so on, k times. One by one that is slow. The trick: add independent
 # Gumbel noise −log(−log u) to each log-probability and take the k largest. The result has exactly the same distribution.
 #
-# That is a claim about chances, so test it as one. Five tokens, k = 2: all 20 ordered draws can be written down, which gives the exact
+# **Why?** Give token i a clock that rings after −log(u_i)/p_i: an exponential waiting time of rate p_i. Three facts are enough.
+# (1) Clock i rings first with chance p_i/Σp. (2) Such clocks have no memory: after the first ring the others go on as if they had
+# just been started, so that the next is drawn among the rest in the same way. The first k rings are k draws without replacement.
+# (3) −log(−log(u)/p) = log p − log(−log u): the *earliest* ring is the *largest* sum of log-probability and Gumbel noise.
+
+# %% tags=["nbval-check-output"]
+rates = torch.tensor([0.9, 0.6, 0.3, 0.15, 0.05])
+u = torch.rand(40_000, 5, generator=run.generator(11, "cpu"), dtype=torch.float64)
+rings, gumbel = -u.log() / rates, rates.log() - (-u.log()).log()
+first = torch.bincount(rings.argmin(1), minlength=5) / len(u)
+assert torch.equal(rings.argsort(1), gumbel.argsort(1, descending=True))  # fact 3: one order
+assert (first - rates / rates.sum()).abs().max() < 0.01  # fact 1
+late = rings[rings[:, 0] > 1, 0] - 1  # fact 2: a clock that has not rung yet is as good as new
+assert abs(late.mean() - rings[:, 0].mean()) < 0.03
+print("the first ring, the order and the waiting afterwards are as they should be")
+
+# %% [markdown]
+# Now the claim itself. Five tokens, k = 2: all 20 ordered draws can be written down, which gives the exact
 # chance of each token to be among the kept. Then 20,000 draws of each kind.
 
 # %%
@@ -411,7 +428,7 @@ def trajectory(index, columns=5):
     for column, i in enumerate(shown):
         step = alone.restored.steps[i - 1] if i else None
         axes[0, column].imshow(alone.at(i)[0].permute(1, 2, 0).cpu())
-        axes[0, column].set_title(f"S_l, T_s = {count}" if i == 0 else f"t = {step.t}", fontsize=9)
+        axes[0, column].set_title(f"S_l, T_s = {count}" if i == 0 else f"step {i}, t = {step.t}", fontsize=9)
         axes[1, column].imshow(widgets.mask_states(alone, i), cmap=ListedColormap([widgets.MASKED, widgets.KEPT, widgets.NEW]), vmin=0, vmax=2)
         if step is None:  # before the first step: what φ_e says of S_l itself
             evidence = model.log_posterior(model.pad(lq[index : index + 1]))
@@ -434,10 +451,19 @@ with torch.no_grad():
     fig = trajectory(deepest)
 path = run.save_figure(fig, "trajectory")
 
+# %%
+taken = trace.start.clone()
+taken[taken == 0] = 99  # without a step there is nothing to see
+shortest = int(taken.argmin())
+with torch.no_grad():
+    fig = trajectory(shortest)
+path = run.save_figure(fig, "short_trajectory")
+
 # %% [markdown]
-# *See, from left to right. Above: S_l decoded is smooth; then texture comes in, masked places being φ_r's latest guess. Middle: blue was kept before,
-# orange is new in this step, grey is still masked; the first picture is m_s. Below: φ_e's probability for every token of the complete map; the
-# grey of the first column is where the first p(good) is below α.*
+# *The photo with the most steps, and the one with the fewest. From left to right, above: S_l decoded is smooth; then texture comes in,
+# masked places being φ_r's latest guess. Middle: blue was kept before, orange is new in this step, grey is still masked; the first
+# picture is m_s. Below: φ_e's probability for every token of the complete map; grey in the first m_s is where the first p(good) is
+# below α. How many tokens pass at the start decides how many steps there are.*
 #
 # The trace obeys the properties of section 2, now on trained networks and on real photos:
 
@@ -568,12 +594,13 @@ assert compared["kept stay kept"]["changed"] == 0
 #
 # ## 6 · The panel
 #
-# `itersr.lab.widgets.restoration_view` draws one restoration after any of its steps: a pure function of the photo, α, T, policy, seed and step.
+# `itersr.lab.widgets.restoration_view` draws one restoration after any of its steps: a pure function of the photo and the settings.
 # First as a still picture:
 
 # %%
-photo, reference = pairs[names[deepest]]
-fig = widgets.restoration_view(model, photo, alpha=0.5, steps=8, policy="evaluator", temperature=0.85, seed=run.seed, step=2, reference=reference)
+photo, reference = pairs[names[shortest]]
+fig = widgets.restoration_view(model, photo, alpha=0.5, steps=8, policy="evaluator", temperature=0.85, seed=run.seed, step=1,
+                               reference=reference)
 path = run.save_figure(fig, "panel")
 display(fig)
 
@@ -581,8 +608,9 @@ display(fig)
 # *See: above LQ, S_l, S_t after the chosen step, the result. Below what is kept (blue before, orange new in this step), the score by which it was
 # chosen, the HQ photo, and the metrics of S_l, of this step and of the result.*
 #
-# With a running kernel, the same with controls. Try: α from 0 to 1 and watch T_s; `topk` in place of `evaluator`, and watch
-# the orange places step by step; the same photo with another seed.
+# With a running kernel, the same with controls. It opens before the first step, with m_s and φ_e's judgement of S_l; the step slider
+# ends at T_s. Try: α from 0 to 1 and watch T_s; `topk` in place of `evaluator`, and watch the orange places step by step; a lower
+# temperature; another seed.
 
 # %%
 panel = widgets.restoration_panel(model, pairs)

@@ -271,7 +271,8 @@ print(f"{len(pairs)} photos that no tier trains on, crops of {size.side}², {len
 
 # %% [markdown]
 # All policies start at t = T from nothing known. An adaptive start would give the oracle, which judges S_l differently, other
-# T_s and other k. The **oracle** is an evaluator that knows S_h; no φ_e can be better, so it bounds what better masks could buy.
+# T_s and other k. The **oracle** is an evaluator that knows S_h: no φ_e can answer Eq. 5's question better. It shows what masks could
+# buy where nearness to HQ is measured (PSNR, LPIPS); NIQE, which knows no HQ, need not agree.
 # It is one line: `log 1` where a proposed token equals S_h's, `log .001` elsewhere.
 
 # %%
@@ -462,7 +463,7 @@ display(Markdown(f"""
 - The control: they are {says(control, 'better than', 'worse than', 'not told apart from')} random masks of the same size ({ledger.show(control)}),
   at temperature {base.temperature:g}. At temperature 1: {ledger.show(differences[f'{LOOK}, evaluator − random, at temperature 1'])}; each at its best
   temperature: {ledger.show(differences[f'{LOOK}, evaluator − random, each at its best temperature'])}.
-- An oracle would change {LOOK} by {ledger.show(differences[f'{LOOK}, oracle − evaluator'])}: that is all that any better evaluator could win here.
+- An oracle would change {LOOK} by {ledger.show(differences[f'{LOOK}, oracle − evaluator'])}: that is all that an evaluator which answers Eq. 5 could win here.
 - Against one plain sample of E_l, iterating is {says(sample, 'better', 'worse', 'undecided')} ({ledger.show(sample)}).
 - Tokens equal to S_h: S_l {accuracy['S_l']['mean']:.1%}, evaluator {accuracy['evaluator']['mean']:.1%}, top-k {accuracy['topk']['mean']:.1%}, oracle {accuracy['oracle']['mean']:.1%}.
 

@@ -409,7 +409,7 @@ axes[0, 0].set_title("S_l", fontsize=8)
 axes[1, 0].imshow(trace.restored.condition_keep[0].cpu(), cmap="gray", vmin=0, vmax=1)
 for column, i in enumerate(places, start=1):
     axes[0, column].imshow(trace.at(i + 1)[0].cpu().permute(1, 2, 0).numpy())
-    axes[0, column].set_title(f"after t = {steps[i].t}", fontsize=8)
+    axes[0, column].set_title(f"step {i + 1}, t = {steps[i].t}", fontsize=8)
     axes[1, column].imshow(steps[i].keep[0].cpu(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
     axes[1, column].set_xlabel(f"{int(steps[i].keep.sum())} kept", fontsize=7)
 for ax in axes.flat:

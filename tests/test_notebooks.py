@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -13,10 +15,11 @@ from pathlib import Path
 import jupytext
 import nbformat
 import pytest
+from nbclient import NotebookClient
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_output
 
-from itersr.lab.reproduce import ROOT, run
+from itersr.lab.reproduce import ROOT, kernel_environment, run
 from tests import notebook_tools as tools
 from tests import small_notebooks as small
 
@@ -83,6 +86,32 @@ def test_all_notebooks_run_and_every_exercise_is_proven_both_ways(tmp_path: Path
 
 
 # The tools -----------------------------------------------------------------------------------------------------------
+
+
+def told(notebook: NotebookNode) -> list[float]:
+    """The numbers in a notebook's sentences, and in its cells whose output nbval compares."""
+    texts = []
+    for cell in tools.code_cells(notebook):
+        compared = "nbval-check-output" in tools.tags(cell)
+        for output in cell.outputs:
+            texts.append(output.get("text", "") if compared else output.get("data", {}).get("text/markdown", ""))
+    return [float(number) for number in re.findall(r"\d+(?:\.\d+)?", " ".join(texts))]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not SOURCES, reason="there are no notebooks")
+def test_a_notebook_gives_what_it_shows(tmp_path: Path) -> None:
+    """Run as it stands, with its own parameters, it says what is stored in it; another processor may draw other tokens."""
+    stored = nbformat.read(SOURCES[0].with_suffix(".ipynb"), as_version=4)
+    fresh = copy.deepcopy(stored)
+    for cell in tools.code_cells(fresh):
+        cell.outputs = []
+    with kernel_environment(ITERSR_OUT=str(tmp_path)):
+        NotebookClient(fresh, timeout=300, kernel_name="python3", coalesce_streams=True,
+                       resources={"metadata": {"path": str(SOURCES[0].parent)}}).execute()
+    before, now = told(stored), told(fresh)
+    assert len(before) == len(now) > 40
+    assert now == pytest.approx(before, rel=0.1, abs=2)
 
 
 @pytest.fixture(scope="session")

@@ -128,18 +128,23 @@ def test_the_adversary_joins_where_it_is_told() -> None:
 def test_the_grid_runs_every_setting_once_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[tuple[str, float, float, int]] = []
 
-    def rival(what: str, config: Any, data: Any, out: Path, *, changes: dict[str, float], seed: int, **_: Any
-              ) -> dict[str, float]:
+    def logged(run: Path, scores: dict[str, float]) -> None:
+        run.mkdir(parents=True, exist_ok=True)
+        lines = [f"{step},1,validation,{name},{value * step / 9}" for step in (3, 9) for name, value in scores.items()]
+        (run / "log.csv").write_text("\n".join(["step,seconds,split,name,value", *lines]))
+
+    def rival(what: str, config: Any, data: Any, out: Path, *, changes: dict[str, float], seed: int, **_: Any) -> None:
         calls.append((what, changes["lr"], changes["gan_weight"], seed))
+        logged(out / what, {"psnr": 20.0, "lpips": 0.3})
         if len(calls) == 5:
             raise KeyboardInterrupt
         if changes["gan_weight"] > 0.2:
             raise TrainingError("step 3: loss is nan")
-        return {"psnr": 20.0, "lpips": 0.3}
 
     def stage(name: str, config: Any, data: Any, out: Path, *, minutes: float, seed: int, **_: Any) -> dict[str, float]:
         calls.append((name, config.train["vqgan"].lr, minutes, seed))
-        return {"psnr ITER": 21.0, "lpips ITER": 0.2, "lpips S_l": 0.9}
+        logged(out / name, {"psnr ITER": 21.0, "lpips ITER": 0.2, "lpips S_l": 0.9})
+        return {}  # as for a stage that had been trained before a kill
 
     monkeypatch.setattr(grid, "train_rival", rival)
     monkeypatch.setattr(rivals, "train_stage", stage)
@@ -155,6 +160,7 @@ def test_the_grid_runs_every_setting_once_and_goes_on(tmp_path: Path, monkeypatc
     assert sum(minutes for _, _, minutes, _ in first) == pytest.approx(2.0), "the stages share the minutes of a run"
     assert first[0][1] == pytest.approx(SMOKE.train["vqgan"].lr / 3)
     assert next(row for row in rows if row["method"] == "ITER")["lpips"] == 0.2
+    assert all("failed" in row or row["lpips"] == 0.3 for row in rows if row["method"] == "GAN")
     assert grid.grid(SMOKE, None, tmp_path, 2.0) == rows and len(calls) == 1 + 27 + 9 * len(stages)
 
 
@@ -261,6 +267,8 @@ def test_a_peer_is_measured_on_ones_own_photos(tmp_path: Path, capsys: pytest.Ca
     assert "realesrgan" in capsys.readouterr().out
     assert [p.name for p in (tmp_path / "lq").iterdir()] == ["a.png"], "outputs are not left among the inputs"
     assert read(tmp_path / "lq" / "a.png").tensor.shape == (3, 12, 12)
+    write(Photo(torch.rand(3, 12, 12)), tmp_path / "lq" / "a.jpg")
+    assert cli.main(call) == 2 and "would both become a.png: rename one" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("arguments", "message"), [

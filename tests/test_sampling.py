@@ -372,6 +372,8 @@ def test_presets_of_the_model(smoke: ITER) -> None:
     assert stricter.sampler("released").alpha == 0.7 and stricter.sampler(alpha=0.2).alpha == 0.2
     other = ITER(dataclasses.replace(smoke.tier, steps=1, policy="random", remask=True))
     assert other.sampler() == Sampler(steps=1, policy="random", remask=True) and other.sampler("paper") == Sampler()
+    assert other.sampler(temperature=0.4) == Sampler(steps=1, policy="random", remask=True, temperature=0.4)
+    assert other.sampler(alpha=0.3) == Sampler(steps=smoke.tier.steps, alpha=0.3), "one step has no use for α: Alg. 2 has"
     warmer = dataclasses.replace(sampling.RELEASED, steps=smoke.tier.steps, temperature=0.5)
     assert cooler.sampler("released", temperature=0.5) == warmer
     picture = smoke.upscale(lq[0], preset="released", color_fix="none")

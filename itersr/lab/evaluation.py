@@ -83,7 +83,8 @@ def upscale_by_peer(name: str, peers: Path, inputs: str | os.PathLike[str], to: 
                     progress: bool = False) -> None:
     """×4 outputs of a peer for every image of a folder, as PNG in the same subfolders of `to`.
 
-    peers: where `python -m data_prep NAME` put the weights. FileNotFoundError where it has not been run.
+    peers: where `python -m data_prep NAME` put the weights. FileNotFoundError where it has not been run, ValueError for two
+    images of one name.
     """
     file = peers / name / "generator.safetensors"
     if not file.exists():
@@ -91,9 +92,14 @@ def upscale_by_peer(name: str, peers: Path, inputs: str | os.PathLike[str], to: 
     network = RRDBNet()
     weights.load_state(network, weights.read_tensors(file), str(file))
     network.to(device).eval()
-    for path in tqdm(image_files(inputs), unit="image", desc=name, disable=not progress):
-        output = network(read(path).tensor[None].to(device)).float().clamp(0, 1)[0].cpu()
+    targets: dict[Path, Path] = {}
+    for path in image_files(inputs):
         target = (to / path.relative_to(inputs)).with_suffix(".png")
+        if target in targets:
+            raise ValueError(f"{targets[target]} and {path.name} would both become {target.name}: rename one")
+        targets[target] = path
+    for target, path in tqdm(targets.items(), unit="image", desc=name, disable=not progress):
+        output = network(read(path).tensor[None].to(device)).float().clamp(0, 1)[0].cpu()
         target.parent.mkdir(parents=True, exist_ok=True)
         write(Photo(output), target)
 

@@ -21,7 +21,7 @@ import torch
 from itersr.config import Tier, tier
 from itersr.lab.experiments import bicubic
 from itersr.lab.rivals import settings_of, train_iter, train_rival
-from itersr.lab.rivals.measure import logs_of
+from itersr.lab.rivals.measure import last_scores, logs_of
 from itersr.training.data import Photos
 from itersr.training.loop import TrainingError
 from itersr.training.perceptual import perceptual
@@ -50,11 +50,12 @@ def train(run: dict[str, Any], config: Tier, photos: tuple[Photos, Photos], out:
         if run["method"] == "GAN":
             usual = settings_of("rival-gan", config)
             changes = {"lr": usual.lr * run["rate"], "gan_weight": usual.gan_weight * run["weight"]}
-            found = train_rival("rival-gan", config, None, out, changes=changes, minutes=minutes, **options)
-            return {name: value for name, value in found.items() if name in ("psnr", "lpips", "gradients")}
+            train_rival("rival-gan", config, None, out, changes=changes, minutes=minutes, **options)
+            return last_scores(out / "rival-gan")
         config = dataclasses.replace(config, train={name: dataclasses.replace(settings, lr=settings.lr * run["rate"])
                                                     for name, settings in config.train.items()})
-        found = train_iter(config, None, out, minutes=minutes, **options)
+        train_iter(config, None, out, minutes=minutes, **options)
+        found = last_scores(out / list(config.plan)[-1])
         return {name.removesuffix(" ITER"): value for name, value in found.items() if name.endswith(" ITER")}
     except TrainingError as error:
         return {"failed": str(error)}

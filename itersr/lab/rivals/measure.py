@@ -168,6 +168,13 @@ def logs_of(folder: Path, points: int = 60) -> dict[str, dict[str, list[list[flo
     return {run.parent.name: _log(run, points) for run in sorted(folder.glob("*/log.csv"))}
 
 
+def last_scores(run: Path) -> dict[str, float]:
+    """The scores of a run's last validation."""
+    log = pd.read_csv(run / "log.csv")
+    last = log[(log.split == "validation") & (log.step == log.step.max())]
+    return dict(zip(last.name, last.value, strict=True))
+
+
 def _log(file: Path, points: int) -> dict[str, list[list[float]]]:
     log = pd.read_csv(file)
     log = log[~log.name.isin(["learning rate", "images a second", "share of waiting"])]
