@@ -1,6 +1,6 @@
 # Every target sets up what it needs: `make reproduce` and `make test` work in a fresh clone with Python 3.11-3.13 and make.
 #
-#   make reproduce [TIER=smoke] [ONLY=07] [DEVICE=cpu] [DATA=folder]   run notebooks 00-10, results under runs/
+#   make reproduce [TIER=smoke] [ONLY=07] [DEVICE=cpu] [DATA=folder]   run notebooks 00-11, results under runs/
 #   make test        ruff, mypy, and every test (the notebooks too)
 #   make lab         open JupyterLab on the notebooks, which share what they train in runs/lab
 #   make bench       the benchmarks

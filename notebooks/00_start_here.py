@@ -231,8 +231,9 @@ path = run.save_figure(fig, "map")
 # | [08 α curves](08_alpha_curves.ipynb) | what the threshold trades | Fig. 7 |
 # | [09 Benchmark](09_benchmark.ipynb) | the method against others, with intervals | Table 1, Figs. 1, 4, 6 |
 # | [10 Where the steps pay](10_where_steps_pay.ipynb) | a world in which eight steps beat one, and one number that foretells it | – |
+# | [11 Rivals](11_rivals.ipynb) | a GAN and continuous diffusion, trained alike | abstract, Fig. 5 |
 #
-# Read them in order for the whole story (nine to ten hours). In a hurry: 02, 04, 06. For the results alone: 07–10.
+# Read them in order for the whole story (nine to ten hours). In a hurry: 02, 04, 06. For the results alone: 07–11.
 #
 # Four words that all notebooks use: **token**, a number that names a codebook entry; **mask**, True where a token is good and kept;
 # **tier**, a size of the networks (`smoke` trains in minutes, `tiny` and `small` are better, `paper` has the published sizes);

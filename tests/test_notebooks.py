@@ -25,7 +25,7 @@ from tests import small_notebooks as small
 
 NAMES = [
     "00_start_here", "01_degradation", "02_vqgan", "03_lq_encoder", "04_refiner", "05_evaluator", "06_adaptive_inference",
-    "07_topk_vs_evaluator", "08_alpha_curves", "09_benchmark", "10_where_steps_pay",
+    "07_topk_vs_evaluator", "08_alpha_curves", "09_benchmark", "10_where_steps_pay", "11_rivals",
 ]
 SOURCES = tools.sources()
 

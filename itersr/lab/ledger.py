@@ -20,7 +20,7 @@ from typing import Any
 from itersr.lab.reproduce import ROOT
 from itersr.training.ship import CARD_BEGIN, CARD_END
 
-NOTEBOOKS = ("07", "08", "09", "10")
+NOTEBOOKS = ("07", "08", "09", "10", "11")
 WORLD = "10"  # the notebook that measures the same evidence in the world of stripes
 BEGIN, END = "<!-- claims -->", "<!-- /claims -->"
 FEWEST = 6  # photos: with fewer, all of them agree by chance more often than one time in twenty (2 · 2⁻⁵ > .05)
@@ -81,6 +81,11 @@ CLAIMS = (
           ("LPIPS, ITER − one sample of φ_r, at temperature 1", "LPIPS, one sample of φ_r − one sample of E_l",
            "LPIPS, φ_e judges − dice judge", "LPIPS, one run − runs mixed",
            "LPIPS, oracle on φ_r's proposals − one sample of φ_r")),
+    Claim("8", "Easier to train than a GAN: more of the same settings end near their own best", "abstract", "11",
+          ("usable runs, ITER − GAN > 0",), ("usable runs, ITER − GAN at its usual weight",)),
+    Claim("9", "Fewer steps than continuous diffusion until within .01 LPIPS of its own best", "abstract", "11",
+          ("calls within .01 of the best, ITER − LDM < 0",),
+          ("LPIPS, ITER − LDM, each at its best", "LPIPS, ITER − LDM, at equal seconds", "LPIPS, ITER − GAN, each at its best")),
 )
 
 

@@ -1,6 +1,6 @@
 """Run the notebooks as experiments, and what every notebook needs for that.
 
-`run` executes notebooks 00-10 with papermill. It writes one run folder with the same layout as the repository:
+`run` executes notebooks 00-11 with papermill. It writes one run folder with the same layout as the repository:
 
     runs/20260131-0930-smoke/notebooks/         the executed copies
     runs/20260131-0930-smoke/figures/           what they drew
