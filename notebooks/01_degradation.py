@@ -25,12 +25,10 @@
 # **What you need.** Convolution, and what a JPEG is. No training.
 # Symbols: [one table](symbols.md).
 #
-# **Minutes.** Half an hour to read, half a minute to run on two CPU cores; a GPU is not needed.
+# **Minutes.** Forty minutes to read, half a minute to run on two CPU cores; a GPU is not needed.
 #
-# ITER's pairs follow Real-ESRGAN (Chen et al. 2024, section 4), whose authors say what it is for:
-#
-# > "Specifically, a high-order degradation modeling process is introduced to better simulate complex real-world degradations." (Wang
-# > et al. 2021, abstract)
+# ITER's pairs follow Real-ESRGAN (Chen et al. 2024, section 4), whose authors repeat the four operators, since real pictures go
+# through more than one camera, program and upload (Wang et al. 2021, section 3).
 
 # %% tags=["parameters"]
 tier = "smoke"
@@ -468,7 +466,92 @@ axes[0].legend(fontsize=8)
 path = run.save_figure(fig, "distribution")
 
 # %% [markdown]
-# ## 8 · Play
+# ## 8 · How good is a picture? A primer on metrics
+#
+# From the next notebook on, pictures are judged by numbers. Four of them are met everywhere, and each can be fooled.
+#
+# | metric | compares with HQ | what it sees |
+# |---|---|---|
+# | **PSNR** ↑ | yes | the mean squared error of pixels, in decibels: 10 log₁₀(1/MSE), on luma |
+# | **SSIM** ↑ | yes | whether small windows have the same brightness, contrast and structure |
+# | **LPIPS** ↓ | yes | the distance between features of a network that learned to name objects |
+# | **NIQE** ↓ | no | how far simple statistics of the picture are from those of good photos |
+#
+# Two more belong to this course: **token accuracy**, the share of tokens that equal S_h's (from notebook 02 on), and
+# **coherence**, whether neighbouring tokens fit each other ([10](10_where_steps_pay.ipynb)).
+#
+# Now spoil three photos in seven ways and ask all four.
+
+# %%
+from itersr.lab import metrics
+
+sharp = torch.stack([photo[:, :192, :192] if name != "coffee" else hq[0] for name, photo in bundled("test").items()])
+noise = torch.randn(sharp.shape, generator=run.generator(90, "cpu"))
+soft = deg.blur(sharp, deg.kernel_weights(deg.Kernel("iso", 21, sigma_x=1.5, sigma_y=1.5)))
+spoiled = {
+    "blur, σ 1.5": soft,
+    "grain, σ 10": sharp + noise * 10 / 255,
+    "blur, then grain": soft + noise * 10 / 255,
+    "sharpened": sharp + (sharp - soft),
+    "moved by 2 pixels": sharp.roll((2, 2), (-2, -1)),
+    "mean of 4 moves": torch.stack([sharp.roll((y, x), (-2, -1)) for y in (2, -2) for x in (2, -2)]).mean(0),
+    "another photo": sharp.roll(1, 0),
+}
+spoiled = {name: images.clamp(0, 1) for name, images in spoiled.items()}
+
+fig, axes = plt.subplots(2, 4, figsize=(7, 3.7), layout="constrained")
+for axis, (name, images) in zip(axes.flat, {"HQ": sharp, **spoiled}.items()):
+    axis.imshow(images[1, :, 40:120, 60:140].permute(1, 2, 0))
+    axis.set_title(name, fontsize=8)
+    axis.axis("off")
+path = run.save_figure(fig, "spoiled")
+
+# %% [markdown]
+# *A piece of the cup, and the same piece after each treatment. The last one is sharp, clean and wrong.*
+
+# %%
+import pandas as pd
+
+here = [name for name in ("psnr", "ssim", "lpips", "niqe") if metrics.available(name)]
+scores = pd.DataFrame({
+    way: {name.upper(): float(metrics.score(name, images, sharp).mean()) for name in here}
+    for way, images in {"HQ itself": sharp, **spoiled}.items()}).T
+scores.round(3)
+
+# %%
+lower = {name.upper(): metrics.find(name).lower_better for name in here}
+words = []
+for name in scores:
+    own = scores[name].drop("HQ itself")
+    order = own.sort_values(ascending=lower[name]).index
+    words.append(f"- **{name}** likes “{order[0]}” best and “{order[-1]}” least.")
+if "NIQE" in scores:
+    better = [way for way in spoiled if scores.NIQE[way] < scores.NIQE["HQ itself"]]
+    words.append("- NIQE finds " + (", ".join(f"“{way}”" for way in better) or "nothing") + " better than the originals.")
+for name in scores.columns.intersection(["PSNR", "LPIPS"]):
+    one, mean = scores[name]["moved by 2 pixels"], scores[name]["mean of 4 moves"]
+    won = "their mean" if (mean < one) == lower[name] else "one"
+    words.append(f"- One of four equally likely answers, or their mean? {name} prefers {won} ({one:.3g}, {mean:.3g}).")
+display(Markdown("\n".join(words)))
+
+# what the text below says of these photos
+assert scores.PSNR["moved by 2 pixels"] < scores.PSNR["blur, σ 1.5"]
+assert "LPIPS" not in scores or scores.LPIPS["sharpened"] < 0.1 < scores.LPIPS[["blur, σ 1.5", "grain, σ 10"]].min()
+assert "NIQE" not in scores or scores.NIQE["sharpened"] < scores.NIQE["HQ itself"]
+
+# %% [markdown]
+# What to take along:
+#
+# - **PSNR rewards the mean.** Where the truth is not known, the mean of all answers has the least error, and the mean of sharp
+#   pictures is blurred. A shift of two pixels, which nobody sees, costs more than a blur that everybody sees.
+# - **LPIPS** forgives small shifts and punishes blur and grain, which is nearer to what people say; it is the main number of this
+#   course. It still needs HQ, and a method that trains on it knows its taste. Sharpening hardly troubles it.
+# - **NIQE needs no HQ, so it cannot know whether the picture is the right one**: another photo scores as well as the true one, and
+#   sharpening improves it. On the real photos of RealSRSet it finds ESRGAN (4.86), which learned to undo bicubic shrinking alone,
+#   better than BSRGAN (5.49), which was made for such photos.
+# - So look at several numbers, at intervals, and at the pictures.
+#
+# ## 9 · Play
 #
 # `degradation_view` is a function from settings to a picture; the panel under it only adds controls. Without a kernel you see the
 # picture alone: blur 1.5, detour 0.6, noise 8, JPEG 60, taken twice.

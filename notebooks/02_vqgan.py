@@ -23,7 +23,8 @@
 #
 # Everything later stands on this: no restoration can look better than what D_H draws from the *right* tokens.
 #
-# **What you need to know.** Convolutions, autograd, and what an autoencoder is.
+# **What you need to know.** Convolutions, autograd, what an autoencoder is, and what PSNR and LPIPS say (section 8 of
+# [01](01_degradation.ipynb)).
 # Symbols: [one table](symbols.md).
 #
 # **Time.** About 35 minutes to read. As it stands the notebook shows `tiny`, whose weights ship. With `tier = "smoke"` in the next cell the

@@ -32,6 +32,7 @@ import torch
 
 import itersr
 from itersr import PASSIVE, config, weights
+from itersr.lab import checks
 from itersr.model import pick_device
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -74,6 +75,7 @@ class Run:
         )
         print(f"notebook {notebook} | tier {tier} | seed {chosen.seed} | {chosen.device.type} | itersr {itersr.__version__} | "
               f"torch {torch.__version__.split('+')[0]} | Python {platform.python_version().rpartition('.')[0]}")
+        checks.speak()
         return chosen
 
     def generator(self, stream: int = 0, device: str | torch.device | None = None) -> torch.Generator:
