@@ -113,30 +113,34 @@ MASKED, KEPT, NEW = "#e4e4e4", "#2f6690", "#f4a259"  # masked; kept already; kep
 
 
 def restoration_view(model: ITER, photo: Tensor, alpha: float, steps: int, policy: str, seed: int, step: int,
-                     reference: Tensor | None = None, temperature: float = 1.0, trace: Trace | None = None) -> Figure:
+                     reference: Tensor | None = None, temperature: float = 1.0) -> Figure:
     """One restoration by Alg. 2, seen after `step` of its steps: pictures above, masks, scores and metrics below.
 
     photo: an LQ image (3, h, w) or (1, 3, h, w) in [0, 1]. alpha, steps, policy, seed, temperature: of the preset "paper".
     step: how many steps have been taken, 0 is S_l before any; above T_s the last one is shown.
-    reference: the HQ image, if known: it is shown, and the metrics compare with it. trace: of these settings, if it was made.
+    reference: the HQ image, if known: it is shown, and the metrics compare with it.
     ValueError for a wrong setting (see `Sampler`) or a negative step.
     """
+    lq = to_tensor(photo)
+    trace = model.restore(lq, preset="paper", steps=steps, alpha=alpha, policy=policy, temperature=temperature, seed=seed)
+    return trace_view(model, lq, trace, step, reference)
+
+
+def trace_view(model: ITER, lq: Tensor, trace: Trace, step: int, reference: Tensor | None = None) -> Figure:
+    """`restoration_view` of a restoration of `lq` (1, 3, h, w) that has been made."""
     from matplotlib.colors import ListedColormap
     from matplotlib.figure import Figure
 
     if step < 0:
         raise ValueError(f"step = {step}: needed 0 (S_l) or more")
-    lq = to_tensor(photo)
-    settings: dict[str, Any] = {"steps": steps, "alpha": alpha, "policy": policy, "temperature": temperature}
-    trace = trace or model.restore(lq, preset="paper", seed=seed, **settings)
-    taken = trace.restored.steps
+    sampler, taken = trace.sampler, trace.restored.steps
     step = min(step, len(taken))
     mask, score = mask_states(trace, step), taken[step - 1].score if step else judged_start(model, lq, trace)
     stages = {"S_l": trace.at(0), "step": trace.at(step), "result": trace.image}
     target = None if reference is None else to_tensor(reference)
 
     figure = Figure(figsize=(8, 4.6), layout="constrained")
-    title = f"α = {alpha:.2f}   T = {steps}   T_s = {int(trace.start)}   {policy}"
+    title = f"α = {sampler.alpha:.2f}   T = {sampler.steps}   T_s = {int(trace.start)}   {sampler.policy}"
     figure.suptitle(f"{title}   step {step} of {len(taken)}", fontsize=10)
     above, (kept, judged, truth, words) = figure.subplots(2, 4)
     _show(above[0], resize(lq[0].cpu(), trace.image.shape[-2:]), "LQ, bicubic")
@@ -150,7 +154,7 @@ def restoration_view(model: ITER, photo: Tensor, alpha: float, steps: int, polic
         judged.set_title("score", fontsize=9)
     else:
         judged.imshow(score[0].exp().float().cpu().numpy(), vmin=0, vmax=1, cmap="viridis", interpolation="nearest")
-        by = "φ_e: p(good)" if POLICIES[policy][0] == "evaluator" or not step else "φ_r: p(token)"
+        by = "φ_e: p(good)" if POLICIES[sampler.policy][0] == "evaluator" or not step else "φ_r: p(token)"
         judged.set_title(f"{by}, 0 dark, 1 bright", fontsize=9)
     if target is not None:
         _show(truth, target, "HQ")
@@ -222,13 +226,13 @@ def restoration_panel(model: ITER, photos: Mapping[str, Pair] | None = None) -> 
     last: dict[Any, Trace] = {}  # the steps of one restoration are looked at, not made anew
 
     def view(photo: str, step: int, **settings: Any) -> Figure:
-        lq, hq = pairs[photo]
+        lq, hq = to_tensor(pairs[photo][0]), pairs[photo][1]
         key = (photo, *settings.values())
         if key not in last:
             last.clear()
-            last[key] = model.restore(to_tensor(lq), preset="paper", **settings)
+            last[key] = model.restore(lq, preset="paper", **settings)
             controls["step"].max = int(last[key].start)
-        return restoration_view(model, lq, step=step, **settings, reference=hq, trace=last[key])
+        return trace_view(model, lq, last[key], step, hq)
 
     return _live(view, controls)
 
