@@ -75,7 +75,8 @@ def table(lines, **options):
 # %% tags=["nbval-check-output"]
 answers = torch.linspace(-1.5, 1.5, 301)
 l2 = ((answers - 1) ** 2 + (answers + 1) ** 2) / 2
-print(f"least expected squared error at {answers[l2.argmin()].abs():.2f}: the mean, which is never right")
+print(f"least expected squared error at {answers[l2.argmin()].abs():.2f}: "
+      "the mean, which is never right")
 
 # %% [markdown]
 # That is blur: the mean of all sharp pictures that fit. L1 is no better here: every answer from −1 to 1 costs the same.
@@ -102,7 +103,8 @@ def walk(steps, n=4000):
     return x
 
 
-numeric = [torch.randn(400_000, generator=run.generator(i, "cpu")) for i in (2, 3)]  # check the formula by counting
+# check the formula by counting
+numeric = [torch.randn(400_000, generator=run.generator(i, "cpu")) for i in (2, 3)]
 z, eps = numeric[0].sign(), numeric[1]
 near = ((0.5 * z + 0.5 * eps) - 0.3).abs() < 0.02
 assert abs((eps - z)[near].mean() - velocity(torch.tensor(0.3), torch.tensor(0.5))) < 0.05
@@ -114,7 +116,8 @@ for axis, steps in zip(axes, (1, 2, 5, 20, 100)):
     x = walk(steps)
     near_truth[steps] = float(((x.abs() - 1).abs() < 0.1).float().mean())
     axis.hist(x.numpy(), bins=np.linspace(-2.05, 2.05, 42), density=True, color="C1")
-    axis.set(title=f"{steps} step{'s' * (steps > 1)}\n{near_truth[steps]:.0%} near ±1", xticks=[-1, 0, 1])
+    axis.set(title=f"{steps} step{'s' * (steps > 1)}\n{near_truth[steps]:.0%} near ±1",
+             xticks=[-1, 0, 1])
 path = run.save_figure(fig, "walk")
 assert near_truth[1] == 0 and near_truth[100] > 0.9, near_truth
 
@@ -128,7 +131,8 @@ assert near_truth[1] == 0 and near_truth[100] > 0.9, near_truth
 
 # %% tags=["nbval-check-output"]
 draw = torch.where(torch.rand(4000, generator=run.generator(4, "cpu")) < 0.5, 1.0, -1.0)
-print(f"one step of a categorical draw: {float(((draw.abs() - 1).abs() < 0.1).float().mean()):.0%} near ±1")
+print("one step of a categorical draw: "
+      f"{float(((draw.abs() - 1).abs() < 0.1).float().mean()):.0%} near ±1")
 
 # %% [markdown]
 # ## 2. Three families on one page
@@ -163,7 +167,8 @@ print("channels that its five convolutions read:", [conv.in_channels for conv in
 
 # %%
 unet = UNet(4, 3, 16).eval()
-z, lq, eps = (torch.randn(1, c, 8, 8, generator=run.generator(6 + i, "cpu")) for i, c in enumerate((4, 3, 4)))
+z, lq, eps = (torch.randn(1, c, 8, 8, generator=run.generator(6 + i, "cpu"))
+              for i, c in enumerate((4, 3, 4)))
 t = torch.tensor([0.7])
 x_t = (1 - t) * z + t * eps
 with torch.no_grad():
@@ -193,17 +198,30 @@ size = experiments.sizes(run.tier, run.seed)
 recorded = json.loads((ROOT / "figures" / "11_rivals.json").read_text(encoding="utf-8"))
 if LIVE:
     folder = run.checkpoints / "rivals"
-    few = {"changes": {"steps": 120}, "seed": run.seed, "device": str(run.device), "resume": True, "progress": False,
-           "validation": (2, 96)}
+    few = {
+        "changes": {"steps": 120},
+        "seed": run.seed,
+        "device": str(run.device),
+        "resume": True,
+        "progress": False,
+        "validation": (2, 96),
+    }
     rivals.train_iter(run.tier, run.data, folder, **few)
     for what in rivals.RIVALS:
         rivals.train_rival(what, run.tier, run.data, folder, **few)
     model = ITER.from_pretrained(folder / "weights", run.device)
     gan, ldm = (rivals.load(what, folder / "weights", str(run.device)) for what in rivals.RIVALS)
-    pairs = experiments.make_pairs(experiments.unseen_photos(size.photos), run.tier, size.side, run.seed)
-    rows = measure.curves(model, gan, ldm, pairs, size.seeds, iter_steps=(1, 4), ldm_steps=(1, 4, 16), temperatures=(1.0,),
-                          store=run.checkpoints / "rivals.jsonl", names=["psnr", "lpips" if metrics.available("lpips") else "gmsd"])
-    costs, logs, trained = measure.costs(model, gan, ldm), measure.logs_of(folder), "120 steps a stage, here"
+    pairs = experiments.make_pairs(experiments.unseen_photos(size.photos),
+                                   run.tier, size.side, run.seed)
+    rows = measure.curves(model, gan, ldm, pairs, size.seeds,
+                          iter_steps=(1, 4), ldm_steps=(1, 4, 16), temperatures=(1.0,),
+                          store=run.checkpoints / "rivals.jsonl",
+                          names=["psnr", "lpips" if metrics.available("lpips") else "gmsd"])
+    costs, logs, trained = (
+        measure.costs(model, gan, ldm),
+        measure.logs_of(folder),
+        "120 steps a stage, here",
+    )
 else:
     rows, costs, logs = pd.DataFrame(recorded["rows"]), recorded["costs"], recorded["logs"]
     trained = f"{recorded['minutes']:g} minutes of one core, ITER's weights {recorded['weights']}"
@@ -215,12 +233,17 @@ print(f"each trained for {trained}; {rows.photo.nunique()} photos, {rows.seed.nu
 # **The curves of training.** Each family minimizes another thing, so no two curves have the same unit; look at their shapes.
 
 # %%
-drawn = {"ITER: E_l's loss (Eq. 2)": ("lq_encoder", "lq_encoder"), "ITER: φ_r's loss (Eq. 4)": ("token", "refiner"),
-         "LDM: error of the velocity": ("rival-ldm", "velocity"), "GAN: L1": ("rival-gan", "l1"),
-         "GAN: the adversary's loss": ("rival-gan", "discriminator")}
+drawn = {
+    "ITER: E_l's loss (Eq. 2)": ("lq_encoder", "lq_encoder"),
+    "ITER: φ_r's loss (Eq. 4)": ("token", "refiner"),
+    "LDM: error of the velocity": ("rival-ldm", "velocity"),
+    "GAN: L1": ("rival-gan", "l1"),
+    "GAN: the adversary's loss": ("rival-gan", "discriminator"),
+}
 fig, axes = plt.subplots(1, 5, figsize=(8, 2), layout="constrained")
 for axis, (title, (stage, name)) in zip(axes, drawn.items()):
-    stage = next(found for found in logs if found == stage or stage == "token" and found in ("iter", "token_nets"))
+    stage = next(found for found in logs
+                 if found == stage or stage == "token" and found in ("iter", "token_nets"))
     axis.plot(*zip(*logs[stage].get(name, [[0, math.nan]])), lw=1)
     axis.set_title(title, fontsize=7)
     axis.set_xlabel("minutes", fontsize=7)
@@ -242,21 +265,26 @@ values = [value, *(["niqe"] if "niqe" in rows and rows.niqe.notna().all() else [
 
 
 def at_best(family, calls):
-    """Rows of a family at so many calls, each photo at the temperature that is best on the others."""
+    "Rows of a family at so many calls, each photo at the temperature that is best on the others."
     return experiments.at_its_best(rows[(rows.family == family) & (rows.calls == calls)], value)
 
 
-found = {(family, n): at_best(family, n) for family in families for n in sorted(rows[rows.family == family].calls.unique())}
+found = {(family, n): at_best(family, n)
+         for family in families
+         for n in sorted(rows[rows.family == family].calls.unique())}
 fig, axes = plt.subplots(1, len(values) + 1, figsize=(8, 3), layout="constrained")
 for family, colour in zip(families, ("C0", "C1", "C2")):
     own = {n: some for (name, n), some in found.items() if name == family}
     for axis, what in zip(axes, values):
         bands = [experiments.interval(some, what) for some in own.values()]
-        axis.plot(list(own), [band["mean"] for band in bands], "o-", ms=3, color=colour, label=family)
-        axis.fill_between(list(own), [band["low"] for band in bands], [band["high"] for band in bands], color=colour, alpha=0.15)
+        axis.plot(list(own), [band["mean"] for band in bands], "o-",
+                  ms=3, color=colour, label=family)
+        axis.fill_between(list(own), [band["low"] for band in bands],
+                          [band["high"] for band in bands], color=colour, alpha=0.15)
         axis.set(xscale="log", xlabel="calls of a network", title=f"{what.upper()} ↓")
     seconds = [float(some.seconds.median()) for some in own.values()]
-    axes[-1].plot(seconds, [float(some[value].mean()) for some in own.values()], "o-", ms=3, color=colour)
+    axes[-1].plot(seconds, [float(some[value].mean()) for some in own.values()], "o-",
+                  ms=3, color=colour)
 axes[-1].set(xscale="log", xlabel="seconds a picture", title=f"{VALUE} ↓")
 for axis in axes:
     axis.xaxis.set_major_formatter("{x:g}")
@@ -272,15 +300,28 @@ path = run.save_figure(fig, "steps")
 tables = {family: measure.by_calls(rows, family, value) for family in families}
 need = {family: measure.enough(table_) for family, table_ in tables.items()}
 best = {family: found[family, int(table_.mean().idxmin())] for family, table_ in tables.items()}
-evidence = {f"{VALUE}, ITER − {family}, each at its best": experiments.difference(best["ITER"], best[family], value)
-            for family in families if family != "ITER"}
-evidence["calls within .01 of the best, ITER − LDM"] = measure.enough_difference(tables["ITER"], tables["LDM"])
-target = float(best["ITER"].seconds.median())  # LDM's count of calls whose seconds are nearest to those of ITER's best
+evidence = {
+    f"{VALUE}, ITER − {family}, each at its best":
+        experiments.difference(best["ITER"], best[family], value)
+    for family in families if family != "ITER"
+}
+evidence["calls within .01 of the best, ITER − LDM"] = measure.enough_difference(
+    tables["ITER"], tables["LDM"])
+# LDM's count of calls whose seconds are nearest to those of ITER's best
+target = float(best["ITER"].seconds.median())
 equal = min((n for family, n in found if family == "LDM"),
             key=lambda n: abs(math.log(float(found["LDM", n].seconds.median()) / target)))
-evidence[f"{VALUE}, ITER − LDM, at equal seconds"] = experiments.difference(best["ITER"], found["LDM", equal], value)
-table({family: {f"best {VALUE}": ledger.show(experiments.interval(best[family], value)), "calls there": int(best[family].calls.iloc[0]),
-                "calls within .01 of it": need[family], "seconds there": f"{best[family].seconds.median():.2f}"} for family in families})
+evidence[f"{VALUE}, ITER − LDM, at equal seconds"] = experiments.difference(
+    best["ITER"], found["LDM", equal], value)
+table({
+    family: {
+        f"best {VALUE}": ledger.show(experiments.interval(best[family], value)),
+        "calls there": int(best[family].calls.iloc[0]),
+        "calls within .01 of it": need[family],
+        "seconds there": f"{best[family].seconds.median():.2f}",
+    }
+    for family in families
+})
 
 # %%
 table({name: {"mean [95 %]": ledger.show(gap)} for name, gap in evidence.items()})
@@ -300,26 +341,43 @@ bicubic = None
 
 def scores(own):
     """The last score of each run, None where it broke off."""
-    return [None if math.isnan(x) else x for x in own.get("lpips", pd.Series([math.nan] * len(own)))]
+    return [None if math.isnan(x) else x
+            for x in own.get("lpips", pd.Series([math.nan] * len(own)))]
 
 
 if len(tried):
     bicubic = float(tried[tried.method == "bicubic"].lpips.iloc[0])
     gans = tried[tried.method == "GAN"]
-    groups = {"ITER, 3 rates × 3 seeds": tried[tried.method == "ITER"], "GAN, the same, usual weight": gans[gans.weight == 1],
-              "GAN, 3 weights each": gans}
+    groups = {
+        "ITER, 3 rates × 3 seeds": tried[tried.method == "ITER"],
+        "GAN, the same, usual weight": gans[gans.weight == 1],
+        "GAN, 3 weights each": gans,
+    }
     lines = {}
     for name, own in groups.items():
         ended = [x for x in scores(own) if x is not None]
-        lines[name] = {"runs": len(own), "best LPIPS": f"{min(ended):.3f}", "median": f"{np.median(ended):.3f}", "worst": f"{max(ended):.3f}",
-                       "spread of PSNR": f"{own.psnr.std():.2f} dB", "broke off": len(own) - len(ended),
-                       "worse than bicubic": sum(x > bicubic for x in ended), "within 5 % of the best": f"{np.mean(measure.usable(scores(own))):.0%}"}
+        lines[name] = {
+            "runs": len(own),
+            "best LPIPS": f"{min(ended):.3f}",
+            "median": f"{np.median(ended):.3f}",
+            "worst": f"{max(ended):.3f}",
+            "spread of PSNR": f"{own.psnr.std():.2f} dB",
+            "broke off": len(own) - len(ended),
+            "worse than bicubic": sum(x > bicubic for x in ended),
+            "within 5 % of the best": f"{np.mean(measure.usable(scores(own))):.0%}",
+        }
     ours = scores(groups["ITER, 3 rates × 3 seeds"])
-    evidence |= {"usable runs, ITER − GAN": measure.usable_difference(ours, scores(gans)),
-                 "usable runs, ITER − GAN at its usual weight": measure.usable_difference(ours, scores(gans[gans.weight == 1]))}
-    conditions = f"tier {tried.tier.dropna().iloc[0]}, {tried.minutes.dropna().iloc[0]:g} minutes each; bicubic {bicubic:.3f}"
-    display(table(lines), Markdown(f"{conditions}. Difference of the usable share, by bootstrap over runs: "
-                                   + "; ".join(f"{name} {ledger.show(gap)}" for name, gap in evidence.items() if name.startswith("usable"))))
+    evidence |= {
+        "usable runs, ITER − GAN": measure.usable_difference(ours, scores(gans)),
+        "usable runs, ITER − GAN at its usual weight":
+            measure.usable_difference(ours, scores(gans[gans.weight == 1])),
+    }
+    conditions = (f"tier {tried.tier.dropna().iloc[0]}, {tried.minutes.dropna().iloc[0]:g} "
+                  f"minutes each; bicubic {bicubic:.3f}")
+    display(table(lines), Markdown(
+        f"{conditions}. Difference of the usable share, by bootstrap over runs: "
+        + "; ".join(f"{name} {ledger.show(gap)}"
+                    for name, gap in evidence.items() if name.startswith("usable"))))
 else:
     print("The grid has not been run for this copy of figures/11_rivals.json.")
 
@@ -331,9 +389,11 @@ if len(tried):
             if row["method"] == method:
                 stage = last or next(name for name in ("iter", "token_nets") if name in row["logs"])
                 curve = row["logs"][stage].get("lpips" if last else "lpips ITER", [])
-                axis.plot(*zip(*curve), "o-", ms=2, lw=0.8, color=f"C{[1 / 3, 1, 3].index(row['rate'])}", alpha=0.7)
+                axis.plot(*zip(*curve), "o-", ms=2, lw=0.8,
+                          color=f"C{[1 / 3, 1, 3].index(row['rate'])}", alpha=0.7)
         axis.axhline(bicubic, color="0.5", ls="--", lw=1)
-        axis.set(title=method, xlabel="minutes of the last stage", ylabel="LPIPS ↓" if method == "ITER" else "")
+        axis.set(title=method, xlabel="minutes of the last stage",
+                 ylabel="LPIPS ↓" if method == "ITER" else "")
     path = run.save_figure(fig, "grid")
 
 # %% [markdown]
@@ -352,8 +412,16 @@ if len(tried):
 flat = experiments.make_pairs(experiments.unseen_photos(1), run.tier, size.side, run.seed)[0]
 where = measure.flat_places(flat.hq)
 assert abs(float(where.float().mean()) - 0.3) < 0.02
-quiet, loud = (measure.noise_left((flat.hq + s / 255 * torch.randn(flat.hq.shape, generator=run.generator(9, "cpu"))).clamp(0, 1), flat.hq)
-               for s in (0, 20))
+quiet, loud = (
+    measure.noise_left(
+        (
+            flat.hq
+            + s / 255 * torch.randn(flat.hq.shape, generator=run.generator(9, "cpu"))
+        ).clamp(0, 1),
+        flat.hq,
+    )
+    for s in (0, 20)
+)
 print(f"left in HQ itself: {quiet:.1f} levels; in HQ with noise of 20 levels: {loud:.1f}")
 assert loud > quiet + 10
 
@@ -370,12 +438,15 @@ else:
 
 # %%
 noise = pd.DataFrame(noise).assign(seed=0)
-left = {(sigma, family): experiments.interval(own, "left") for (sigma, family), own in noise.groupby(["sigma", "family"], sort=False)}
+left = {(sigma, family): experiments.interval(own, "left")
+        for (sigma, family), own in noise.groupby(["sigma", "family"], sort=False)}
 for family in ("LDM", "GAN"):
     strongest = noise[noise.sigma == noise.sigma.max()]
     evidence[f"noise left, {family} − ITER"] = experiments.difference(
         strongest[strongest.family == family], strongest[strongest.family == "ITER"], "left")
-pd.Series({f"noise {sigma:g}, {family}": ledger.show(gap) for (sigma, family), gap in left.items()}).to_frame("levels left in flat places")
+pd.Series({
+    f"noise {sigma:g}, {family}": ledger.show(gap) for (sigma, family), gap in left.items()
+}).to_frame("levels left in flat places")
 
 # %% [markdown]
 # *HQ's own value is the goal: less is too smooth, more is noise that stayed, or texture that was put in its place.*
@@ -393,17 +464,28 @@ pd.Series({f"noise {sigma:g}, {family}": ledger.show(gap) for (sigma, family), g
 
 # %%
 PAPER = pd.DataFrame.from_dict({
-    "FeMaSR": {"RealSRSet": "5.18 / 4.31", "RealSR": "4.74 / 4.51", "DRealSR": "4.20 / 4.30", "DPED-iphone": "5.11 / 4.36"},
-    "MM-RealSR": {"RealSRSet": "5.25 / 4.59", "RealSR": "4.69 / 4.50", "DRealSR": "4.82 / 4.76", "DPED-iphone": "5.56 / 5.36"},
-    "ITER": {"RealSRSet": "5.29 / 4.62", "RealSR": "4.67 / 4.47", "DRealSR": "4.15 / 4.27", "DPED-iphone": "4.84 / 4.23"},
-    "SwinIR-GAN": {"RealSRSet": "5.30 / 4.68", "RealSR": "4.76 / 4.65", "DRealSR": "4.71 / 4.74", "DPED-iphone": "4.95 / 4.78"},
-    "BSRGAN": {"RealSRSet": "5.49 / 4.79", "RealSR": "5.74 / 4.51", "DRealSR": "6.14 / 4.78", "DPED-iphone": "5.99 / 4.55"},
-    "Real-ESRGAN": {"RealSRSet": "5.65 / 4.92", "RealSR": "4.83 / 4.54", "DRealSR": "4.98 / 4.77", "DPED-iphone": "5.44 / 5.02"},
-    "LDM-BSR": {"RealSRSet": "6.03 / 4.60", "RealSR": "5.56 / 4.75", "DRealSR": "5.14 / 4.46", "DPED-iphone": "5.89 / 4.61"},
-    "Bicubic": {"RealSRSet": "7.98 / 7.35", "RealSR": "6.24 / 8.16", "DRealSR": "6.58 / 8.58", "DPED-iphone": "6.01 / 7.48"},
+    "FeMaSR": {"RealSRSet": "5.18 / 4.31", "RealSR": "4.74 / 4.51",
+               "DRealSR": "4.20 / 4.30", "DPED-iphone": "5.11 / 4.36"},
+    "MM-RealSR": {"RealSRSet": "5.25 / 4.59", "RealSR": "4.69 / 4.50",
+                  "DRealSR": "4.82 / 4.76", "DPED-iphone": "5.56 / 5.36"},
+    "ITER": {"RealSRSet": "5.29 / 4.62", "RealSR": "4.67 / 4.47",
+             "DRealSR": "4.15 / 4.27", "DPED-iphone": "4.84 / 4.23"},
+    "SwinIR-GAN": {"RealSRSet": "5.30 / 4.68", "RealSR": "4.76 / 4.65",
+                   "DRealSR": "4.71 / 4.74", "DPED-iphone": "4.95 / 4.78"},
+    "BSRGAN": {"RealSRSet": "5.49 / 4.79", "RealSR": "5.74 / 4.51",
+               "DRealSR": "6.14 / 4.78", "DPED-iphone": "5.99 / 4.55"},
+    "Real-ESRGAN": {"RealSRSet": "5.65 / 4.92", "RealSR": "4.83 / 4.54",
+                    "DRealSR": "4.98 / 4.77", "DPED-iphone": "5.44 / 5.02"},
+    "LDM-BSR": {"RealSRSet": "6.03 / 4.60", "RealSR": "5.56 / 4.75",
+                "DRealSR": "5.14 / 4.46", "DPED-iphone": "5.89 / 4.61"},
+    "Bicubic": {"RealSRSet": "7.98 / 7.35", "RealSR": "6.24 / 8.16",
+                "DRealSR": "6.58 / 8.58", "DPED-iphone": "6.01 / 7.48"},
 }, orient="index")
-of_09 = json.loads((ROOT / "figures" / "results" / "09.json").read_text(encoding="utf-8"))["results"]["evidence"]
-measured = {name: of_09.get(f"NIQE of {name.replace('Bicubic', 'bicubic')} on RealSRSet") for name in PAPER.index}
+of_09 = json.loads(
+    (ROOT / "figures" / "results" / "09.json").read_text(encoding="utf-8")
+)["results"]["evidence"]
+measured = {name: of_09.get(f"NIQE of {name.replace('Bicubic', 'bicubic')} on RealSRSet")
+            for name in PAPER.index}
 here = [ledger.show(found) if found else "not measured" for found in measured.values()]
 table_1 = PAPER.copy()
 table_1.insert(1, "RealSRSet, NIQE here [95 %]", here)
@@ -413,10 +495,17 @@ table_1
 # ## 8. What each costs
 
 # %%
-table({family: {"parameters trained, M": f"{own['trained'] / 1e6:.1f}", "used at inference, M": f"{own['used'] / 1e6:.1f}",
-                "trained for": trained.split(",")[0], "calls at its best": int(best[family].calls.iloc[0]),
-                "seconds a picture": f"{best[family].seconds.median():.2f}",
-                "memory beyond the weights, MB": own.get("megabytes", "–")} for family, own in costs.items()})
+table({
+    family: {
+        "parameters trained, M": f"{own['trained'] / 1e6:.1f}",
+        "used at inference, M": f"{own['used'] / 1e6:.1f}",
+        "trained for": trained.split(",")[0],
+        "calls at its best": int(best[family].calls.iloc[0]),
+        "seconds a picture": f"{best[family].seconds.median():.2f}",
+        "memory beyond the weights, MB": own.get("megabytes", "–"),
+    }
+    for family, own in costs.items()
+})
 
 # %% [markdown]
 # *Pictures of 160² pixels, on one core. ITER's and the LDM's trained parameters include the VQGAN, which was trained before.*
@@ -424,14 +513,20 @@ table({family: {"parameters trained, M": f"{own['trained'] / 1e6:.1f}", "used at
 # ## What was learned
 
 # %%
-said = {-1: "fewer", 0: "not decided", 1: "more"}[ledger.sign(evidence["calls within .01 of the best, ITER − LDM"])]
+said = {-1: "fewer", 0: "not decided", 1: "more"}[
+    ledger.sign(evidence["calls within .01 of the best, ITER − LDM"])]
 learned = [
-    f"Exact continuous diffusion on one pixel: {near_truth[1]:.0%} of the answers are real after one step, {near_truth[100]:.0%} after 100.",
-    f"Calls within .01 {VALUE} of one's own best: {', '.join(f'{family} {n}' for family, n in need.items())} (ITER against the LDM: {said}).",
-    *(f"{name}: {ledger.show(gap)}." for name, gap in evidence.items() if name.startswith((VALUE, "usable", "noise"))),
+    f"Exact continuous diffusion on one pixel: {near_truth[1]:.0%} of the answers are real "
+    f"after one step, {near_truth[100]:.0%} after 100.",
+    f"Calls within .01 {VALUE} of one's own best: "
+    f"{', '.join(f'{family} {n}' for family, n in need.items())} "
+    f"(ITER against the LDM: {said}).",
+    *(f"{name}: {ledger.show(gap)}." for name, gap in evidence.items()
+      if name.startswith((VALUE, "usable", "noise"))),
 ]
 if LIVE:
-    learned.append("Networks trained for seconds: these numbers show that the code runs, and not which family is better.")
+    learned.append("Networks trained for seconds: these numbers show that the code runs, "
+                   "and not which family is better.")
 display(Markdown("\n".join(f"- {line}" for line in learned)))
 
 # %% [markdown]
@@ -483,7 +578,8 @@ def euler(x, v, n):
 
 
 # %% tags=["check"]
-assert euler(3.0, 3.0 - 1.0, 1) == 1.0, "one step from ε = 3 with the true velocity ε − z arrives at z = 1"
+assert euler(3.0, 3.0 - 1.0, 1) == 1.0, (
+    "one step from ε = 3 with the true velocity ε − z arrives at z = 1")
 assert math.isclose(euler(3.0, 2.0, 4), 2.5), "a quarter of the way from 3 to 1 is 2.5"
 
 # %% [markdown]
@@ -503,7 +599,8 @@ def usable_share(scores, margin=0.05):
 
 
 # %% tags=["check"]
-assert usable_share([0.2, 0.205, 0.3, float("nan")]) == 0.5, "two of four runs; one that broke off counts among the four"
+assert usable_share([0.2, 0.205, 0.3, float("nan")]) == 0.5, (
+    "two of four runs; one that broke off counts among the four")
 assert usable_share([1.0]) == 1.0
 
 # %% [markdown]
@@ -511,8 +608,13 @@ assert usable_share([1.0]) == 1.0
 
 # %%
 path = run.record(
-    measured=f"calls within .01 {VALUE} of the best: " + ", ".join(f"{family} {n}" for family, n in need.items()),
-    evidence=evidence, near_truth={str(n): share for n, share in near_truth.items()}, costs=costs, trained=trained,
+    measured=(f"calls within .01 {VALUE} of the best: "
+              + ", ".join(f"{family} {n}" for family, n in need.items())),
+    evidence=evidence,
+    near_truth={str(n): share for n, share in near_truth.items()},
+    costs=costs,
+    trained=trained,
     noise={f"{s:g}, {f}": gap for (s, f), gap in left.items()},
-    photos=int(rows.photo.nunique()), seeds=int(rows.seed.nunique()),
+    photos=int(rows.photo.nunique()),
+    seeds=int(rows.seed.nunique()),
 )
