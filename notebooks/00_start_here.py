@@ -64,14 +64,16 @@ from itersr.upscaling.write import write
 # the internet do (blur, a quarter of the side, noise, JPEG: notebook [01](01_degradation.ipynb)), and have ITER undo it.
 
 # %%
-model = ITER.from_pretrained(run.tier.name if run.tier.name in weights.shipped() else SHOWN, run.device)
+model = ITER.from_pretrained(
+    run.tier.name if run.tier.name in weights.shipped() else SHOWN, run.device)
 photos = widgets.example_pairs(model, side=192, seed=run.seed)
 lq, hq = photos["coffee"]
 result = model.upscale(lq, seed=run.seed)  # a tensor in, a tensor out; PIL images and arrays too
 bicubic = resize(lq, hq.shape[-2:])  # what an ordinary program does: smooth interpolation
 
 fig, axes = plt.subplots(1, 3, figsize=(8, 3.0), layout="constrained")
-for axis, (title, picture) in zip(axes, {"LQ, enlarged": bicubic, "ITER": result, "HQ (the truth)": hq}.items()):
+for axis, (title, picture) in zip(
+        axes, {"LQ, enlarged": bicubic, "ITER": result, "HQ (the truth)": hq}.items()):
     axis.imshow(picture.permute(1, 2, 0))
     axis.set_title(title, fontsize=10)
     axis.axis("off")
@@ -79,9 +81,11 @@ path = run.save_figure(fig, "first")
 
 # %%
 millions = sum(p.numel() for p in model.parameters()) / 1e6
-words = f"These are the weights of the tier **{model.tier.name}** ({millions:.1f} million numbers), which ship with the course. "
+words = (f"These are the weights of the tier **{model.tier.name}** "
+         f"({millions:.1f} million numbers), which ship with the course. ")
 if model.tier.name == "smoke":
-    words += "They were trained on three photos, so **the pictures are poor**: look at what happens, not at how it looks."
+    words += ("They were trained on three photos, so **the pictures are poor**: "
+              "look at what happens, not at how it looks.")
 display(Markdown(words))
 
 # %% [markdown]
@@ -96,7 +100,8 @@ display(Markdown(words))
 # %% tags=["nbval-check-output"]
 print("LQ    ", tuple(lq.shape))
 print("result", tuple(result.shape))
-print("four times the sides:", result.shape[-1] == 4 * lq.shape[-1] and result.shape[-2] == 4 * lq.shape[-2])
+print("four times the sides:",
+      result.shape[-1] == 4 * lq.shape[-1] and result.shape[-2] == 4 * lq.shape[-2])
 print("values from 0 to 1:  ", bool(result.min() >= 0 and result.max() <= 1))
 print("the same seed again: ", torch.equal(result, model.upscale(lq, seed=run.seed)))
 print("another seed:        ", torch.equal(result, model.upscale(lq, seed=run.seed + 1)))
@@ -126,22 +131,29 @@ widgets.before_after_slider(bicubic, result)
 
 # %%
 cat = photos["chelsea"][0]
-eight = {"preset": "paper", "temperature": 0.85, "seed": run.seed}  # T = 8 and α = .5, and draws that are a little cooler than 1
+# T = 8 and α = .5, and draws that are a little cooler than 1
+eight = {"preset": "paper", "temperature": 0.85, "seed": run.seed}
 trace, rocket = (model.restore(photos[name][0][None], **eight) for name in ("chelsea", "rocket"))
 answer = match_colors(trace.image.cpu().clone(), cat[None].cpu(), "wavelet")[0]
 assert torch.equal(answer, model.upscale(cat, **eight))
 
 
 def five_pictures(axes, trace, lq):
-    """LQ, S_l, its good tokens, the middle of the steps and the result of one restoration, on five axes."""
+    ("LQ, S_l, its good tokens, the middle of the steps and the result of one restoration, "
+     "on five axes.")
     count = len(trace.restored.steps)
     middle = max(1, count // 2) if count else 0
-    pictures = {"1  LQ": resize(lq, trace.image.shape[-2:]), "2  S_l decoded": trace.at(0)[0].cpu(),
-                f"3  m_s, T_s = {int(trace.start[0])}": trace.restored.condition_keep[0].cpu(),
-                f"4  after step {middle} of {count}": trace.at(middle)[0].cpu(), "5  result": trace.image[0].cpu()}
+    pictures = {
+        "1  LQ": resize(lq, trace.image.shape[-2:]),
+        "2  S_l decoded": trace.at(0)[0].cpu(),
+        f"3  m_s, T_s = {int(trace.start[0])}": trace.restored.condition_keep[0].cpu(),
+        f"4  after step {middle} of {count}": trace.at(middle)[0].cpu(),
+        "5  result": trace.image[0].cpu(),
+    }
     for axis, (title, picture) in zip(axes, pictures.items()):
         if picture.ndim == 2:
-            axis.imshow(picture, cmap=ListedColormap([widgets.MASKED, widgets.KEPT]), vmin=0, vmax=1, interpolation="nearest")
+            axis.imshow(picture, cmap=ListedColormap([widgets.MASKED, widgets.KEPT]),
+                        vmin=0, vmax=1, interpolation="nearest")
         else:
             axis.imshow(picture.permute(1, 2, 0))
         axis.set_title(title, fontsize=8)
@@ -163,10 +175,13 @@ path = run.save_figure(fig, "five_pictures")
 # 5. **Result.** After the last step all tokens are kept; D_H paints them.
 
 # %%
-good = {name: each.restored.condition_keep[0] for name, each in (("chelsea", trace), ("rocket", rocket))}
+good = {name: each.restored.condition_keep[0]
+        for name, each in (("chelsea", trace), ("rocket", rocket))}
 rows, columns = good["chelsea"].shape
-words = f"Each picture is a map of {rows} × {columns} tokens out of {model.tier.vqgan.codes} codes. With α = 0.5, "
-words += "; ".join(f"φ_e finds **{int(mask.sum())} of {mask.numel()}** tokens of S_l good for {name}, so **T_s = {int(each.start[0])}** of 8"
+words = (f"Each picture is a map of {rows} × {columns} tokens "
+         f"out of {model.tier.vqgan.codes} codes. With α = 0.5, ")
+words += "; ".join(f"φ_e finds **{int(mask.sum())} of {mask.numel()}** tokens of S_l good "
+                   f"for {name}, so **T_s = {int(each.start[0])}** of 8"
                    for (name, mask), each in zip(good.items(), (trace, rocket)))
 display(Markdown(words + "."))
 
@@ -188,20 +203,29 @@ print("kept   =", *(f"{tokens_to_keep(t - 1, 8, 64):3d}" for t in range(8, 0, -1
 
 # %%
 boxes = {  # name: (x, y, text, notebook)
-    "hq": (0.0, 3, "HQ photo", ""), "eh": (1.8, 3, "encoder E_H", "02"), "sh": (3.6, 3, "true tokens S_h", "02"),
-    "lq": (0.0, 1, "LQ photo", "01"), "el": (1.8, 1, "LQ encoder E_l", "03"), "sl": (3.6, 1, "first guess S_l", "03"),
-    "pr": (5.4, 2, "refiner φ_r", "04"), "pe": (5.4, 0, "evaluator φ_e", "05"), "st": (5.4, 1, "S_t and masks,\nAlgorithm 2", "06"),
-    "dh": (7.2, 1, "decoder D_H", "02"), "out": (9.0, 1, "result", "09"),
+    "hq": (0.0, 3, "HQ photo", ""),
+    "eh": (1.8, 3, "encoder E_H", "02"),
+    "sh": (3.6, 3, "true tokens S_h", "02"),
+    "lq": (0.0, 1, "LQ photo", "01"),
+    "el": (1.8, 1, "LQ encoder E_l", "03"),
+    "sl": (3.6, 1, "first guess S_l", "03"),
+    "pr": (5.4, 2, "refiner φ_r", "04"),
+    "pe": (5.4, 0, "evaluator φ_e", "05"),
+    "st": (5.4, 1, "S_t and masks,\nAlgorithm 2", "06"),
+    "dh": (7.2, 1, "decoder D_H", "02"),
+    "out": (9.0, 1, "result", "09"),
 }
-arrows = [("hq", "eh"), ("eh", "sh"), ("hq", "lq"), ("lq", "el"), ("el", "sl"), ("sl", "st"), ("sl", "pr"), ("sl", "pe"),
-          ("st", "pr"), ("st", "pe"), ("st", "dh"), ("dh", "out")]
+arrows = [("hq", "eh"), ("eh", "sh"), ("hq", "lq"), ("lq", "el"), ("el", "sl"), ("sl", "st"),
+          ("sl", "pr"), ("sl", "pe"), ("st", "pr"), ("st", "pe"), ("st", "dh"), ("dh", "out")]
 both_ways = {("st", "pr"), ("st", "pe")}
 fig, axis = plt.subplots(figsize=(8, 3.3), layout="constrained")
 axis.axhspan(2.55, 3.5, color="#f6efe2", zorder=0)
 for x, y, text, number in boxes.values():
-    axis.add_patch(FancyBboxPatch((x - 0.65, y - 0.24), 1.3, 0.48, boxstyle="round,pad=0.06", facecolor="#eef3f7", edgecolor=widgets.KEPT))
+    axis.add_patch(FancyBboxPatch((x - 0.65, y - 0.24), 1.3, 0.48, boxstyle="round,pad=0.06",
+                                  facecolor="#eef3f7", edgecolor=widgets.KEPT))
     axis.text(x, y - 0.05, text, ha="center", va="center", fontsize=7)
-    axis.text(x + 0.66, y + 0.19, number, ha="right", va="center", fontsize=7, color="#c8660a", weight="bold")
+    axis.text(x + 0.66, y + 0.19, number, ha="right", va="center", fontsize=7,
+              color="#c8660a", weight="bold")
 for a, b in arrows:
     (xa, ya), (xb, yb) = boxes[a][:2], boxes[b][:2]
     start = (xa, ya + math.copysign(0.32, yb - ya)) if xa == xb else (xa + 0.72, ya)
@@ -209,7 +233,8 @@ for a, b in arrows:
     style = "<|-|>" if (a, b) in both_ways else "-|>"
     axis.add_patch(FancyArrowPatch(start, end, arrowstyle=style, mutation_scale=9, color="#444444"))
 axis.text(0.12, 2, "degradation", fontsize=7, color="#444444", va="center")
-axis.text(4.5, 3.0, "training only: E_l and φ_r learn to predict S_h (Eq. 2, 4),\nφ_e learns where a token equals S_h's (Eq. 5)",
+axis.text(4.5, 3.0, "training only: E_l and φ_r learn to predict S_h (Eq. 2, 4),\n"
+                    "φ_e learns where a token equals S_h's (Eq. 5)",
           fontsize=7, color="#444444", va="center")
 axis.set(xlim=(-0.85, 9.85), ylim=(-0.4, 3.5))
 axis.axis("off")
@@ -259,7 +284,8 @@ fig, axis = plt.subplots(figsize=(5, 3.4), layout="constrained")
 axis.imshow(pixels.permute(1, 2, 0))
 axis.axis("off")
 path = run.save_figure(fig, "own_photo")
-# write(large, "holiday_x4.png")  # for a photo that read gave: keeps its transparency, colour profile and EXIF
+# for a photo that read gave: keeps its transparency, colour profile and EXIF
+# write(large, "holiday_x4.png")
 
 # %% [markdown]
 # `upscale` gives back the kind that it gets. From the command line, for one photo or many:
@@ -270,9 +296,11 @@ path = run.save_figure(fig, "own_photo")
 
 # %% tags=["nbval-check-output"]
 flat = np.full((20, 30, 3), 128, dtype=np.uint8)
-for picture in (flat, Image.fromarray(flat), Image.fromarray(flat).convert("L"), Image.fromarray(flat).convert("RGBA")):
+for picture in (flat, Image.fromarray(flat), Image.fromarray(flat).convert("L"),
+                Image.fromarray(flat).convert("RGBA")):
     answer = model.upscale(picture, seed=run.seed)
-    kind = f"PIL image {answer.mode:4} {answer.size}" if isinstance(answer, Image.Image) else f"array {answer.dtype} {answer.shape}"
+    kind = (f"PIL image {answer.mode:4} {answer.size}" if isinstance(answer, Image.Image)
+            else f"array {answer.dtype} {answer.shape}")
     print(f"{type(picture).__name__:8} -> {kind}")
     assert isinstance(answer, type(picture)) or isinstance(answer, Image.Image)
 
@@ -333,7 +361,8 @@ def token_grid(lq_size: tuple[int, int], scale: int, f: int) -> tuple[int, int]:
 # %% tags=["check"]
 assert token_grid((64, 64), 4, 8) == (32, 32)
 assert token_grid((32, 48), 4, 4) == (32, 48)
-assert token_grid(tuple(lq.shape[-2:]), model.tier.scale, model.tier.vqgan.factor) == tuple(trace.restored.tokens.shape[-2:])
+assert (token_grid(tuple(lq.shape[-2:]), model.tier.scale, model.tier.vqgan.factor)
+        == tuple(trace.restored.tokens.shape[-2:]))
 
 
 # %% [markdown]
@@ -380,7 +409,8 @@ for position in (0.0, 0.25, 1.0):
     view = to_tensor(widgets.before_after_view(bicubic, result, position))[0]
     line = round(position * result.shape[-1])
     apart = ((wiped - view).abs().amax(0) > 1 / 255).any(0).nonzero().flatten().tolist()
-    assert set(apart) <= {line - 1, line}, "only the drawn line may differ from widgets.before_after_view"
+    assert set(apart) <= {line - 1, line}, (
+        "only the drawn line may differ from widgets.before_after_view")
 
 # %% [markdown]
 # ## 9 · Is everything here?
@@ -388,10 +418,12 @@ for position in (0.0, 0.25, 1.0):
 # If a cell above failed, look here first.
 
 # %% tags=["nbval-check-output"]
-needed = ["torch", "torchvision", "skimage", "safetensors", "matplotlib", "ipywidgets", "pyiqa", "papermill", "jupytext"]
+needed = ["torch", "torchvision", "skimage", "safetensors", "matplotlib", "ipywidgets",
+          "pyiqa", "papermill", "jupytext"]
 missing = [name for name in needed if importlib.util.find_spec(name) is None]
 print("Python 3.11 or newer:", sys.version_info >= (3, 11))
-print("packages:", "all found" if not missing else f"missing {', '.join(missing)} (make setup installs them)")
+print("packages:",
+      "all found" if not missing else f"missing {', '.join(missing)} (make setup installs them)")
 print("photos that need no download:", *bundled("test"))
 assert not missing
 
@@ -400,15 +432,19 @@ assert not missing
 # say so and use the others).
 
 # %%
-print("device:", run.device.type, f"({torch.cuda.get_device_name()})" if run.device.type == "cuda" else "")
-print("metrics:", ", ".join(f"{name} {'yes' if metrics.available(name) else 'no weights here'}" for name in ("psnr", "ssim", "lpips", "niqe")))
+print("device:", run.device.type,
+      f"({torch.cuda.get_device_name()})" if run.device.type == "cuda" else "")
+print("metrics:", ", ".join(f"{name} {'yes' if metrics.available(name) else 'no weights here'}"
+                            for name in ("psnr", "ssim", "lpips", "niqe")))
 print("tiers with shipped weights:", ", ".join(weights.shipped()) or "none")
 
 # %%
 measured = {name: float(metrics.score(name, result[None], hq[None])) for name in ("psnr", "ssim")}
 path = run.record(
-    measured=f"×4 photo by the {model.tier.name} model; T_s {int(trace.start[0])} and {int(rocket.start[0])} of 8",
-    model=model.tier.name, start=int(trace.start[0]), good=int(good["chelsea"].sum()), tokens=good["chelsea"].numel(),
+    measured=(f"×4 photo by the {model.tier.name} model; "
+              f"T_s {int(trace.start[0])} and {int(rocket.start[0])} of 8"),
+    model=model.tier.name, start=int(trace.start[0]), good=int(good["chelsea"].sum()),
+    tokens=good["chelsea"].numel(),
     bicubic_psnr=float(metrics.score("psnr", bicubic[None], hq[None])), **measured,
 )
 

@@ -75,7 +75,8 @@ print("HQ", tuple(hq.shape))
 def show(pictures, name, columns=4, size=1.9):
     """Pictures (1,3,h,w) side by side, pixels as blocks."""
     rows = math.ceil(len(pictures) / columns)
-    fig, axes = plt.subplots(rows, columns, figsize=(size * columns, (size + 0.25) * rows), squeeze=False)
+    fig, axes = plt.subplots(rows, columns, figsize=(size * columns, (size + 0.25) * rows),
+                             squeeze=False)
     for axis in axes.flat:
         axis.axis("off")
     for axis, (title, picture) in zip(axes.flat, pictures.items()):
@@ -128,8 +129,10 @@ for by_hand, module in (
 # JPEGs show such echoes beside edges, so a network should have met them.
 
 # %%
-waves = (torch.arange(1000, dtype=torch.float64) + 0.5) / 1000 * 2 * math.pi - math.pi  # frequencies in radians a pixel
-passes = (waves[:, None] ** 2 + waves[None, :] ** 2 < (math.pi / 2) ** 2).double()  # those in the disc of radius ω
+# frequencies in radians a pixel
+waves = (torch.arange(1000, dtype=torch.float64) + 0.5) / 1000 * 2 * math.pi - math.pi
+# those in the disc of radius ω
+passes = (waves[:, None] ** 2 + waves[None, :] ** 2 < (math.pi / 2) ** 2).double()
 cosines = torch.cos(axis[:, None] * waves)  # (13, 1000); the sines cancel, as the disc is symmetric
 by_hand = cosines @ passes @ cosines.T
 assert torch.allclose(by_hand / by_hand.sum(), deg.sinc_kernel(13, math.pi / 2), atol=1e-4)
@@ -146,8 +149,10 @@ kernels = {
     "plateau β 2": deg.plateau_kernel(21, 2, 2, 0, 2),
     "sinc ω π/3": deg.sinc_kernel(21, math.pi / 3),
 }
-pictures = {name: (k / k.max()).sqrt().nan_to_num()[None, None].expand(1, 3, -1, -1).float() for name, k in kernels.items()}
-path = show(pictures | {"blurred: " + n: deg.blur(hq, k)[..., 20:116, 40:136] for n, k in kernels.items()}, "kernels", 5, 1.55)
+pictures = {name: (k / k.max()).sqrt().nan_to_num()[None, None].expand(1, 3, -1, -1).float()
+            for name, k in kernels.items()}
+path = show(pictures | {"blurred: " + n: deg.blur(hq, k)[..., 20:116, 40:136]
+                        for n, k in kernels.items()}, "kernels", 5, 1.55)
 
 # %% [markdown]
 # A property that a bug would break: blurring a constant changes nothing (weights sum to 1), and the sinc kernel does what it says.
@@ -160,7 +165,8 @@ frequency = torch.hypot(fy[:, None], fx[None, :])
 passed, stopped = response[frequency < 0.8 * math.pi / 2], response[frequency > 1.2 * math.pi / 2]
 assert passed.min() > 0.8 and stopped.max() < 0.2
 for k in kernels.values():
-    assert torch.allclose(deg.blur(torch.full((1, 3, 32, 32), 0.4), k), torch.tensor(0.4), atol=1e-5)
+    assert torch.allclose(deg.blur(torch.full((1, 3, 32, 32), 0.4), k), torch.tensor(0.4),
+                          atol=1e-5)
 
 # %% [markdown]
 # ## 2 · Resize
@@ -170,7 +176,8 @@ for k in kernels.values():
 # aliasing. A library would filter first; phones and web pages often do not, and neither does the degradation.
 
 # %%
-by_hand = hq.reshape(1, 3, 48, 4, 48, 4).mean((3, 5))  # area, a whole factor: the mean of 4×4 blocks
+# area, a whole factor: the mean of 4×4 blocks
+by_hand = hq.reshape(1, 3, 48, 4, 48, 4).mean((3, 5))
 assert torch.allclose(by_hand, deg.resize(hq, (48, 48), "area"), atol=1e-6)
 
 
@@ -191,7 +198,8 @@ def linear(d):
 
 
 def cubic(d, a=-0.75):
-    return torch.where(d < 1, (a + 2) * d**3 - (a + 3) * d**2 + 1, a * (d**3 - 5 * d**2 + 8 * d - 4))
+    return torch.where(d < 1, (a + 2) * d**3 - (a + 3) * d**2 + 1,
+                       a * (d**3 - 5 * d**2 + 8 * d - 4))
 
 
 for name, weight, reach in (("bilinear", linear, 1), ("bicubic", cubic, 2)):
@@ -204,7 +212,8 @@ for name, weight, reach in (("bilinear", linear, 1), ("bicubic", cubic, 2)):
 
 # %%
 stripes = (torch.arange(192) % 3 < 1).float().expand(1, 3, 192, 192)
-pictures = {"stripes": stripes[..., :62, :62]} | {f"{n} / 3.1": deg.resize(stripes, (62, 62), n) for n in deg.INTERPOLATIONS}
+pictures = {"stripes": stripes[..., :62, :62]} | {
+    f"{n} / 3.1": deg.resize(stripes, (62, 62), n) for n in deg.INTERPOLATIONS}
 path = show(pictures, "resize")
 
 # %% [markdown]
@@ -217,16 +226,22 @@ path = show(pictures, "resize")
 # %%
 g = run.generator(1, "cpu")
 noise = torch.randn(hq.shape, generator=g) * (12 / 255)
-assert torch.equal(hq + noise, deg.add_gaussian_noise(hq, 12, grey=False, generator=run.generator(1, "cpu")))
+assert torch.equal(
+    hq + noise, deg.add_gaussian_noise(hq, 12, grey=False, generator=run.generator(1, "cpu")))
 
 levels = (hq * 255).round() / 255  # an 8 bit picture
-photons = 2 ** math.ceil(math.log2(len(levels.unique())))  # as published: a power of two that tells the values apart
+# as published: a power of two that tells the values apart
+photons = 2 ** math.ceil(math.log2(len(levels.unique())))
 counted = torch.poisson(levels[0] * photons, generator=run.generator(2, "cpu")) / photons
 by_hand = hq + 2.0 * (counted - levels[0])
-assert torch.allclose(by_hand, deg.add_poisson_noise(hq, 2.0, grey=False, generator=run.generator(2, "cpu")), atol=1e-6)
+assert torch.allclose(
+    by_hand, deg.add_poisson_noise(hq, 2.0, grey=False, generator=run.generator(2, "cpu")),
+    atol=1e-6)
 
-one_field = torch.randn(1, 1, *hq.shape[2:], generator=run.generator(1, "cpu")) * (12 / 255)  # grey: the same in R, G and B
-assert torch.equal(hq + one_field, deg.add_gaussian_noise(hq, 12, grey=True, generator=run.generator(1, "cpu")))
+# grey: the same in R, G and B
+one_field = torch.randn(1, 1, *hq.shape[2:], generator=run.generator(1, "cpu")) * (12 / 255)
+assert torch.equal(
+    hq + one_field, deg.add_gaussian_noise(hq, 12, grey=True, generator=run.generator(1, "cpu")))
 
 # %% [markdown]
 # The property: measure the noise at every brightness of a ramp. Gaussian must be flat; Poisson must follow $s\sqrt{x / v}$ with scale
@@ -237,10 +252,15 @@ assert torch.equal(hq + one_field, deg.add_gaussian_noise(hq, 12, grey=True, gen
 # %%
 ramp = (torch.arange(256) / 255).expand(1, 3, 400, 256)
 measured = {
-    "Gaussian, σ = 12": (deg.add_gaussian_noise(ramp, 12, grey=False, generator=run.generator(3, "cpu")) - ramp).std((0, 1, 2)),
-    "Poisson, scale 1": (deg.add_poisson_noise(ramp, 1, grey=False, generator=run.generator(4, "cpu")) - ramp).std((0, 1, 2)),
+    "Gaussian, σ = 12": (
+        deg.add_gaussian_noise(ramp, 12, grey=False, generator=run.generator(3, "cpu")) - ramp
+    ).std((0, 1, 2)),
+    "Poisson, scale 1": (
+        deg.add_poisson_noise(ramp, 1, grey=False, generator=run.generator(4, "cpu")) - ramp
+    ).std((0, 1, 2)),
 }
-truth = {"Gaussian, σ = 12": torch.full((256,), 12 / 255), "Poisson, scale 1": (torch.arange(256) / 255 / 256).sqrt()}
+truth = {"Gaussian, σ = 12": torch.full((256,), 12 / 255),
+         "Poisson, scale 1": (torch.arange(256) / 255 / 256).sqrt()}
 fig, axes = plt.subplots(figsize=(5, 2.4))
 for name, values in measured.items():
     axes.plot(values * 255, ".", ms=2, label=name)
@@ -270,7 +290,8 @@ def jpeg_by_hand(picture, quality):
 
 assert torch.allclose(jpeg_by_hand(hq, 40), deg.jpeg(hq, 40), atol=1e-6)
 crop = hq[..., 20:84, 40:104]
-path = show({"HQ": crop, **{f"JPEG {q}": deg.jpeg(hq, q)[..., 20:84, 40:104] for q in (95, 60, 30)}}, "jpeg")
+path = show({"HQ": crop, **{f"JPEG {q}": deg.jpeg(hq, q)[..., 20:84, 40:104]
+                            for q in (95, 60, 30)}}, "jpeg")
 
 # %% [markdown]
 # ## 5 · The chain
@@ -327,7 +348,8 @@ batch = hq.expand(6, -1, -1, -1)
 lq = degrade(batch, generator=torch.Generator().manual_seed(1), scale=4)
 again = degrade(batch, generator=torch.Generator().manual_seed(1), scale=4)
 singles = torch.cat([apply(hq, [d]) for d in draw(6, generator=torch.Generator().manual_seed(1))])
-print("LQ", tuple(lq.shape), "| same seed, same batch:", torch.equal(lq, again), "| batch = singles:", torch.equal(lq, singles))
+print("LQ", tuple(lq.shape), "| same seed, same batch:", torch.equal(lq, again),
+      "| batch = singles:", torch.equal(lq, singles))
 print("different pictures:", len({picture.numpy().tobytes() for picture in lq}), "of", len(lq))
 
 # %% [markdown]
@@ -336,7 +358,8 @@ print("different pictures:", len({picture.numpy().tobytes() for picture in lq}),
 
 # %%
 many = degrade(hq.expand(11, -1, -1, -1), generator=run.generator(6, "cpu"))
-path = show({"HQ / 4": deg.resize(hq, (48, 48), "area")} | {f"draw {i + 1}": p[None] for i, p in enumerate(many)}, "draws", 6, 1.35)
+path = show({"HQ / 4": deg.resize(hq, (48, 48), "area")}
+            | {f"draw {i + 1}": p[None] for i, p in enumerate(many)}, "draws", 6, 1.35)
 
 
 # %% [markdown]
@@ -348,18 +371,23 @@ path = show({"HQ / 4": deg.resize(hq, (48, 48), "area")} | {f"draw {i + 1}": p[N
 
 # %%
 def grain(lq):
-    """Correlation of neighbouring pixels of what was added to a flat grey picture: 0 is white noise."""
+    ("Correlation of neighbouring pixels of what was added to a flat grey picture: "
+     "0 is white noise.")
     error = lq - lq.mean((2, 3), keepdim=True)
     return float((error[..., 1:] * error[..., :-1]).mean() / error.square().mean())
 
 
 flat = torch.full((60, 3, 128, 128), 0.5)
-noisy_only = replace(Degradation(), blur=(1.0, 1.0), gaussian_sigma=((10.0, 30.0), (1.0, 8.0)), poisson_scale=((1.0, 3.0), (0.05, 0.5)))
+noisy_only = replace(Degradation(), blur=(1.0, 1.0), gaussian_sigma=((10.0, 30.0), (1.0, 8.0)),
+                     poisson_scale=((1.0, 3.0), (0.05, 0.5)))
 grains = {}
-for name, ranges in (("first order", replace(noisy_only, second_order=0.0)), ("second order", noisy_only)):
+for name, ranges in (("first order", replace(noisy_only, second_order=0.0)),
+                     ("second order", noisy_only)):
     grains[name] = grain(degrade(flat, generator=run.generator(7, "cpu"), ranges=ranges))
 assert grains["second order"] > grains["first order"] > 0, grains
-display(Markdown("Correlation of neighbours: " + ", ".join(f"{name} **{value:.2f}**" for name, value in grains.items()) + "."))
+display(Markdown(
+    "Correlation of neighbours: "
+    + ", ".join(f"{name} **{value:.2f}**" for name, value in grains.items()) + "."))
 
 # %% [markdown]
 # Caption: the same five seeds without (above) and with the second order (below). Above, noise in dots of single pixels (draws 1 and 4)
@@ -368,8 +396,10 @@ display(Markdown("Correlation of neighbours: " + ", ".join(f"{name} **{value:.2f
 
 # %%
 five = hq.expand(5, -1, -1, -1)
-pair = [degrade(five, generator=run.generator(8, "cpu"), ranges=r) for r in (replace(Degradation(), second_order=0.0), Degradation())]
-titled = {f"{name} order, draw {i + 1}": p[None] for name, lq in zip(("first", "second"), pair) for i, p in enumerate(lq)}
+pair = [degrade(five, generator=run.generator(8, "cpu"), ranges=r)
+        for r in (replace(Degradation(), second_order=0.0), Degradation())]
+titled = {f"{name} order, draw {i + 1}": p[None]
+          for name, lq in zip(("first", "second"), pair) for i, p in enumerate(lq)}
 path = show(titled, "second_order", 5, 1.55)
 
 
@@ -391,7 +421,8 @@ def noise_level(x):
 
 def sharpness(x):
     smooth = deg.blur(deg.luma(x).expand(-1, 3, -1, -1), deg.gaussian_kernel(7, 1.0, 1.0))[:, :1]
-    return F.conv2d(smooth, torch.tensor([[0.0, 1, 0], [1, -4, 1], [0, 1, 0]])[None, None]).std((1, 2, 3))
+    return F.conv2d(
+        smooth, torch.tensor([[0.0, 1, 0], [1, -4, 1], [0, 1, 0]])[None, None]).std((1, 2, 3))
 
 
 def psnr(x, y):
@@ -403,8 +434,10 @@ from itersr.lab.reproduce import ROOT
 
 kodak = ROOT.parent / "shared" / "data" / "test" / "kodak24"  # nothing of it is shown
 folder = run.data or (kodak if kodak.is_dir() else None)
-sources = list(photos.values()) if folder is None else [read(path).tensor for path in image_files(folder)[:24]]
-crops = torch.stack([p[:, (p.shape[1] - 192) // 2 :, (p.shape[2] - 192) // 2 :][:, :192, :192] for p in sources])
+sources = (list(photos.values()) if folder is None
+           else [read(path).tensor for path in image_files(folder)[:24]])
+crops = torch.stack([p[:, (p.shape[1] - 192) // 2 :, (p.shape[2] - 192) // 2 :][:, :192, :192]
+                     for p in sources])
 bicubic = F.interpolate(crops, scale_factor=1 / 4, mode="bicubic", antialias=True).clamp(0, 1)
 where = "scikit-image" if folder is None else folder.name
 print(len(crops), "photos from", where)
@@ -417,11 +450,14 @@ def distribution(ranges, count):
     for start in range(0, count, 20):
         i = torch.arange(start, min(start + 20, count)) % len(crops)
         lq = degrade(crops[i], generator=g, ranges=ranges)
-        rows.append(torch.stack([psnr(lq, bicubic[i]), noise_level(lq), sharpness(lq) / sharpness(bicubic[i])]))
+        rows.append(torch.stack([psnr(lq, bicubic[i]), noise_level(lq),
+                                 sharpness(lq) / sharpness(bicubic[i])]))
     return torch.cat(rows, 1)
 
 
-wrong = replace(Degradation(), poisson_scale=((0.05, 0.3), (0.05, 0.25)), gaussian_sigma=((0.1, 3.0), (0.1, 2.5)))  # a tenth of the noise
+# a tenth of the noise
+wrong = replace(Degradation(), poisson_scale=((0.05, 0.3), (0.05, 0.25)),
+                gaussian_sigma=((0.1, 3.0), (0.1, 2.5)))
 measured = {
     "published": distribution(Degradation(), 500),
     "first order": distribution(replace(Degradation(), second_order=0.0), 60),
@@ -431,10 +467,13 @@ measured = {
 
 # %%
 quantiles = (0.05, 0.25, 0.5, 0.75, 0.95)
-table = {name: values.double().quantile(torch.tensor(quantiles).double(), dim=1).T for name, values in measured.items()}
-lines = ["| ranges | measure | " + " | ".join(f"{q:.0%}" for q in quantiles) + " |", "|---|---|" + "---:|" * len(quantiles)]
+table = {name: values.double().quantile(torch.tensor(quantiles).double(), dim=1).T
+         for name, values in measured.items()}
+lines = ["| ranges | measure | " + " | ".join(f"{q:.0%}" for q in quantiles) + " |",
+         "|---|---|" + "---:|" * len(quantiles)]
 for name, rows in table.items():
-    for label, row, digits in zip(("PSNR, dB", "noise, 1/255", "sharpness"), rows.tolist(), (1, 1, 2)):
+    for label, row, digits in zip(
+            ("PSNR, dB", "noise, 1/255", "sharpness"), rows.tolist(), (1, 1, 2)):
         lines.append(f"| {name} | {label} | " + " | ".join(f"{v:.{digits}f}" for v in row) + " |")
 display(Markdown("\n".join(lines)))
 
@@ -450,10 +489,13 @@ display(Markdown("\n".join(lines)))
 
 # %%
 median = {name: rows[:, 2].tolist() for name, rows in table.items()}
-assert all(d.second is None and d.sinc is None for d in draw(50, generator=run.generator(10, "cpu"), ranges=MILD))
+assert all(d.second is None and d.sinc is None
+           for d in draw(50, generator=run.generator(10, "cpu"), ranges=MILD))
 assert 17 < median["published"][0] < 26, f"PSNR {median['published'][0]:.1f} dB is outside its band"
-assert median["published"][0] < median["first order"][0] < median["mild"][0], "more degradation must cost more"
-assert 0.1 < median["published"][2] < 1.0, f"sharpness {median['published'][2]:.2f}: most LQ images are softer than bicubic"
+assert median["published"][0] < median["first order"][0] < median["mild"][0], (
+    "more degradation must cost more")
+assert 0.1 < median["published"][2] < 1.0, (
+    f"sharpness {median['published'][2]:.2f}: most LQ images are softer than bicubic")
 assert median["wrong range"][1] < 0.8 * median["published"][1], "a tenth of the noise must show"
 
 fig, axes = plt.subplots(1, 3, figsize=(8, 2.2))
@@ -485,7 +527,8 @@ path = run.save_figure(fig, "distribution")
 # %%
 from itersr.lab import metrics
 
-sharp = torch.stack([photo[:, :192, :192] if name != "coffee" else hq[0] for name, photo in bundled("test").items()])
+sharp = torch.stack([photo[:, :192, :192] if name != "coffee" else hq[0]
+                     for name, photo in bundled("test").items()])
 noise = torch.randn(sharp.shape, generator=run.generator(90, "cpu"))
 soft = deg.blur(sharp, deg.kernel_weights(deg.Kernel("iso", 21, sigma_x=1.5, sigma_y=1.5)))
 spoiled = {
@@ -494,7 +537,8 @@ spoiled = {
     "blur, then grain": soft + noise * 10 / 255,
     "sharpened": sharp + (sharp - soft),
     "moved by 2 pixels": sharp.roll((2, 2), (-2, -1)),
-    "mean of 4 moves": torch.stack([sharp.roll((y, x), (-2, -1)) for y in (2, -2) for x in (2, -2)]).mean(0),
+    "mean of 4 moves": torch.stack([sharp.roll((y, x), (-2, -1))
+                                    for y in (2, -2) for x in (2, -2)]).mean(0),
     "another photo": sharp.roll(1, 0),
 }
 spoiled = {name: images.clamp(0, 1) for name, images in spoiled.items()}
@@ -527,16 +571,19 @@ for name in scores:
     words.append(f"- **{name}** likes “{order[0]}” best and “{order[-1]}” least.")
 if "NIQE" in scores:
     better = [way for way in spoiled if scores.NIQE[way] < scores.NIQE["HQ itself"]]
-    words.append("- NIQE finds " + (", ".join(f"“{way}”" for way in better) or "nothing") + " better than the originals.")
+    words.append("- NIQE finds " + (", ".join(f"“{way}”" for way in better) or "nothing")
+                 + " better than the originals.")
 for name in scores.columns.intersection(["PSNR", "LPIPS"]):
     one, mean = scores[name]["moved by 2 pixels"], scores[name]["mean of 4 moves"]
     won = "their mean" if (mean < one) == lower[name] else "one"
-    words.append(f"- One of four equally likely answers, or their mean? {name} prefers {won} ({one:.3g}, {mean:.3g}).")
+    words.append(f"- One of four equally likely answers, or their mean? {name} prefers {won} "
+                 f"({one:.3g}, {mean:.3g}).")
 display(Markdown("\n".join(words)))
 
 # what the text below says of these photos
 assert scores.PSNR["moved by 2 pixels"] < scores.PSNR["blur, σ 1.5"]
-assert "LPIPS" not in scores or scores.LPIPS["sharpened"] < 0.1 < scores.LPIPS[["blur, σ 1.5", "grain, σ 10"]].min()
+assert ("LPIPS" not in scores
+        or scores.LPIPS["sharpened"] < 0.1 < scores.LPIPS[["blur, σ 1.5", "grain, σ 10"]].min())
 assert "NIQE" not in scores or scores.NIQE["sharpened"] < scores.NIQE["HQ itself"]
 
 # %% [markdown]
@@ -619,7 +666,8 @@ def poisson_sigma(x: float, scale: float, photons: int) -> float:
 
 
 # %% tags=["check"]
-sample = deg.add_poisson_noise(ramp, 3, grey=False, generator=torch.Generator().manual_seed(0)) - ramp
+sample = deg.add_poisson_noise(
+    ramp, 3, grey=False, generator=torch.Generator().manual_seed(0)) - ramp
 for level in (60, 128, 250):
     seen = float(sample[..., level - 3 : level + 4].std() * 255)
     assert abs(poisson_sigma(level / 255, 3, 256) - seen) < 0.06 * seen
@@ -637,7 +685,8 @@ def sigma_of_both(first: float, second: float) -> float:
 
 # %% jupyter={"source_hidden": true} tags=["solution"]
 def sigma_of_both(first: float, second: float) -> float:
-    return math.hypot(first, second)  # variances add; without a step between, a second order would buy nothing here
+    # variances add; without a step between, a second order would buy nothing here
+    return math.hypot(first, second)
 
 
 # %% tags=["check"]
@@ -658,7 +707,8 @@ def old_prints() -> Degradation:
 
 # %% jupyter={"source_hidden": true} tags=["solution"]
 def old_prints() -> Degradation:
-    return replace(Degradation(), grey=(1.0, 1.0), gaussian=(1.0, 1.0), jpeg_quality=((85, 95), (85, 95)))
+    return replace(Degradation(), grey=(1.0, 1.0), gaussian=(1.0, 1.0),
+                   jpeg_quality=((85, 95), (85, 95)))
 
 
 # %% tags=["check"]
@@ -675,7 +725,8 @@ assert {d.first.interpolation for d in drawn} == set(deg.INTERPOLATIONS)
 
 # %%
 record = run.record(
-    measured=f"median PSNR to bicubic {median['published'][0]:.1f} dB, mild {median['mild'][0]:.1f} dB",
+    measured=(f"median PSNR to bicubic {median['published'][0]:.1f} dB, "
+              f"mild {median['mild'][0]:.1f} dB"),
     photos=where,
     quantiles=list(quantiles),
     table={name: rows.tolist() for name, rows in table.items()},

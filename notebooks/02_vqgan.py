@@ -77,7 +77,13 @@ codes = toy_vqgan.codebook.lookup(tokens)
 output = toy_vqgan.decoder(codes)  # D_H
 
 print(f"f = {toy.factor}")
-for name, x in {"image x": image, "latent E_H(x)": latent, "tokens S_h": tokens, "codes z_q": codes, "output D_H(z_q)": output}.items():
+for name, x in {
+    "image x": image,
+    "latent E_H(x)": latent,
+    "tokens S_h": tokens,
+    "codes z_q": codes,
+    "output D_H(z_q)": output,
+}.items():
     print(f"{name:16} {str(tuple(x.shape)):18} {x.dtype}")
 
 # %% [markdown]
@@ -88,7 +94,8 @@ for name in config.TIERS:
     net = config.tier(name).vqgan
     side = 256 // net.factor
     bits = side * side * math.log2(net.codes)
-    print(f"{name:6} f = {net.factor}, K = {net.codes:3}: {side}×{side} tokens, {bits:7.0f} bits, 1 : {256 * 256 * 24 / bits:.0f}")
+    print(f"{name:6} f = {net.factor}, K = {net.codes:3}: {side}×{side} tokens, {bits:7.0f} bits, "
+          f"1 : {256 * 256 * 24 / bits:.0f}")
 
 # %% [markdown]
 # ## 2 · The nearest code, by two loops
@@ -123,7 +130,8 @@ book = Codebook(16, 4)
 with torch.no_grad():
     book.embedding.weight.normal_(generator=g)
     latents = torch.randn(2, 4, 6, 5, generator=g)  # (B, D, h, w)
-    by_loops = torch.stack([nearest_by_loops(one.permute(1, 2, 0), book.embedding.weight) for one in latents])
+    by_loops = torch.stack([nearest_by_loops(one.permute(1, 2, 0), book.embedding.weight)
+                            for one in latents])
     assert torch.equal(book.nearest(latents), by_loops)
     assert torch.equal(book.lookup(by_loops)[1, :, 2, 3], book.embedding.weight[by_loops[1, 2, 3]])
 print(f"{by_loops.numel()} tokens, all equal")
@@ -175,9 +183,12 @@ left.scatter(line, line, color="k", zorder=3, s=18, label="codes")
 left.set(xlabel="z", title="Quantization is a staircase")
 left.legend()
 right.plot(zs.detach(), loss.detach())
-at = [(zs - start).abs().argmin().item() for start in (-2.2, -0.7, 0.5, 2.2)]  # one latent on each step
-right.quiver(zs.detach()[at], loss.detach()[at] + 0.25, -slope[at], torch.zeros(len(at)), color="tab:red", angles="xy", scale_units="xy", scale=3, width=0.008)
-right.set(xlabel="z", ylabel="loss", title="The loss, and −gradient as handed to z (red)", ylim=(-0.3, 7))
+# one latent on each step
+at = [(zs - start).abs().argmin().item() for start in (-2.2, -0.7, 0.5, 2.2)]
+right.quiver(zs.detach()[at], loss.detach()[at] + 0.25, -slope[at], torch.zeros(len(at)),
+             color="tab:red", angles="xy", scale_units="xy", scale=3, width=0.008)
+right.set(xlabel="z", ylabel="loss", title="The loss, and −gradient as handed to z (red)",
+          ylim=(-0.3, 7))
 path = run.save_figure(fig, "straight_through")
 
 # %% [markdown]
@@ -210,12 +221,15 @@ for i in range(z.numel()):
     nudge[i] = step
     nudge = nudge.view_as(z)
     at_code.view(-1)[i] = (head(code + nudge) - head(code - nudge)) / (2 * step)
-    up, down = (quantizer.codebook.lookup(quantizer.codebook.nearest(z + s * nudge.float())) for s in (1, -1))
+    up, down = (quantizer.codebook.lookup(quantizer.codebook.nearest(z + s * nudge.float()))
+                for s in (1, -1))
     through.view(-1)[i] = ((head(up) - head(down)) / (2 * step)).detach()
 
-assert torch.allclose(reported, at_code, atol=1e-6), "straight-through must give the slope at the code"
+assert torch.allclose(reported, at_code, atol=1e-6), (
+    "straight-through must give the slope at the code")
 assert through.abs().max() == 0, "the true slope through argmin is 0"
-print(f"largest slope at the code {at_code.abs().max():.4f}, autograd differs by at most {(reported - at_code).abs().max():.1e}; through argmin 0")
+print(f"largest slope at the code {at_code.abs().max():.4f}, "
+      f"autograd differs by at most {(reported - at_code).abs().max():.1e}; through argmin 0")
 
 # %% [markdown]
 # ## 5 · Equation 1: who moves to whom
@@ -234,7 +248,8 @@ for term in ("codebook_loss", "commitment_loss"):
     toy_vqgan.zero_grad(set_to_none=True)
     getattr(toy_vqgan.quantize(toy_vqgan.encoder(image)), term).backward()
     touched = {name: any(p.grad is not None and bool(p.grad.any()) for p in part.parameters())
-               for name, part in {"codebook": toy_vqgan.codebook, "encoder": toy_vqgan.encoder, "decoder": toy_vqgan.decoder}.items()}
+               for name, part in {"codebook": toy_vqgan.codebook, "encoder": toy_vqgan.encoder,
+                                  "decoder": toy_vqgan.decoder}.items()}
     print(f"{term:16}", touched)
 
 # %% [markdown]
@@ -253,7 +268,8 @@ on_code = on_codes[quantized.tokens.item()]
 by_hand = 2 * (e[quantized.tokens.item()] - z.flatten()) / 4
 assert torch.allclose(on_code, by_hand) and torch.allclose(on_latent.flatten(), -beta * by_hand)
 assert (on_codes.abs().sum(1) > 0).sum() == 1, "only the chosen code is moved"
-print(f"β = {beta}: pull on the latent / pull on its code = {(on_latent.flatten() / on_code).mean():.2f}")
+print(f"β = {beta}: pull on the latent / pull on its code = "
+      f"{(on_latent.flatten() / on_code).mean():.2f}")
 
 # %% [markdown]
 # The last line of that cell hides a problem: **a code that nobody chooses gets no gradient, ever.** Where the codes start decides how many live.
@@ -266,20 +282,23 @@ print(f"β = {beta}: pull on the latent / pull on its code = {(on_latent.flatten
 # %%
 g = run.generator(1, device="cpu")
 centres = torch.tensor([[2.2, 1.0], [-1.8, 1.6], [0.3, -2.0]])
-blobs = torch.cat([c + torch.randn(300, 2, generator=g) * s for c, s in zip(centres, (0.75, 0.45, 0.6), strict=True)])
+blobs = torch.cat([c + torch.randn(300, 2, generator=g) * s
+                   for c, s in zip(centres, (0.75, 0.45, 0.6), strict=True)])
 K = 24
 
 uniform = (torch.rand(K, 2, generator=g) * 2 - 1) / K
 lloyd = blobs[torch.randperm(len(blobs), generator=g)[:K]].clone()
 for _ in range(25):
     owner = torch.cdist(blobs, lloyd).argmin(1)  # assign
-    lloyd = torch.stack([blobs[owner == i].mean(0) if (owner == i).any() else lloyd[i] for i in range(K)])  # average
+    lloyd = torch.stack([blobs[owner == i].mean(0) if (owner == i).any() else lloyd[i]
+                         for i in range(K)])  # average
 
 # %% [markdown]
 # The module's way is `Stage1.start_codebook`: SciPy's k-means (with its smarter "++" start) on the latents of 64 crops. It must do about as well as ours.
 
 # %%
-flat = dataclasses.replace(config.tier("smoke"), vqgan=dataclasses.replace(toy, codes=K, code_dim=2))
+flat = dataclasses.replace(config.tier("smoke"),
+                           vqgan=dataclasses.replace(toy, codes=K, code_dim=2))
 trainer = stage1.Stage1(flat, seed=run.seed)
 trainer.start_codebook(blobs)
 from_module = trainer.vqgan.codebook.embedding.weight.detach().clone()
@@ -289,24 +308,29 @@ def quantization_error(points: torch.Tensor, codes: torch.Tensor) -> float:
     return torch.cdist(points, codes).amin(1).square().mean().item()
 
 
-errors = {name: quantization_error(blobs, c) for name, c in {"uniform": uniform, "by hand": lloyd, "module": from_module}.items()}
-assert errors["module"] < 0.2 * errors["uniform"] and abs(errors["module"] / errors["by hand"] - 1) < 0.3
+errors = {name: quantization_error(blobs, c)
+          for name, c in {"uniform": uniform, "by hand": lloyd, "module": from_module}.items()}
+assert (errors["module"] < 0.2 * errors["uniform"]
+        and abs(errors["module"] / errors["by hand"] - 1) < 0.3)
 print({name: round(value, 3) for name, value in errors.items()})
 
 
 # %%
 def draw_cells(axis, points: torch.Tensor, codes: torch.Tensor, title: str) -> None:
-    """Cells of `codes` as the module's `nearest` sees them, the points, and the codes (red: nobody's nearest)."""
+    ("Cells of `codes` as the module's `nearest` sees them, the points, "
+     "and the codes (red: nobody's nearest).")
     book = Codebook(len(codes), 2)
     book.load_state_dict({"embedding.weight": codes})
     x, y = torch.meshgrid(torch.linspace(-4, 5, 300), torch.linspace(-4, 4, 300), indexing="xy")
     cells = book.nearest(torch.stack([x, y])[None])[0]
     used = torch.bincount(book.nearest(points.T[None, :, None])[0, 0], minlength=len(codes)) > 0
-    axis.imshow((cells * 7 % len(codes)).numpy(), origin="lower", extent=(-4, 5, -4, 4), cmap="Pastel1", interpolation="nearest", aspect="auto")
+    axis.imshow((cells * 7 % len(codes)).numpy(), origin="lower", extent=(-4, 5, -4, 4),
+                cmap="Pastel1", interpolation="nearest", aspect="auto")
     axis.scatter(*points.T, s=3, color="0.35", linewidths=0)
     axis.scatter(*codes[~used].T, color="red", marker="x", s=24)
     axis.scatter(*codes[used].T, color="k", marker="x", s=24)
-    axis.set(title=f"{title}: {int(used.sum())} of {len(codes)} codes used", xlim=(-4, 5), ylim=(-4, 4))
+    axis.set(title=f"{title}: {int(used.sum())} of {len(codes)} codes used",
+             xlim=(-4, 5), ylim=(-4, 4))
 
 
 fig, axes = plt.subplots(1, 2, figsize=(8, 3.4), layout="constrained")
@@ -327,16 +351,19 @@ path = run.save_figure(fig, "cells")
 
 # %%
 left_behind = from_module.clone()
-left_behind[:6] = torch.tensor([4.3, -3.4]) + 0.35 * torch.randn(6, 2, generator=g)  # six codes where no latent is
+# six codes where no latent is
+left_behind[:6] = torch.tensor([4.3, -3.4]) + 0.35 * torch.randn(6, 2, generator=g)
 trainer.vqgan.codebook.load_state_dict({"embedding.weight": left_behind})
-trainer.used.copy_(torch.bincount(trainer.vqgan.codebook.nearest(blobs.T[None, :, None]).flatten(), minlength=K))
+trainer.used.copy_(torch.bincount(
+    trainer.vqgan.codebook.nearest(blobs.T[None, :, None]).flatten(), minlength=K))
 dead = trainer.used == 0
 trainer.restart_dead_codes(blobs, step=0)
 restarted = trainer.vqgan.codebook.embedding.weight.detach().clone()
 
 assert dead[:6].all(), "the six codes far away are dead"
 assert torch.equal(restarted[~dead], left_behind[~dead]), "codes in use stay where they are"
-assert all((blobs == code).all(1).any() for code in restarted[dead]), "a restarted code sits on a latent"
+assert all((blobs == code).all(1).any() for code in restarted[dead]), (
+    "a restarted code sits on a latent")
 assert quantization_error(blobs, restarted) < quantization_error(blobs, left_behind)
 
 fig, axes = plt.subplots(1, 2, figsize=(8, 3.4), layout="constrained")
@@ -358,14 +385,17 @@ path = run.save_figure(fig, "restart")
 real, fake = [2.0, 0.5, -1.0], [-2.0, 0.25, 1.0]
 by_hand_d = sum(max(0.0, 1 - r) + max(0.0, 1 + f) for r, f in zip(real, fake, strict=True)) / 3 / 2
 by_hand_g = -sum(fake) / 3
-assert math.isclose(hinge_discriminator(torch.tensor(real), torch.tensor(fake)).item(), by_hand_d, rel_tol=1e-6)
+assert math.isclose(
+    hinge_discriminator(torch.tensor(real), torch.tensor(fake)).item(), by_hand_d, rel_tol=1e-6)
 assert math.isclose(hinge_generator(torch.tensor(fake)).item(), by_hand_g, rel_tol=1e-6)
 
 logits = torch.tensor([real, fake], requires_grad=True)
 (pull,) = torch.autograd.grad(hinge_discriminator(*logits), logits)
 print(f"L_D = {by_hand_d:.4f}, L_G = {by_hand_g:.4f}")
-print("pull on real logits", [round(p, 3) + 0.0 for p in pull[0].tolist()], "(0 where a logit is beyond +1)")
-print("pull on fake logits", [round(p, 3) + 0.0 for p in pull[1].tolist()], "(0 where a logit is beyond −1)")
+print("pull on real logits", [round(p, 3) + 0.0 for p in pull[0].tolist()],
+      "(0 where a logit is beyond +1)")
+print("pull on fake logits", [round(p, 3) + 0.0 for p in pull[1].tolist()],
+      "(0 where a logit is beyond −1)")
 
 # %% [markdown]
 # That is the point of the hinge: what is already judged clearly is left alone. How large are the patches? Ask the gradient of one logit.
@@ -376,7 +406,8 @@ picture = torch.rand(1, 3, 96, 96, generator=run.generator(device="cpu"), requir
 judged = discriminator(picture)
 (seen,) = torch.autograd.grad(judged[0, 0, 6, 6], picture)
 ys, xs = (seen.abs().sum((0, 1)).sum(dim).nonzero().flatten() for dim in (1, 0))
-print(f"image 96×96 -> logits {tuple(judged.shape[-2:])}; one logit sees {len(ys)}×{len(xs)} pixels")
+print(f"image 96×96 -> logits {tuple(judged.shape[-2:])}; "
+      f"one logit sees {len(ys)}×{len(xs)} pixels")
 
 # %% [markdown]
 # ## 9 · Train: autoencoder, k-means, VQGAN, GAN
@@ -393,10 +424,13 @@ print(f"image 96×96 -> logits {tuple(judged.shape[-2:])}; one logit sees {len(y
 
 # %%
 settings = run.tier.train["vqgan"]
-model = load_or_train("vqgan", run.tier, run.data, run.checkpoints, seed=run.seed, device=str(run.device))
+model = load_or_train("vqgan", run.tier, run.data, run.checkpoints,
+                      seed=run.seed, device=str(run.device))
 vqgan = model.vqgan
 count = sum(p.numel() for p in vqgan.parameters())
-print(f"VQGAN of tier {run.tier.name}: {count / 1e6:.2f} M parameters, f = {run.tier.vqgan.factor}, {run.tier.vqgan.codes} codes of {run.tier.vqgan.code_dim} dimensions")
+print(f"VQGAN of tier {run.tier.name}: {count / 1e6:.2f} M parameters, "
+      f"f = {run.tier.vqgan.factor}, {run.tier.vqgan.codes} codes "
+      f"of {run.tier.vqgan.code_dim} dimensions")
 
 # %%
 curve = learning_curve(run.tier, "vqgan", run.checkpoints)
@@ -408,11 +442,15 @@ def trace(split: str, name: str):
 
 
 look = "lpips" if "lpips" in set(curve.name) else "gradients"
-when = {label: curve[(curve.name == name) & (curve.value != 0)].step.min()  # as the log tells: the first step with this term
+# as the log tells: the first step with this term
+when = {label: curve[(curve.name == name) & (curve.value != 0)].step.min()
         for label, name in (("k-means", "codebook"), ("GAN joins", "adversarial"))}
 fig, axes = plt.subplots(2, 2, figsize=(8, 4.8), layout="constrained", sharex=True)
-for axis, split, name, title in ((axes[0, 0], "train", "l1", "L1, training"), (axes[0, 1], "validation", "psnr", "PSNR in dB, held out"),
-                                 (axes[1, 0], "train", "codebook", "codebook term, training"), (axes[1, 1], "validation", look, f"{look}, held out (lower is better)")):
+for axis, split, name, title in (
+        (axes[0, 0], "train", "l1", "L1, training"),
+        (axes[0, 1], "validation", "psnr", "PSNR in dB, held out"),
+        (axes[1, 0], "train", "codebook", "codebook term, training"),
+        (axes[1, 1], "validation", look, f"{look}, held out (lower is better)")):
     axis.plot(*trace(split, name), marker="." if split == "validation" else None)
     for (label, step), color in zip(when.items(), ("k", "tab:red"), strict=True):
         if step == step:  # there was such a term at all (NaN is not equal to itself)
@@ -425,7 +463,8 @@ path = run.save_figure(fig, "learning")
 
 steps_l1, l1 = trace("train", "l1")
 assert l1[-1] < l1[0], "the L1 loss must fall"
-assert trace("validation", "psnr")[1][-1] > trace("validation", "psnr")[1][0], "the held-out PSNR must rise"
+assert trace("validation", "psnr")[1][-1] > trace("validation", "psnr")[1][0], (
+    "the held-out PSNR must rise")
 
 # %% [markdown]
 # *What to see: before the first dotted line no codebook, so its term is 0; from there on it is the squared distance between latents and their codes. L1
@@ -443,7 +482,8 @@ assert trace("validation", "psnr")[1][-1] > trace("validation", "psnr")[1][0], "
 # %%
 line, healthy = recipe("vqgan")
 display(Markdown(line))
-healthy.loc[["train: l1", "train: lpips", "validation: psnr", "validation: lpips", "validation: codes used", "validation: perplexity"]]
+healthy.loc[["train: l1", "train: lpips", "validation: psnr", "validation: lpips",
+             "validation: codes used", "validation: perplexity"]]
 
 # %%
 unit = run.tier.vqgan.factor * run.tier.vqgan.swin.window  # whole windows in D_H's Swin layers
@@ -465,8 +505,11 @@ for column, (name, photo) in zip(axes.T, photos.items(), strict=True):
     y, x = ((n - side) // 2 // f * f for n in photo.shape[-2:])
     cut = (0, slice(None), slice(y, y + side), slice(x, x + side))
     ids = tokens[name][0, y // f : (y + side) // f, x // f : (x + side) // f].cpu()
-    for axis, picture, title in zip(column, (photo[cut].cpu().permute(1, 2, 0), colours[ids], decoded[name][cut].cpu().permute(1, 2, 0)),
-                                    (name, "tokens S_h", f"D_H(S_h): {psnr[name]:.1f} dB"), strict=True):
+    for axis, picture, title in zip(
+            column,
+            (photo[cut].cpu().permute(1, 2, 0), colours[ids],
+             decoded[name][cut].cpu().permute(1, 2, 0)),
+            (name, "tokens S_h", f"D_H(S_h): {psnr[name]:.1f} dB"), strict=True):
         axis.imshow(picture, interpolation="nearest")
         axis.set_title(title)
         axis.axis("off")
@@ -481,9 +524,13 @@ path = run.save_figure(fig, "reconstruction")
 
 # %%
 training, _ = Photos.of(run.data).split()
-mean_colour = torch.stack([training[i].mean((1, 2)) for i in range(min(len(training), 50))]).mean(0).to(run.device).view(1, 3, 1, 1)
-constant = {name: stage1.psnr(mean_colour.expand_as(photo), photo).item() for name, photo in photos.items()}
-own = {name: stage1.psnr(photo.mean((2, 3), keepdim=True).expand_as(photo), photo).item() for name, photo in photos.items()}
+mean_colour = torch.stack(
+    [training[i].mean((1, 2)) for i in range(min(len(training), 50))]
+).mean(0).to(run.device).view(1, 3, 1, 1)
+constant = {name: stage1.psnr(mean_colour.expand_as(photo), photo).item()
+            for name, photo in photos.items()}
+own = {name: stage1.psnr(photo.mean((2, 3), keepdim=True).expand_as(photo), photo).item()
+       for name, photo in photos.items()}
 
 
 def average(values: dict[str, float]) -> float:
@@ -491,8 +538,10 @@ def average(values: dict[str, float]) -> float:
 
 
 gain = average(psnr) - average(constant)
-display(Markdown(f"D_H(E_H(x)): **{average(psnr):.1f} dB**. Mean colour of the training photos: {average(constant):.1f} dB, so **+{gain:.1f} dB**. "
-                 f"(A constant that is told each photo's *own* mean colour gets {average(own):.1f} dB.)"))
+display(Markdown(
+    f"D_H(E_H(x)): **{average(psnr):.1f} dB**. "
+    f"Mean colour of the training photos: {average(constant):.1f} dB, so **+{gain:.1f} dB**. "
+    f"(A constant that is told each photo's *own* mean colour gets {average(own):.1f} dB.)"))
 assert gain >= 6, f"held-out PSNR is only {gain:.1f} dB above the mean colour: need 6"
 
 # %% [markdown]
@@ -507,10 +556,12 @@ z = vqgan.encoder(probe)
 h, w = z.shape[-2:]
 (seen,) = torch.autograd.grad(z[0, :, h // 2, w // 2].sum(), probe)
 ys = seen.abs().sum((0, 1, 3)).nonzero().flatten()
-reach = max(h // 2 * f - ys.min().item(), ys.max().item() - (h // 2 * f + f - 1))  # pixels beyond the token's own patch
+# pixels beyond the token's own patch
+reach = max(h // 2 * f - ys.min().item(), ys.max().item() - (h // 2 * f + f - 1))
 margin = math.ceil(reach / f)
 local = run.tier.vqgan.norm != "group" and not run.tier.vqgan.encoder_swin
-print(f"a token sees {len(ys)} of {probe.shape[-2]} rows: its own {f} and {reach} beyond, which is {margin} tokens")
+print(f"a token sees {len(ys)} of {probe.shape[-2]} rows: its own {f} and {reach} beyond, "
+      f"which is {margin} tokens")
 
 # %%
 size = 192
@@ -538,7 +589,8 @@ path = run.save_figure(fig, "locality")
 
 inside = depth >= min(margin, n // 2 - 1)
 interior = equal[inside].float().mean().item()
-print(f"{equal.float().mean():.1%} of all tokens are equal, {interior:.1%} of those in the interior")
+print(f"{equal.float().mean():.1%} of all tokens are equal, "
+      f"{interior:.1%} of those in the interior")
 if local:
     assert interior >= 0.99, f"only {interior:.1%} of the interior tokens are equal: need 99 %"
 
@@ -560,7 +612,8 @@ def randomize(network: torch.nn.Module, generator: torch.Generator) -> torch.nn.
 big = photos["coffee"][..., :192, :192].cpu()
 moved = {}
 for norm in ("none", "layer", "group"):
-    encoder = randomize(VQGAN(dataclasses.replace(toy, width=32, res_blocks=1, norm=norm)).encoder, run.generator(3, device="cpu"))
+    encoder = randomize(VQGAN(dataclasses.replace(toy, width=32, res_blocks=1, norm=norm)).encoder,
+                        run.generator(3, device="cpu"))
     with torch.no_grad():
         whole, part = encoder(big)[..., 12:36, 12:36], encoder(big[..., 48:144, 48:144])
     inner = (..., slice(10, 14), slice(10, 14))
@@ -587,14 +640,16 @@ for counts in ([5, 5, 5, 5], [20, 0, 0, 0], [10, 10, 0, 0], [17, 1, 1, 1]):
     print(counts, f"-> {perplexity(counts):.2f} of {len(counts)}")
 
 # %%
-usage = torch.bincount(torch.cat([ids.flatten() for ids in tokens.values()]), minlength=run.tier.vqgan.codes).cpu()
+usage = torch.bincount(torch.cat([ids.flatten() for ids in tokens.values()]),
+                       minlength=run.tier.vqgan.codes).cpu()
 used, evenness = int((usage > 0).sum()), perplexity(usage.tolist())
 order = usage.argsort(descending=True)
 
 fig, axis = plt.subplots(figsize=(8, 2.6), layout="constrained")
 axis.bar(range(len(usage)), 100 * usage[order] / usage.sum(), width=1.0)
 axis.axhline(100 / len(usage), color="k", linestyle=":", label="all used evenly")
-axis.set(xlabel="codes, most used first", ylabel="% of tokens", title=f"{used} of {len(usage)} codes used, perplexity {evenness:.0f}")
+axis.set(xlabel="codes, most used first", ylabel="% of tokens",
+         title=f"{used} of {len(usage)} codes used, perplexity {evenness:.0f}")
 axis.legend()
 path = run.save_figure(fig, "usage")
 assert evenness > 4, "the codebook has collapsed"
@@ -625,9 +680,13 @@ patch = total / usage.clamp(min=1).view(-1, 1, 1, 1)
 
 wide = 2 ** math.ceil(math.log2(math.sqrt(K)))
 fig, axes = plt.subplots(1, 2, figsize=(8, 4.2), layout="constrained")
-for axis, tiles, title in ((axes[0], atlas, "Atlas: D_H of one code everywhere"), (axes[1], patch.where(usage.view(-1, 1, 1, 1) > 0, torch.ones(())), "Mean patch that E_H gave this code")):
+for axis, tiles, title in (
+        (axes[0], atlas, "Atlas: D_H of one code everywhere"),
+        (axes[1], patch.where(usage.view(-1, 1, 1, 1) > 0, torch.ones(())),
+         "Mean patch that E_H gave this code")):
     tiles = F.interpolate(tiles[order], (16, 16), mode="nearest")
-    axis.imshow(make_grid(tiles, nrow=wide, padding=2, pad_value=1.0).permute(1, 2, 0), interpolation="nearest")
+    axis.imshow(make_grid(tiles, nrow=wide, padding=2, pad_value=1.0).permute(1, 2, 0),
+                interpolation="nearest")
     axis.set_title(title)
     axis.axis("off")
 path = run.save_figure(fig, "atlas")
@@ -636,7 +695,8 @@ path = run.save_figure(fig, "atlas")
 often = usage >= 20
 a, b = atlas.mean((2, 3))[often].flatten(), patch.mean((2, 3))[often].flatten()
 agreement = torch.corrcoef(torch.stack([a, b]))[0, 1].item()
-print(f"colour of the atlas tile against colour of the mean patch, {int(often.sum())} codes: correlation {agreement:.2f}")
+print("colour of the atlas tile against colour of the mean patch, "
+      f"{int(often.sum())} codes: correlation {agreement:.2f}")
 
 
 # %% [markdown]
@@ -704,7 +764,8 @@ def ema_update(codes: torch.Tensor, latents: torch.Tensor, decay: float) -> torc
 # %% tags=["check"]
 _codes = torch.tensor([[0.0, 0.0], [10.0, 10.0], [99.0, 99.0]])
 _latents = torch.tensor([[1.0, 0.0], [3.0, 0.0], [10.0, 12.0]])
-assert torch.allclose(ema_update(_codes, _latents, 0.5), torch.tensor([[1.0, 0.0], [10.0, 11.0], [99.0, 99.0]]))
+assert torch.allclose(ema_update(_codes, _latents, 0.5),
+                      torch.tensor([[1.0, 0.0], [10.0, 11.0], [99.0, 99.0]]))
 assert torch.equal(ema_update(_codes, _latents, 1.0), _codes)
 
 
@@ -769,7 +830,8 @@ def coded_bits(tokens: torch.Tensor, codes: int) -> float:
 # %% tags=["check"]
 assert math.isclose(coded_bits(torch.arange(16).view(4, 4), 16), 16 * 4)
 assert coded_bits(torch.full((4, 4), 3), 16) == 0
-assert math.isclose(coded_bits(torch.tensor([[0, 0], [0, 1]]), 512), 4 * (0.75 * math.log2(4 / 3) + 0.25 * 2))
+assert math.isclose(coded_bits(torch.tensor([[0, 0], [0, 1]]), 512),
+                    4 * (0.75 * math.log2(4 / 3) + 0.25 * 2))
 
 # %% [markdown]
 # ## Next
@@ -778,8 +840,11 @@ assert math.isclose(coded_bits(torch.tensor([[0, 0], [0, 1]]), 512), 4 * (0.75 *
 
 # %%
 path = run.record(
-    measured=f"reconstruction {average(psnr):.1f} dB (mean colour {average(constant):.1f}), {used}/{K} codes",
-    psnr=psnr, psnr_mean=average(psnr), mean_colour_psnr=average(constant), own_mean_colour_psnr=average(own), gain=gain,
-    codes=K, codes_used=used, perplexity=evenness, interior_agreement=interior, receptive_field_beyond=reach,
+    measured=(f"reconstruction {average(psnr):.1f} dB (mean colour {average(constant):.1f}), "
+              f"{used}/{K} codes"),
+    psnr=psnr, psnr_mean=average(psnr), mean_colour_psnr=average(constant),
+    own_mean_colour_psnr=average(own), gain=gain,
+    codes=K, codes_used=used, perplexity=evenness,
+    interior_agreement=interior, receptive_field_beyond=reach,
     atlas_correlation=agreement, parameters=count,
 )

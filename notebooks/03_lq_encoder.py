@@ -55,7 +55,15 @@ from itersr.lab.course import learning_curve, load_or_train, recipe
 from itersr.lq_encoder import LQEncoder
 from itersr.pictures import bundled
 from itersr.sampling import categorical
-from itersr.swin import SwinBlock, WindowAttention, attend, relative_index, shift_mask, unwindows, windows
+from itersr.swin import (
+    SwinBlock,
+    WindowAttention,
+    attend,
+    relative_index,
+    shift_mask,
+    unwindows,
+    windows,
+)
 from itersr.training.algorithm1 import auc
 from itersr.training.data import Crops, Photos, ranges, validation_pairs
 from itersr.training.perceptual import perceptual
@@ -73,7 +81,8 @@ for f in (4, 8):
     halvings = int(math.log2(f / 4))
     e_l = LQEncoder(config.LQEncoderConfig(width=8, swin=swin), codes=64, halvings=halvings)
     logits = e_l(torch.rand(2, 3, 16, 24))
-    print(f"f = {f}: LQ (2, 3, 16, 24) -> {halvings} halving(s) -> logits {tuple(logits.shape)}; HQ would be {4 * 16}×{4 * 24}, S_h {4 * 16 // f}×{4 * 24 // f}")
+    print(f"f = {f}: LQ (2, 3, 16, 24) -> {halvings} halving(s) -> logits {tuple(logits.shape)}; "
+          f"HQ would be {4 * 16}×{4 * 24}, S_h {4 * 16 // f}×{4 * 24 // f}")
 
 # %% [markdown]
 # It is a *classifier at every place*, like semantic segmentation: K classes, no ambiguity about the loss. That is why Stage II is easy to train. What makes it hard is the
@@ -102,7 +111,8 @@ print("module:", tuple(by_module.shape), "equal to the loops; unwindows puts it 
 # %% tags=["nbval-check-output"]
 for side in (32, 64, 128):
     n, pairs = side * side, side * side * 64
-    print(f"{side:3}×{side:<3} tokens: full attention {n * n:>11,} scores, windows of 8×8 {pairs:>9,} (1/{n * n // pairs})")
+    print(f"{side:3}×{side:<3} tokens: full attention {n * n:>11,} scores, "
+          f"windows of 8×8 {pairs:>9,} (1/{n * n // pairs})")
 
 
 # %% [markdown]
@@ -120,7 +130,8 @@ places = [(y, x) for y in range(2) for x in range(2)]  # a window of side 2, row
 by_hand = torch.tensor([[row_of_table(*query, *key, 2) for key in places] for query in places])
 assert torch.equal(by_hand, relative_index(2))
 places = [(y, x) for y in range(8) for x in range(8)]
-assert torch.equal(torch.tensor([[row_of_table(*q, *k, 8) for k in places] for q in places]), relative_index(8))
+assert torch.equal(torch.tensor([[row_of_table(*q, *k, 8) for k in places] for q in places]),
+                   relative_index(8))
 print(by_hand, "\nrows used:", relative_index(8).unique().numel(), "=", (2 * 8 - 1) ** 2)
 
 # %% [markdown]
@@ -136,14 +147,17 @@ SIDE = 4
 
 
 def visible(y: int, x: int, y2: int, x2: int, shift: int = 0) -> bool:
-    """May the token at (y, x) see the one at (y2, x2)? Yes within one window; windows begin `shift` later."""
-    return (y - shift) // SIDE == (y2 - shift) // SIDE and (x - shift) // SIDE == (x2 - shift) // SIDE
+    ("May the token at (y, x) see the one at (y2, x2)? Yes within one window; "
+     "windows begin `shift` later.")
+    return ((y - shift) // SIDE == (y2 - shift) // SIDE
+            and (x - shift) // SIDE == (x2 - shift) // SIDE)
 
 
 def full_attention(layer: WindowAttention, x: torch.Tensor, shift: int) -> torch.Tensor:
     """`layer` on x (H, W, C) as full attention over H·W tokens with an explicit mask and bias."""
     h, w, c = x.shape
-    q, k, v = layer.qkv(x.view(h * w, c)).view(h * w, 3, layer.heads, -1).permute(1, 2, 0, 3)  # each (heads, N, d)
+    # each (heads, N, d)
+    q, k, v = layer.qkv(x.view(h * w, c)).view(h * w, 3, layer.heads, -1).permute(1, 2, 0, 3)
     bias = torch.full((layer.heads, h * w, h * w), -math.inf)
     for i in range(h * w):
         for j in range(h * w):
@@ -154,7 +168,8 @@ def full_attention(layer: WindowAttention, x: torch.Tensor, shift: int) -> torch
 
 
 def randomize(network: torch.nn.Module, generator: torch.Generator) -> torch.nn.Module:
-    """Random weights from our own generator, biases and bias tables included, so that every part matters."""
+    ("Random weights from our own generator, biases and bias tables included, "
+     "so that every part matters.")
     with torch.no_grad():
         for p in network.parameters():
             p.normal_(0, p.shape[-1] ** -0.5, generator=generator)
@@ -168,7 +183,8 @@ plain = randomize(WindowAttention(swin, shifted=False), g)
 with torch.no_grad():
     difference = (plain(x)[0] - full_attention(plain, x[0], shift=0)).abs().max().item()
 assert difference < 1e-5
-print(f"96 tokens in 6 windows, 2 heads: module and masked full attention differ by at most {difference:.1e}")
+print("96 tokens in 6 windows, 2 heads: "
+      f"module and masked full attention differ by at most {difference:.1e}")
 
 # %% [markdown]
 # ## 5 · Shifted windows
@@ -179,10 +195,12 @@ print(f"96 tokens in 6 windows, 2 heads: module and masked full attention differ
 # %%
 fig, axes = plt.subplots(1, 2, figsize=(7, 3.4), layout="constrained")
 for axis, shift in zip(axes, (0, SIDE // 2), strict=True):
-    label = torch.tensor([[10 * ((y - shift) // SIDE) + (x - shift) // SIDE for x in range(16)] for y in range(16)])
+    label = torch.tensor([[10 * ((y - shift) // SIDE) + (x - shift) // SIDE for x in range(16)]
+                          for y in range(16)])
     _, label = label.unique(return_inverse=True)
     axis.imshow(label * 7 % 25, cmap="tab20", interpolation="nearest")
-    axis.set(title=f"{int(label.max()) + 1} {'shifted' if shift else 'plain'} windows", xticks=[], yticks=[])
+    axis.set(title=f"{int(label.max()) + 1} {'shifted' if shift else 'plain'} windows",
+             xticks=[], yticks=[])
     axis.scatter([5], [5], color="k", marker="x")
 path = run.save_figure(fig, "windows")
 
@@ -195,14 +213,16 @@ path = run.save_figure(fig, "windows")
 
 # %% tags=["nbval-check-output"]
 def keys_seen(h: int, w: int, side: int) -> torch.Tensor:
-    """How many keys each token of the map sees, from the module's mask, rolled back to where the tokens are."""
+    ("How many keys each token of the map sees, from the module's mask, "
+     "rolled back to where the tokens are.")
     seen = (shift_mask(h, w, side) == 0).sum(-1)  # (windows, side²)
     return unwindows(seen.unsqueeze(-1), side, h, w).view(h, w).roll((side // 2, side // 2), (0, 1))
 
 
 print(keys_seen(8, 8, SIDE))
 spots = [(y, x) for y in range(8) for x in range(8)]
-assert keys_seen(8, 8, SIDE).flatten().tolist() == [sum(visible(*a, *b, shift=2) for b in spots) for a in spots]
+assert keys_seen(8, 8, SIDE).flatten().tolist() == [
+    sum(visible(*a, *b, shift=2) for b in spots) for a in spots]
 
 # %% [markdown]
 # 4 in the corners, 8 at the edges, 16 inside, as the picture says. And the attention itself, rolled and masked by −100 in the module, must be the full attention with `shift=2`.
@@ -241,7 +261,8 @@ print(f"textbook and fused differ by at most {(explicit - fused).abs().max():.1e
 # two blocks is what is seen by those it sees.
 
 # %% tags=["nbval-check-output"]
-def reach_by_gradient(shifts: list[bool], size: int = 16, at: tuple[int, int] = (5, 6)) -> torch.Tensor:
+def reach_by_gradient(shifts: list[bool], size: int = 16,
+                      at: tuple[int, int] = (5, 6)) -> torch.Tensor:
     x = torch.randn(1, size, size, swin.width, generator=g, requires_grad=True)
     y = x
     for shift in shifts:
@@ -253,11 +274,18 @@ def reach_by_gradient(shifts: list[bool], size: int = 16, at: tuple[int, int] = 
 def reach_by_hand(shifts: list[bool], size: int = 16, at: tuple[int, int] = (5, 6)) -> torch.Tensor:
     seen = {at}
     for shift in reversed(shifts):  # from the output back to the input
-        seen = {(y, x) for y in range(size) for x in range(size) if any(visible(a, b, y, x, 2 * shift) for a, b in seen)}
+        seen = {(y, x) for y in range(size) for x in range(size)
+                if any(visible(a, b, y, x, 2 * shift) for a, b in seen)}
     return torch.tensor([[(y, x) in seen for x in range(size)] for y in range(size)])
 
 
-stacks = {"1 block": [False], "2 blocks": [False, True], "3 blocks": [False, True, False], "4 blocks": [False, True] * 2, "4, never shifted": [False] * 4}
+stacks = {
+    "1 block": [False],
+    "2 blocks": [False, True],
+    "3 blocks": [False, True, False],
+    "4 blocks": [False, True] * 2,
+    "4, never shifted": [False] * 4,
+}
 reach = {name: reach_by_gradient(shifts) for name, shifts in stacks.items()}
 for name, shifts in stacks.items():
     assert torch.equal(reach[name], reach_by_hand(shifts)), name
@@ -306,14 +334,17 @@ print(f"Eq. 2: {by_hand:.3f} nats; knowing nothing costs log 3 = {math.log(3):.3
 
 # %%
 where = {"seed": run.seed, "device": str(run.device)}
-load_or_train("vqgan", run.tier, run.data, run.checkpoints, **where)  # notebook 02's, or trained now
+# notebook 02's, or trained now
+load_or_train("vqgan", run.tier, run.data, run.checkpoints, **where)
 model = load_or_train("lq_encoder", run.tier, run.data, run.checkpoints, **where)
 K = run.tier.vqgan.codes
 count = sum(p.numel() for p in model.lq_encoder.parameters())
-print(f"E_l of tier {run.tier.name}: {count / 1e6:.2f} M parameters, {K} codes, {run.tier.halvings} halvings")
+print(f"E_l of tier {run.tier.name}: {count / 1e6:.2f} M parameters, {K} codes, "
+      f"{run.tier.halvings} halvings")
 
 # %%
-pairs = validation_pairs(Photos(bundled("test")), 3, 256, run.seed, degradation=ranges(run.tier.degradation), scale=run.tier.scale)
+pairs = validation_pairs(Photos(bundled("test")), 3, 256, run.seed,
+                         degradation=ranges(run.tier.degradation), scale=run.tier.scale)
 hq, lq = (pairs[name].to(run.device) for name in ("hq", "lq"))
 with torch.no_grad():
     s_h = torch.cat([model.vqgan.encode(image) for image in hq.split(1)])
@@ -321,16 +352,19 @@ with torch.no_grad():
 s_l = log_probs.argmax(1)
 
 usage = torch.bincount(s_h.flatten(), minlength=K).double().cpu()
-entropy = torch.special.entr(usage / usage.sum()).sum().item()  # of the tokens, whatever the LQ image
+# of the tokens, whatever the LQ image
+entropy = torch.special.entr(usage / usage.sum()).sum().item()
 nats = F.nll_loss(log_probs, s_h).item()
 accuracy = (s_l == s_h).float().mean().item()
 top5 = (log_probs.topk(5, 1).indices == s_h[:, None]).any(1).float().mean().item()
 
-# Two guesses that never look at the photo: the most frequent token of training crops, and of these very photos
+# Two guesses that never look at the photo: the most frequent token of training crops,
+# and of these very photos
 training, _ = Photos.of(run.data).split()
 crops = Crops(training, run.tier.train["lq_encoder"].crop, run.seed)
 with torch.no_grad():
-    seen = torch.cat([model.vqgan.encode(crops[-1 - i]["hq"][None].to(run.device)).flatten() for i in range(16)])
+    seen = torch.cat([model.vqgan.encode(crops[-1 - i]["hq"][None].to(run.device)).flatten()
+                      for i in range(16)])
 common = torch.bincount(seen, minlength=K).argmax()
 constant = (s_h == common).float().mean().item()
 told = (usage.max() / usage.sum()).item()
@@ -353,7 +387,8 @@ left.set(title="Eq. 2, nats", xlabel="step")
 left.legend(fontsize=8)
 right.plot(*trace("train", "lq_encoder accuracy"), label="training")
 right.plot(*trace("validation", "E_l top-1"), marker=".", label="held out")
-right.plot(*trace("validation", "best constant"), color="tab:red", linestyle=":", label="best constant, told the answers")
+right.plot(*trace("validation", "best constant"), color="tab:red", linestyle=":",
+           label="best constant, told the answers")
 right.set(title="Share of right tokens", xlabel="step", ylim=(0, None))
 right.legend(fontsize=8)
 path = run.save_figure(fig, "learning")
@@ -361,10 +396,15 @@ losses = trace("train", "lq_encoder")[1]
 assert losses[-1] < losses[0], "the loss must fall"
 
 # %%
-display(Markdown(f"On the three held-out photos: **{accuracy:.1%}** of tokens right (top five: {top5:.1%}). The best constant guess that training photos offer gets {constant:.1%}; "
-                 f"one that is told these photos' own most frequent token gets {told:.1%}, which E_l {'beats' if accuracy > told else 'does not beat'}. "
-                 f"Cross-entropy {nats:.2f} nats of {entropy:.2f}: E_l explains **{1 - nats / entropy:.0%}** of what the histogram leaves open."))
-assert accuracy > constant, f"accuracy {accuracy:.1%} must be above the best constant guess, {constant:.1%}"
+display(Markdown(
+    f"On the three held-out photos: **{accuracy:.1%}** of tokens right (top five: {top5:.1%}). "
+    f"The best constant guess that training photos offer gets {constant:.1%}; "
+    f"one that is told these photos' own most frequent token gets {told:.1%}, "
+    f"which E_l {'beats' if accuracy > told else 'does not beat'}. "
+    f"Cross-entropy {nats:.2f} nats of {entropy:.2f}: "
+    f"E_l explains **{1 - nats / entropy:.0%}** of what the histogram leaves open."))
+assert accuracy > constant, (
+    f"accuracy {accuracy:.1%} must be above the best constant guess, {constant:.1%}")
 
 # %% [markdown]
 # *What to see: the red lines are the bar. Both know the histogram of the very tokens that are asked for: left, of this notebook's three photos; right, of the crops that
@@ -377,7 +417,9 @@ assert accuracy > constant, f"accuracy {accuracy:.1%} must be above the best con
 # %%
 line, healthy = recipe("lq_encoder")
 display(Markdown(line))
-healthy.loc[["train: lq_encoder", "train: lq_encoder accuracy", *(f"validation: {name}" for name in ("E_l cross-entropy", "E_l explained", "E_l top-1", "E_l top-5", "best constant", "lpips S_l"))]]
+healthy.loc[["train: lq_encoder", "train: lq_encoder accuracy",
+             *(f"validation: {name}" for name in ("E_l cross-entropy", "E_l explained", "E_l top-1",
+                                                  "E_l top-5", "best constant", "lpips S_l"))]]
 
 # %% [markdown]
 # An honest warning: this accuracy stays far from 100 % at every tier. Much of it *cannot* be known, because the degradation destroyed it.
@@ -389,9 +431,11 @@ healthy.loc[["train: lq_encoder", "train: lq_encoder accuracy", *(f"validation: 
 
 # %%
 codes = model.vqgan.codebook.embedding.weight.float()
-rank = torch.cdist(codes, codes).argsort(1).argsort(1)  # rank[a, b]: b is the so-many-th nearest to a; 0 is a itself
+# rank[a, b]: b is the so-many-th nearest to a; 0 is a itself
+rank = torch.cdist(codes, codes).argsort(1).argsort(1)
 
-shuffled = s_l.flatten()[torch.randperm(s_l.numel(), generator=run.generator(1, device="cpu")).to(run.device)]
+shuffled = s_l.flatten()[
+    torch.randperm(s_l.numel(), generator=run.generator(1, device="cpu")).to(run.device)]
 ranks = {}
 for name, guess in {"E_l": s_l.flatten(), "shuffled": shuffled}.items():
     miss = guess != s_h.flatten()
@@ -401,14 +445,18 @@ medians = {name: values.float().median().item() for name, values in ranks.items(
 
 fig, axis = plt.subplots(figsize=(6, 3), layout="constrained")
 for name, values in ranks.items():
-    axis.plot(range(1, K), torch.bincount(values, minlength=K)[1:].cumsum(0) / len(values), label={"E_l": "E_l's wrong tokens"}.get(name, name))
+    axis.plot(range(1, K), torch.bincount(values, minlength=K)[1:].cumsum(0) / len(values),
+              label={"E_l": "E_l's wrong tokens"}.get(name, name))
 axis.plot(range(1, K), torch.arange(1, K) / (K - 1), color="k", linestyle=":", label="chance")
-axis.set(xlabel="the true code is among the … nearest to the guess", ylabel="share of wrong tokens", xlim=(1, K - 1), ylim=(0, 1))
+axis.set(xlabel="the true code is among the … nearest to the guess",
+         ylabel="share of wrong tokens", xlim=(1, K - 1), ylim=(0, 1))
 axis.legend()
 path = run.save_figure(fig, "near_misses")
-print(f"true code within the 8 nearest of a wrong guess: E_l {within8['E_l']:.0%}, shuffled {within8['shuffled']:.0%}, chance {8 / (K - 1):.0%}; "
+print(f"true code within the 8 nearest of a wrong guess: E_l {within8['E_l']:.0%}, "
+      f"shuffled {within8['shuffled']:.0%}, chance {8 / (K - 1):.0%}; "
       f"median rank {medians['E_l']:.0f}, {medians['shuffled']:.0f}, {K / 2:.0f}")
-assert within8["E_l"] > within8["shuffled"], "E_l's misses must be nearer in code space than shuffled guesses"
+assert within8["E_l"] > within8["shuffled"], (
+    "E_l's misses must be nearer in code space than shuffled guesses")
 
 # %% [markdown]
 # *What to see: the higher the curve rises on the left, the nearer the misses. E_l mixes up codes that look alike. Cross-entropy never told it so: Eq. 2 punishes every wrong token alike.*
@@ -424,7 +472,8 @@ assert within8["E_l"] > within8["shuffled"], "E_l's misses must be nearer in cod
 # Drawing by hand: walk along the cumulative probabilities until they pass a uniform number.
 
 # %%
-noise = torch.rand(s_l.shape, generator=run.generator(2, device="cpu")).to(run.device)  # one number a token
+# one number a token
+noise = torch.rand(s_l.shape, generator=run.generator(2, device="cpu")).to(run.device)
 sample, log_p = categorical(log_probs, noise)
 
 p = log_probs[0, :, 3, 5].exp().tolist()
@@ -435,11 +484,16 @@ while total + p[by_hand] <= noise[0, 3, 5].item():
 assert by_hand == sample[0, 3, 5].item()
 assert math.isclose(log_p[0, 3, 5].item(), math.log(p[by_hand]), rel_tol=1e-4)
 
-often = torch.stack([categorical(log_probs[:1, :, :8, :8], torch.rand(1, 8, 8, generator=run.generator(3 + i, device="cpu")).to(run.device))[0] for i in range(300)])
+often = torch.stack([
+    categorical(
+        log_probs[:1, :, :8, :8],
+        torch.rand(1, 8, 8, generator=run.generator(3 + i, device="cpu")).to(run.device))[0]
+    for i in range(300)])
 counted = F.one_hot(often, K).float().mean(0).permute(0, 3, 1, 2)
 drift = (counted - log_probs[:1, :, :8, :8].exp()).abs().mean().item()
 assert drift < 0.01, "300 draws must follow E_l's probabilities"
-print(f"drawn by hand: token {by_hand}, as the module; 300 draws of 64 places are {drift:.4f} from p on average")
+print(f"drawn by hand: token {by_hand}, as the module; "
+      f"300 draws of 64 places are {drift:.4f} from p on average")
 
 # %%
 look = perceptual().to(run.device)
@@ -450,23 +504,39 @@ with torch.no_grad():
         return torch.cat([model.vqgan.decoder(one).float().clamp(0, 1) for one in latent.split(1)])
 
     lookup = model.vqgan.codebook.lookup
-    pictures = {"bicubic": F.interpolate(lq, scale_factor=run.tier.scale, mode="bicubic").clamp(0, 1), "argmax S_l": draw(lookup(s_l)),
-                "a sample of E_l": draw(lookup(sample)), "averaged latent": draw(average), "bound: S_h": draw(lookup(s_h))}
+    pictures = {
+        "bicubic": F.interpolate(lq, scale_factor=run.tier.scale, mode="bicubic").clamp(0, 1),
+        "argmax S_l": draw(lookup(s_l)),
+        "a sample of E_l": draw(lookup(sample)),
+        "averaged latent": draw(average),
+        "bound: S_h": draw(lookup(s_h)),
+    }
 
     def distance(picture: torch.Tensor) -> float:
-        return torch.cat([look(a, b) for a, b in zip(picture.split(1), hq.split(1), strict=True)]).mean().item()
+        return torch.cat([
+            look(a, b) for a, b in zip(picture.split(1), hq.split(1), strict=True)]).mean().item()
 
     def detail(picture: torch.Tensor) -> float:
         return (picture.diff(dim=-1).abs().mean() / hq.diff(dim=-1).abs().mean()).item()
 
     maps = {"argmax S_l": s_l, "a sample of E_l": sample, "bound: S_h": s_h}
-    rows = {name: {"PSNR dB": psnr(picture, hq).mean().item(), look.name: distance(picture), "detail, HQ = 1": detail(picture),
-                   "colour off": (picture.mean((2, 3)) - hq.mean((2, 3))).abs().mean().item(),
-                   "tokens right": (maps[name] == s_h).float().mean().item() if name in maps else None,
-                   "equal neighbours": (maps[name][..., 1:] == maps[name][..., :-1]).float().mean().item() if name in maps else None}
-            for name, picture in pictures.items()}
-assert rows["argmax S_l"]["equal neighbours"] > rows["a sample of E_l"]["equal neighbours"], "independent draws must agree less than the argmax"
-assert rows["averaged latent"]["detail, HQ = 1"] < rows["a sample of E_l"]["detail, HQ = 1"], "the average must be smoother than a sample"
+    rows = {
+        name: {
+            "PSNR dB": psnr(picture, hq).mean().item(),
+            look.name: distance(picture),
+            "detail, HQ = 1": detail(picture),
+            "colour off": (picture.mean((2, 3)) - hq.mean((2, 3))).abs().mean().item(),
+            "tokens right": (maps[name] == s_h).float().mean().item() if name in maps else None,
+            "equal neighbours": (
+                (maps[name][..., 1:] == maps[name][..., :-1]).float().mean().item()
+                if name in maps else None),
+        }
+        for name, picture in pictures.items()
+    }
+assert rows["argmax S_l"]["equal neighbours"] > rows["a sample of E_l"]["equal neighbours"], (
+    "independent draws must agree less than the argmax")
+assert rows["averaged latent"]["detail, HQ = 1"] < rows["a sample of E_l"]["detail, HQ = 1"], (
+    "the average must be smoother than a sample")
 print(pd.DataFrame(rows).T.astype(float).round(3).to_string(na_rep="-"))
 
 # %%
@@ -483,9 +553,12 @@ path = run.save_figure(fig, "argmax_sample_average")
 contest = ["argmax S_l", "a sample of E_l", "averaged latent"]
 by_look = min(contest, key=lambda name: rows[name][look.name])
 by_psnr = max(contest, key=lambda name: rows[name]["PSNR dB"])
-display(Markdown(f"Here the best PSNR of the three has *{by_psnr}*, the best {look.name} (lower is better) *{by_look}*. Neighbouring tokens are equal "
-                 f"{rows['bound: S_h']['equal neighbours']:.0%} of the time in S_h, {rows['argmax S_l']['equal neighbours']:.0%} in S_l, "
-                 f"{rows['a sample of E_l']['equal neighbours']:.0%} in the sample."))
+display(Markdown(
+    f"Here the best PSNR of the three has *{by_psnr}*, "
+    f"the best {look.name} (lower is better) *{by_look}*. Neighbouring tokens are equal "
+    f"{rows['bound: S_h']['equal neighbours']:.0%} of the time in S_h, "
+    f"{rows['argmax S_l']['equal neighbours']:.0%} in S_l, "
+    f"{rows['a sample of E_l']['equal neighbours']:.0%} in the sample."))
 
 # %% [markdown]
 # *What to see, in the pictures and in the last column:*
@@ -503,7 +576,8 @@ display(Markdown(f"Here the best PSNR of the three has *{by_psnr}*, the best {lo
 # how many tokens are in each.
 
 # %%
-confidence, right = log_probs.amax(1).exp().flatten().cpu().double(), (s_l == s_h).flatten().cpu().double()
+confidence, right = (
+    log_probs.amax(1).exp().flatten().cpu().double(), (s_l == s_h).flatten().cpu().double())
 bins = (confidence * 10).long().clamp(max=9)
 size = torch.bincount(bins, minlength=10)
 said = torch.bincount(bins, confidence, minlength=10) / size.clamp(min=1)
@@ -516,14 +590,18 @@ fig, (left, right_axis) = plt.subplots(1, 2, figsize=(8, 3.2), layout="constrain
 filled = size >= 20
 left.plot([0, 1], [0, 1], color="k", linestyle=":", label="calibrated")
 left.plot(said[filled], came[filled], marker="o", label="E_l, held out")
-left.set(xlabel="confidence of E_l", ylabel="share right", title=f"Reliability: ECE {ece:.3f}", xlim=(0, 1), ylim=(0, 1))
+left.set(xlabel="confidence of E_l", ylabel="share right", title=f"Reliability: ECE {ece:.3f}",
+         xlim=(0, 1), ylim=(0, 1))
 left.legend()
 right_axis.bar([0.05 + i / 10 for i in range(10)], 100 * size / size.sum(), width=0.09)
 right_axis.set(xlabel="confidence of E_l", ylabel="% of tokens", title="How often it is said")
 path = run.save_figure(fig, "reliability")
-display(Markdown(f"Mean confidence {confidence.mean():.1%}, right {right.mean():.1%}: on these photos E_l is "
-                 f"**{'over-confident' if bias > 0.01 else 'under-confident' if bias < -0.01 else 'about right on average'}**. "
-                 f"A right token has the higher confidence in **{knows:.0%}** of all pairs of a right and a wrong one (AUC; chance is 50 %)."))
+display(Markdown(
+    f"Mean confidence {confidence.mean():.1%}, right {right.mean():.1%}: on these photos E_l is "
+    f"""**{'over-confident' if bias > 0.01 else 'under-confident' if bias < -0.01
+           else 'about right on average'}**. """
+    f"A right token has the higher confidence in **{knows:.0%}** of all pairs of a right and "
+    "a wrong one (AUC; chance is 50 %)."))
 
 # %% [markdown]
 # *What to see: above the dotted line E_l is right more often than it says, below it less often. Bins with fewer than 20 tokens are not drawn. The line above says which of the two
@@ -536,8 +614,10 @@ fig, axes = plt.subplots(2, 4, figsize=(8, 4.2), layout="constrained")
 for row, i in enumerate((0, 1)):
     sure = log_probs[i].amax(0).exp().cpu()
     for axis, (title, picture, style) in zip(axes[row], (
-            ("LQ", lq[i].cpu().permute(1, 2, 0), {}), ("S_l decoded", pictures["argmax S_l"][i].cpu().permute(1, 2, 0), {}),
-            ("confidence", sure, {"cmap": "viridis", "vmin": 0, "vmax": 1}), ("right (white)", (s_l == s_h)[i].cpu(), {"cmap": "gray"})), strict=True):
+            ("LQ", lq[i].cpu().permute(1, 2, 0), {}),
+            ("S_l decoded", pictures["argmax S_l"][i].cpu().permute(1, 2, 0), {}),
+            ("confidence", sure, {"cmap": "viridis", "vmin": 0, "vmax": 1}),
+            ("right (white)", (s_l == s_h)[i].cpu(), {"cmap": "gray"})), strict=True):
         axis.imshow(picture, interpolation="nearest", **style)
         axis.set_title(title, fontsize=9)
         axis.axis("off")
@@ -609,7 +689,8 @@ def count_keys(y: int, x: int, h: int, w: int, side: int, shifted: bool) -> int:
 
 # %% tags=["check"]
 assert count_keys(0, 0, 8, 8, 4, False) == 16 and count_keys(0, 0, 8, 8, 4, True) == 4
-assert [[count_keys(y, x, 8, 12, 4, True) for x in range(12)] for y in range(8)] == keys_seen(8, 12, 4).tolist()
+assert [[count_keys(y, x, 8, 12, 4, True) for x in range(12)]
+        for y in range(8)] == keys_seen(8, 12, 4).tolist()
 
 
 # %% [markdown]
@@ -669,10 +750,12 @@ def best_temperature(logits: torch.Tensor, tokens: torch.Tensor, candidates: lis
 
 # %% tags=["check"]
 _candidates = [0.25, 0.5, 1.0, 2.0, 4.0]
-_logits = torch.tensor([0.0, math.log(3)]).view(1, 2, 1, 1).expand(4, 2, 1, 1)  # says 75 %, and is right in 3 of 4
+# says 75 %, and is right in 3 of 4
+_logits = torch.tensor([0.0, math.log(3)]).view(1, 2, 1, 1).expand(4, 2, 1, 1)
 _tokens = torch.tensor([1, 1, 1, 0]).view(4, 1, 1)
 assert best_temperature(_logits, _tokens, _candidates) == 1.0
-assert best_temperature(_logits * 4, _tokens, _candidates) == 4.0 and best_temperature(_logits / 4, _tokens, _candidates) == 0.25
+assert (best_temperature(_logits * 4, _tokens, _candidates) == 4.0
+        and best_temperature(_logits / 4, _tokens, _candidates) == 0.25)
 
 # %% [markdown]
 # ## Next
@@ -682,8 +765,11 @@ assert best_temperature(_logits * 4, _tokens, _candidates) == 4.0 and best_tempe
 # %%
 path = run.record(
     measured=f"E_l {accuracy:.1%} of tokens right (constant guess {constant:.1%}), ECE {ece:.3f}",
-    accuracy=accuracy, top5=top5, best_constant=constant, constant_told_the_answers=told, cross_entropy=nats, token_entropy=entropy, explained=1 - nats / entropy,
-    within_8_nearest=within8, median_rank=medians, ece=ece, confidence_minus_accuracy=bias, confidence_auc=knows,
-    decoded={name: {key: value for key, value in row.items() if value is not None} for name, row in rows.items()},
+    accuracy=accuracy, top5=top5, best_constant=constant, constant_told_the_answers=told,
+    cross_entropy=nats, token_entropy=entropy, explained=1 - nats / entropy,
+    within_8_nearest=within8, median_rank=medians,
+    ece=ece, confidence_minus_accuracy=bias, confidence_auc=knows,
+    decoded={name: {key: value for key, value in row.items() if value is not None}
+             for name, row in rows.items()},
     perceptual=look.name, parameters=count,
 )

@@ -72,7 +72,8 @@ from itersr.training.validate import Pair, neighbour_information
 
 # %%
 def transition(beta: float, codes: int = 3) -> torch.Tensor:
-    """Q_t: a token stays what it is with 1 − β, becomes the mask with β; the mask stays the mask."""
+    ("Q_t: a token stays what it is with 1 − β, becomes the mask with β; "
+     "the mask stays the mask.")
     q = (1 - beta) * torch.eye(codes + 1, dtype=torch.float64)
     q[:, codes] += beta  # the last state is the mask: its own row becomes (0, 0, 0, 1)
     return q
@@ -99,7 +100,8 @@ print("t   β_t     P(token 0)  P(1)    P(2)    P(mask)  γ(t/T)")
 for t in range(1, T + 1):
     product = product @ transition(beta(t, T, "cosine"))
     first = product[0].tolist()
-    print(f"{t}   {beta(t, T, 'cosine'):.4f}  {first[0]:.4f}      {first[1]:.4f}  {first[2]:.4f}  {first[3]:.4f}   {gamma(t / T, 'cosine'):.4f}")
+    print(f"{t}   {beta(t, T, 'cosine'):.4f}  {first[0]:.4f}      {first[1]:.4f}  {first[2]:.4f}  "
+          f"{first[3]:.4f}   {gamma(t / T, 'cosine'):.4f}")
     assert abs(first[3] - gamma(t / T, "cosine")) < 1e-12
 
 # %% [markdown]
@@ -121,7 +123,8 @@ for kind in ("linear", "cosine", "square", "cubic", "sqrt"):
 # %%
 def random_mask_by_hand(r: float, noise: torch.Tensor) -> torch.Tensor:
     """m_t (h, w), True = keep: the ⌈γ(r)·N⌉ places of largest noise are masked, γ cosine."""
-    masked = math.ceil(math.cos(math.pi / 2 * (1 - r)) * noise.numel() - 1e-9)  # the 1e-9 forgives the last bit
+    # the 1e-9 forgives the last bit
+    masked = math.ceil(math.cos(math.pi / 2 * (1 - r)) * noise.numel() - 1e-9)
     keep = torch.ones(noise.numel(), dtype=torch.bool)
     keep[noise.flatten().argsort(descending=True)[:masked]] = False
     return keep.view_as(noise)
@@ -130,7 +133,8 @@ def random_mask_by_hand(r: float, noise: torch.Tensor) -> torch.Tensor:
 noise = torch.rand(40, 8, 8, generator=run.generator(1, "cpu"))
 for i, one in enumerate(noise):
     r = (i + 1) / 40
-    assert torch.equal(random_mask_by_hand(r, one), random_mask(tokens_to_mask(r, 64, "cosine"), one[None])[0])
+    assert torch.equal(random_mask_by_hand(r, one),
+                       random_mask(tokens_to_mask(r, 64, "cosine"), one[None])[0])
 print("RandomMask: three lines by hand == itersr.masking.random_mask, at 40 times r")
 
 
@@ -148,11 +152,13 @@ def walk(kind: str, T: int, count: int, generator: torch.Generator) -> list[floa
     return shares
 
 
-walked = {kind: walk(kind, T, 4000, run.generator(2, "cpu")) for kind in ("linear", "cosine", "square")}
+walked = {kind: walk(kind, T, 4000, run.generator(2, "cpu"))
+          for kind in ("linear", "cosine", "square")}
 for kind, shares in walked.items():
     for t, share in enumerate(shares):
         expected = gamma(t / T, kind)
-        assert abs(share - expected) <= 5 * math.sqrt(expected * (1 - expected) / 4000) + 1e-9, f"{kind}: {share} at t = {t}"
+        assert abs(share - expected) <= 5 * math.sqrt(expected * (1 - expected) / 4000) + 1e-9, (
+            f"{kind}: {share} at t = {t}")
 
 # %%
 fig, (left, right) = plt.subplots(1, 2, figsize=(8, 3), layout="constrained")
@@ -160,10 +166,14 @@ grid = [i / 100 for i in range(101)]
 for i, (kind, shares) in enumerate(walked.items()):
     left.plot(grid, [gamma(r, kind) for r in grid], color=f"C{i}", label=kind)
     left.plot([t / T for t in range(T + 1)], shares, "o", color=f"C{i}", ms=4)
-    new = [tokens_to_keep(t - 1, T, 64, kind) - tokens_to_keep(t, T, 64, kind) for t in range(T, 0, -1)]
-    right.bar([j + 0.27 * (i - 1) for j in range(1, T + 1)], new, width=0.25, color=f"C{i}", label=kind)
-left.set(xlabel="r = t / T", ylabel="γ(r), masked share", title="lines: γ; dots: the chain, step by step")
-right.set(xlabel="inference step (1st … 8th)", ylabel="tokens newly kept, of 64", title="what each step decides")
+    new = [tokens_to_keep(t - 1, T, 64, kind) - tokens_to_keep(t, T, 64, kind)
+           for t in range(T, 0, -1)]
+    right.bar([j + 0.27 * (i - 1) for j in range(1, T + 1)], new, width=0.25,
+              color=f"C{i}", label=kind)
+left.set(xlabel="r = t / T", ylabel="γ(r), masked share",
+         title="lines: γ; dots: the chain, step by step")
+right.set(xlabel="inference step (1st … 8th)", ylabel="tokens newly kept, of 64",
+          title="what each step decides")
 left.legend()
 path = run.save_figure(fig, "schedules")
 
@@ -226,9 +236,11 @@ for kind in ("linear", "cosine"):
 world = {"AA": 0.4, "AB": 0.1, "BA": 0.2, "BB": 0.3}
 for t in (1, 4, 7):
     g = gamma(t / 8, "cosine")
-    seen = {pair: p * (1 - g) * g for pair, p in world.items() if pair[0] == "A"}  # first visible, second masked
+    # first visible, second masked
+    seen = {pair: p * (1 - g) * g for pair, p in world.items() if pair[0] == "A"}
     second = {pair[1]: p / sum(seen.values()) for pair, p in seen.items()}
-    print(f"t = {t}: 'A?' is seen; the second token is A with {second['A']:.2f}, B with {second['B']:.2f}")
+    print(f"t = {t}: 'A?' is seen; "
+          f"the second token is A with {second['A']:.2f}, B with {second['B']:.2f}")
     assert math.isclose(second["A"], world["AA"] / (world["AA"] + world["AB"]))
 
 # %% [markdown]
@@ -244,7 +256,8 @@ model = load_or_train("lq_encoder", run.tier, run.data, run.checkpoints, **optio
 
 f, codes = model.vqgan.config.factor, model.vqgan.config.codes
 held_out = Photos(bundled("test"))
-pairs = validation_pairs(held_out, 6, 32 * f, run.seed, degradation=ranges(run.tier.degradation), scale=run.tier.scale)
+pairs = validation_pairs(held_out, 6, 32 * f, run.seed,
+                         degradation=ranges(run.tier.degradation), scale=run.tier.scale)
 hq, lq = pairs["hq"].to(run.device), pairs["lq"].to(run.device)
 with torch.no_grad():
     s_h = torch.cat([model.vqgan.encode(x) for x in hq.split(1)])  # (6, 32, 32)
@@ -269,10 +282,12 @@ def hide(image: torch.Tensor, keep: torch.Tensor) -> torch.Tensor:
 
 places = torch.rand(s_h.shape, generator=run.generator(3, "cpu")).to(run.device)
 times = (0, 2, 4, 6, 7, 8)
-masks = {kind: [random_mask(tokens_to_mask(t / T, n, kind), places[:1])[0] for t in times] for kind in ("linear", "cosine")}
+masks = {kind: [random_mask(tokens_to_mask(t / T, n, kind), places[:1])[0] for t in times]
+         for kind in ("linear", "cosine")}
 for several in masks.values():
     for earlier, later in zip(several, several[1:]):
-        assert not (later & ~earlier).any(), "a masked token must never come back in the forward process"
+        assert not (later & ~earlier).any(), (
+            "a masked token must never come back in the forward process")
 
 fig, axes = plt.subplots(2, len(times), figsize=(8, 2.9), layout="constrained")
 full = picture(s_h[0])
@@ -305,7 +320,8 @@ one_hot = F.one_hot(tokens, codes).permute(0, 3, 1, 2).float()  # (1, codes, h, 
 by_convolution = F.conv2d(one_hot, table.T[:, :, None, None])  # weight (16, codes, 1, 1)
 by_lookup = F.embedding(tokens, table).permute(0, 3, 1, 2)
 assert torch.equal(by_convolution, by_lookup), "adding zeros must not change a bit"
-print(f"one-hot {tuple(one_hot.shape)} → {tuple(by_convolution.shape)}, the same as the lookup to the last bit")
+print(f"one-hot {tuple(one_hot.shape)} → {tuple(by_convolution.shape)}, "
+      "the same as the lookup to the last bit")
 
 # %% [markdown]
 # **The mask token** is one more row of that table: it stands for "unknown". In S_t it *replaces* a masked token, whose value must not be
@@ -321,7 +337,8 @@ with torch.random.fork_rng(devices=[]):  # nothing outside this block sees the s
 
 keep = random_mask(n // 2, places)[:1]  # m_t: half of the tokens are known
 good = (s_l == s_h)[:1]  # a stand-in for m_l, until notebook 05 has a real evaluator
-seen = log_probs[:1] if run.tier.refiner.posterior else None  # this and the LQ features: see section 8
+# this and the LQ features: see section 8
+seen = log_probs[:1] if run.tier.refiner.posterior else None
 lq_features = untrained.lq_features(lq[:1])  # of the image itself, where it reads that
 
 weight = untrained.table.weight  # (codes + 1, width): the last row is the mask token
@@ -329,7 +346,9 @@ known = torch.where(keep[..., None], weight[s_h[:1]], weight[codes])  # replaced
 hint = weight[s_l[:1]] + (~good)[..., None] * weight[codes]  # flagged
 by_hand = untrained.predict(hint, known, torch.where(keep, s_h[:1], s_l[:1]), seen, lq_features)
 if seen is not None:
-    by_hand = by_hand + untrained.nearby((weight[s_h[:1]] * keep[..., None]).permute(0, 3, 1, 2)) + (seen if lq_features is None else 0)
+    by_hand = (by_hand
+               + untrained.nearby((weight[s_h[:1]] * keep[..., None]).permute(0, 3, 1, 2))
+               + (seen if lq_features is None else 0))
 by_module = untrained(s_h[:1], keep, s_l[:1], good, seen, lq_features)
 torch.testing.assert_close(by_hand, by_module)
 
@@ -368,7 +387,8 @@ for y in range(2):
 torch.testing.assert_close(nats, F.cross_entropy(logits, truth, reduction="none"))
 torch.testing.assert_close(nats.mean(), F.cross_entropy(logits, truth))
 torch.testing.assert_close(nats[~shown].mean(), per_image(nats, ~shown))
-print(f"Eq. 4, over all {nats.numel()} places; and over the {int((~shown).sum())} masked ones alone (per_image)")
+print(f"Eq. 4, over all {nats.numel()} places; "
+      f"and over the {int((~shown).sum())} masked ones alone (per_image)")
 
 # %% [markdown]
 # `per_image` takes the mean within each picture, then over pictures: a picture with three masked tokens weighs as much as one with
@@ -385,7 +405,8 @@ print("masked   accuracy, all places   accuracy, masked places   loss (nothing k
 for r in (0.1, 0.25, 0.5, 0.75, 1.0):
     masked = tokens_to_mask(r, N, "linear")
     everywhere = (N - masked + masked / K) / N
-    print(f"{masked:2d} of {N}        {everywhere:6.1%}                 {1 / K:6.1%}              {masked / N * math.log(K):.3f}")
+    print(f"{masked:2d} of {N}        {everywhere:6.1%}                 "
+          f"{1 / K:6.1%}              {masked / N * math.log(K):.3f}")
 
 # %% [markdown]
 # So we watch the accuracy **on masked tokens alone**, and hold it against the best constant answer: the one code that is most frequent. Some
@@ -394,7 +415,8 @@ for r in (0.1, 0.25, 0.5, 0.75, 1.0):
 # %%
 settings = run.tier.train["token_nets"]
 where = "masked places alone" if settings.masked_loss else "all places, as in the paper"
-display(Markdown(f"This tier, `{run.tier.name}`, takes Eq. 4 over **{where}**; γ is **{settings.gamma}** in training."))
+display(Markdown(f"This tier, `{run.tier.name}`, takes Eq. 4 over **{where}**; "
+                 f"γ is **{settings.gamma}** in training."))
 
 # %% [markdown]
 # ## 4. A toy world in which only neighbours help
@@ -408,12 +430,14 @@ from itersr.config import SwinConfig, TokenNetConfig
 from itersr.sampling import categorical
 
 down, across = torch.meshgrid(torch.arange(8), torch.arange(8), indexing="ij")
-world = torch.stack([(a * down + b * across + phase) % 4 for a, b in ((1, 0), (0, 1), (1, 1), (1, 3)) for phase in range(4)])
+world = torch.stack([(a * down + b * across + phase) % 4
+                     for a, b in ((1, 0), (0, 1), (1, 1), (1, 3)) for phase in range(4)])
 
 g = run.generator(5, "cpu")
 with torch.random.fork_rng(devices=[]):
     torch.manual_seed(run.seed)
-    toy = Refiner(TokenNetConfig(width=16, swin=SwinConfig(width=16, groups=1, depth=2, heads=2, mlp_ratio=2)), codes=4)
+    toy = Refiner(TokenNetConfig(
+        width=16, swin=SwinConfig(width=16, groups=1, depth=2, heads=2, mlp_ratio=2)), codes=4)
 
 
 def toy_logits(tokens: torch.Tensor, keep: torch.Tensor) -> torch.Tensor:
@@ -454,13 +478,16 @@ assert toy_accuracy[16] > 0.9, "with 16 tokens shown nearly everything can be kn
 
 # %%
 def sample(T: int, count: int, generator: torch.Generator) -> torch.Tensor:
-    """`count` maps from nothing in T steps: propose at masked places, keep what is known, re-mask at random."""
+    ("`count` maps from nothing in T steps: propose at masked places, keep what is known, "
+     "re-mask at random.")
     tokens = torch.zeros(count, 8, 8, dtype=torch.long)
     keep, order = tokens > 0, torch.rand(tokens.shape, generator=generator)
     for t in range(T, 0, -1):
-        proposed, _ = categorical(toy_logits(tokens, keep), torch.rand(tokens.shape, generator=generator))
+        proposed, _ = categorical(toy_logits(tokens, keep),
+                                  torch.rand(tokens.shape, generator=generator))
         tokens = torch.where(keep, tokens, proposed)
-        keep = random_mask(64 - tokens_to_keep(t - 1, T, 64), order)  # one fixed order, so that kept tokens stay kept
+        # one fixed order, so that kept tokens stay kept
+        keep = random_mask(64 - tokens_to_keep(t - 1, T, 64), order)
     return tokens
 
 
@@ -471,7 +498,8 @@ def agreement(tokens: torch.Tensor) -> torch.Tensor:
 
 samples = {T: sample(T, 100, g) for T in (1, 4, 8, 16)}
 whole = {T: agreement(tokens).mean().item() for T, tokens in samples.items()}
-assert whole[16] > whole[1] + 0.2, "sampling in steps must agree with itself better than sampling at once"
+assert whole[16] > whole[1] + 0.2, (
+    "sampling in steps must agree with itself better than sampling at once")
 
 fig, axes = plt.subplots(2, 8, figsize=(8, 2.3), layout="constrained")
 for column, axis in enumerate(axes.flat):
@@ -499,7 +527,8 @@ with torch.random.fork_rng(devices=[]):
     fresh = ITER(run.tier).to(run.device)
 fresh.vqgan.load_state_dict(model.vqgan.state_dict())
 fresh.lq_encoder.load_state_dict(model.lq_encoder.state_dict())
-fresh.refiner.start_from(fresh.lq_encoder)  # changes nothing unless φ_r reads the LQ image too (section 8)
+# changes nothing unless φ_r reads the LQ image too (section 8)
+fresh.refiner.start_from(fresh.lq_encoder)
 
 paper = dataclasses.replace(settings, networks=("refiner",), corrupt=0.0, masked_loss=False)
 task = Algorithm1(fresh, paper, run.seed)
@@ -510,8 +539,10 @@ task = Algorithm1(fresh, paper, run.seed)
 
 # %%
 training, _ = Photos.of(run.data).split()
-crops = Crops(training, settings.crop, run.seed, degradation=ranges(run.tier.degradation), scale=run.tier.scale)
-batch = {name: value.to(run.device) for name, value in default_collate([crops[i] for i in range(4)]).items()}
+crops = Crops(training, settings.crop, run.seed,
+              degradation=ranges(run.tier.degradation), scale=run.tier.scale)
+batch = {name: value.to(run.device)
+         for name, value in default_collate([crops[i] for i in range(4)]).items()}
 print({name: tuple(value.shape) for name, value in batch.items()})
 
 # %% [markdown]
@@ -523,7 +554,8 @@ with torch.no_grad():
     b_log_probs = fresh.lq_encoder(batch["lq"]).float().log_softmax(1)
 b_l = b_log_probs.argmax(1)
 b_seen = b_log_probs if run.tier.refiner.posterior else None
-print(f"S_h and S_l {tuple(b_h.shape)}; E_l is right at {(b_h == b_l).float().mean():.1%} of these places")
+print(f"S_h and S_l {tuple(b_h.shape)}; "
+      f"E_l is right at {(b_h == b_l).float().mean():.1%} of these places")
 
 # %% [markdown]
 # **m_l**, which tokens of S_l are good, by φ_e at a threshold α. At inference α is the user's choice, so training draws it at random; and in
@@ -531,13 +563,16 @@ print(f"S_h and S_l {tuple(b_h.shape)}; E_l is right at {(b_h == b_l).float().me
 # depend on the crop's index and a purpose: a resumed run draws the same.)
 
 # %%
-per_picture = task.noise(batch, "per image", torch.Size([3]))  # r, α, and a third number that only `corrupt` uses
+# r, α, and a third number that only `corrupt` uses
+per_picture = task.noise(batch, "per image", torch.Size([3]))
 coin = task.noise(batch, "start", torch.Size([]))
 with torch.no_grad():
-    probability_good = fresh.evaluator(b_l, b_l, b_log_probs if run.tier.evaluator.posterior else None).softmax(1)[:, 1]
+    probability_good = fresh.evaluator(
+        b_l, b_l, b_log_probs if run.tier.evaluator.posterior else None).softmax(1)[:, 1]
 alpha = per_picture[:, 1]
 m_l = (probability_good >= alpha[:, None, None]) & (coin > 0.5)[:, None, None]
-print("α", [round(a, 2) for a in alpha.tolist()], "→ good tokens of S_l:", m_l.flatten(1).sum(1).tolist(), "of", b_l[0].numel())
+print("α", [round(a, 2) for a in alpha.tolist()],
+      "→ good tokens of S_l:", m_l.flatten(1).sum(1).tolist(), "of", b_l[0].numel())
 
 # %% [markdown]
 # **RandomMask.** r ~ U(0, 1] for each picture, then ⌈γ(r)·N⌉ tokens of S_h are masked. (`rand` gives [0, 1), so 1 − rand gives (0, 1]: a
@@ -545,7 +580,8 @@ print("α", [round(a, 2) for a in alpha.tolist()], "→ good tokens of S_l:", m_
 
 # %%
 r = 1 - per_picture[:, 0]
-b_masked = torch.tensor([tokens_to_mask(x, b_h[0].numel(), paper.gamma) for x in r.tolist()], device=run.device)
+b_masked = torch.tensor([tokens_to_mask(x, b_h[0].numel(), paper.gamma) for x in r.tolist()],
+                        device=run.device)
 m_t = random_mask(b_masked, task.noise(batch, "mask", b_h.shape[1:]))
 assert (~m_t).flatten(1).sum(1).tolist() == b_masked.tolist()
 print("r", [round(x, 2) for x in r.tolist()], "→ masked:", b_masked.tolist(), "of", b_h[0].numel())
@@ -554,14 +590,16 @@ print("r", [round(x, 2) for x in r.tolist()], "→ masked:", b_masked.tolist(), 
 # **Eq. 4**, and the same step through the module.
 
 # %%
-logits = fresh.refiner(b_h, m_t, b_l, m_l, b_seen, fresh.refiner.lq_features(batch["lq"])).float()  # (4, codes, h, w)
+logits = fresh.refiner(b_h, m_t, b_l, m_l, b_seen,
+                       fresh.refiner.lq_features(batch["lq"])).float()  # (4, codes, h, w)
 nats = F.cross_entropy(logits, b_h, reduction="none")  # (4, h, w)
 by_hand, by_hand_masked = nats.mean(), per_image(nats, ~m_t)
 
 by_module, scalars = task(batch, 0, "iter")
 torch.testing.assert_close(by_hand, by_module)
 torch.testing.assert_close(by_hand_masked, scalars["refiner masked"])
-print(f"Eq. 4 by hand {by_hand.item():.4f} = Algorithm1 {by_module.item():.4f}; ln K = {math.log(codes):.4f}")
+print(f"Eq. 4 by hand {by_hand.item():.4f} = Algorithm1 {by_module.item():.4f}; "
+      f"ln K = {math.log(codes):.4f}")
 
 # %% [markdown]
 # The network is untrained. Without E_l's posterior its loss is near ln K, that of a uniform guess; with it (section 8) it starts at E_l's own loss. **Then the
@@ -593,7 +631,8 @@ model = load_or_train("token_nets", run.tier, run.data, run.checkpoints, **optio
 curve = learning_curve(run.tier, "token_nets", run.checkpoints, "refiner")
 train_curve = curve[curve["split"] == "train"]
 masked_loss = train_curve[train_curve["name"] == "refiner masked"]
-print(f"{int(curve['step'].max())} steps; φ_r: {sum(p.numel() for p in model.refiner.parameters()) / 1e6:.2f} M parameters")
+print(f"{int(curve['step'].max())} steps; "
+      f"φ_r: {sum(p.numel() for p in model.refiner.parameters()) / 1e6:.2f} M parameters")
 
 # %%
 fig, (left, right) = plt.subplots(1, 2, figsize=(8, 2.8), layout="constrained")
@@ -603,7 +642,8 @@ left.set(xlabel="step", ylabel="nats a token", title="Eq. 4 on training crops")
 validated = curve[curve["split"] == "validation"]
 for i, ratio in enumerate((0.25, 0.5, 0.75, 1.0)):
     rows = validated[validated["name"] == f"φ_r masked accuracy at {ratio}"]
-    right.plot(rows["step"], 100 * rows["value"], "o-", ms=3, color=plt.cm.viridis(i / 3.5), label=f"{ratio:.0%} masked")
+    right.plot(rows["step"], 100 * rows["value"], "o-", ms=3, color=plt.cm.viridis(i / 3.5),
+               label=f"{ratio:.0%} masked")
 constant = validated[validated["name"] == "best constant"]
 right.plot(constant["step"], 100 * constant["value"], color="grey", ls=":", label="best constant")
 right.set(xlabel="step", ylabel="% right", title="masked tokens of held-out crops")
@@ -622,7 +662,10 @@ assert masked_loss["value"].iloc[-1] < math.log(codes), "φ_r must know more tha
 # %%
 line, healthy = recipe("token_nets", "refiner")
 display(Markdown(line))
-healthy.loc[["train: refiner masked", "train: refiner masked accuracy", "validation: E_l top-1", *(f"validation: φ_r masked accuracy at {ratio}" for ratio in (0.25, 0.5, 0.75, 1.0)), "validation: lpips S_l", "validation: lpips one sample of E_l", "validation: lpips ITER"]]
+healthy.loc[["train: refiner masked", "train: refiner masked accuracy", "validation: E_l top-1",
+             *(f"validation: φ_r masked accuracy at {ratio}" for ratio in (0.25, 0.5, 0.75, 1.0)),
+             "validation: lpips S_l", "validation: lpips one sample of E_l",
+             "validation: lpips ITER"]]
 
 # %% [markdown]
 # ## 7. What φ_r predicts as more tokens are shown
@@ -637,11 +680,13 @@ nobody = torch.zeros_like(s_l, dtype=torch.bool)
 
 @torch.no_grad()
 def refine(network: Refiner, keep: torch.Tensor, shown: torch.Tensor = s_h) -> torch.Tensor:
-    """φ_r's logits for the held-out crops, given the tokens `shown` (the true ones) where `keep` is True."""
+    ("φ_r's logits for the held-out crops, given the tokens `shown` (the true ones) "
+     "where `keep` is True.")
     logits = []
     for p in (slice(i, i + 1) for i in range(len(s_h))):
         seen = log_probs[p] if network.posterior is not None else None
-        logits.append(network(shown[p], keep[p], s_l[p], nobody[p], seen, network.lq_features(lq[p])).float())
+        logits.append(network(shown[p], keep[p], s_l[p], nobody[p], seen,
+                              network.lq_features(lq[p])).float())
     return torch.cat(logits)
 
 
@@ -656,15 +701,22 @@ for ratio in masked_shares:
     keep = random_mask(round(ratio * n), places)
     logits = refine(model.refiner, keep)
     right = logits.argmax(1) == s_h
-    rows.append({"masked": ratio, "accuracy": right[~keep].float().mean().item(), "entropy": entropy(logits)[~keep].mean().item(),
-                 "copied": right[keep].float().mean().item() if keep.any() else float("nan")})
-constant = torch.bincount(s_h.flatten()).max().item() / s_h.numel()  # the best constant answer, chosen with hindsight
+    rows.append({
+        "masked": ratio,
+        "accuracy": right[~keep].float().mean().item(),
+        "entropy": entropy(logits)[~keep].mean().item(),
+        "copied": right[keep].float().mean().item() if keep.any() else float("nan"),
+    })
+# the best constant answer, chosen with hindsight
+constant = torch.bincount(s_h.flatten()).max().item() / s_h.numel()
 accuracy_l = (s_l == s_h).float().mean().item()
 for row in rows:
-    print(f"masked {row['masked']:4.0%}: accuracy {row['accuracy']:.1%}, entropy {row['entropy']:.2f} nats")
+    print(f"masked {row['masked']:4.0%}: "
+          f"accuracy {row['accuracy']:.1%}, entropy {row['entropy']:.2f} nats")
 print(f"best constant {constant:.1%}, S_l (E_l's argmax) {accuracy_l:.1%}, uniform {1 / codes:.1%}")
 masked_accuracy = sum(row["accuracy"] for row in rows) / len(rows)
-assert masked_accuracy > constant, f"φ_r's masked accuracy {masked_accuracy:.1%} is not above the best constant's {constant:.1%}"
+assert masked_accuracy > constant, (
+    f"φ_r's masked accuracy {masked_accuracy:.1%} is not above the best constant's {constant:.1%}")
 
 # %%
 fig, (left, right) = plt.subplots(1, 2, figsize=(8, 2.8), layout="constrained")
@@ -672,20 +724,25 @@ share = [100 * (1 - row["masked"]) for row in rows]
 left.plot(share, [100 * row["accuracy"] for row in rows], "o-", label="φ_r")
 left.axhline(100 * accuracy_l, color="C1", ls="--", label="S_l (E_l's argmax)")
 left.axhline(100 * constant, color="grey", ls=":", label="best constant")
-left.set(xlabel="% of tokens shown", ylabel="% of hidden tokens right", ylim=(0, None), title="accuracy on masked tokens")
+left.set(xlabel="% of tokens shown", ylabel="% of hidden tokens right", ylim=(0, None),
+         title="accuracy on masked tokens")
 right.plot(share, [row["entropy"] for row in rows], "o-", color="C2")
 right.axhline(math.log(codes), color="grey", ls=":", label="ln K")
-right.set(xlabel="% of tokens shown", ylabel="nats", ylim=(0, None), title="entropy of φ_r on masked tokens")
+right.set(xlabel="% of tokens shown", ylabel="nats", ylim=(0, None),
+          title="entropy of φ_r on masked tokens")
 left.legend(fontsize=8), right.legend(fontsize=8)
 path = run.save_figure(fig, "accuracy_vs_shown")
 
 # %%
 gain = 100 * (rows[-1]["accuracy"] - rows[0]["accuracy"])
 drop = rows[0]["entropy"] - rows[-1]["entropy"]
-verdict = "it reads its neighbours" if gain > 1 else "it hardly uses its neighbours, and leans on E_l's guess"
+verdict = ("it reads its neighbours" if gain > 1
+           else "it hardly uses its neighbours, and leans on E_l's guess")
 display(Markdown(
-    f"*What to see: how much the visible tokens help.* From nothing shown to 90 % shown, φ_r's accuracy on hidden tokens moves by "
-    f"**{gain:+.1f} points** and its entropy by **{-drop:+.2f} nats**: at this tier {verdict}. Its mean accuracy, **{masked_accuracy:.1%}**, "
+    "*What to see: how much the visible tokens help.* From nothing shown to 90 % shown, "
+    f"φ_r's accuracy on hidden tokens moves by **{gain:+.1f} points** "
+    f"and its entropy by **{-drop:+.2f} nats**: at this tier {verdict}. "
+    f"Its mean accuracy, **{masked_accuracy:.1%}**, "
     f"stands against **{constant:.1%}** for the best constant and **{accuracy_l:.1%}** for S_l."))
 
 # %% [markdown]
@@ -701,7 +758,8 @@ for j, ratio in enumerate((1.0, *levels)):
     logits = refine(untrained if j == 0 else model.refiner, keep)
     completed = torch.where(keep, s_h, logits.argmax(1))
     axes[0, j].imshow(hide(full, keep[which]))
-    heat = axes[1, j].imshow(entropy(logits)[which].cpu().masked_fill(keep[which].cpu(), math.nan), vmin=0, vmax=top, cmap="magma")
+    heat = axes[1, j].imshow(entropy(logits)[which].cpu().masked_fill(keep[which].cpu(), math.nan),
+                             vmin=0, vmax=top, cmap="magma")
     axes[2, j].imshow(picture(completed[which]))
     axes[0, j].set_title("untrained" if j == 0 else f"{1 - ratio:.0%} shown", fontsize=9)
 for axis, name in zip(axes[:, 0], ("S_t", "entropy", "best guess")):
@@ -725,17 +783,22 @@ path = run.save_figure(fig, "entropy_maps")
 
 # %%
 at_once = refine(model.refiner, nobody)  # from nothing known, as in the first step of Algorithm 2
-drawn, _ = categorical(at_once, torch.rand(s_h.shape, generator=run.generator(9, "cpu")).to(s_h.device), 0.7)
+drawn, _ = categorical(
+    at_once, torch.rand(s_h.shape, generator=run.generator(9, "cpu")).to(s_h.device), 0.7)
 believed = {"true tokens": s_h, "its own samples": drawn}
 
 
 def hidden_loss(keep: torch.Tensor, shown: torch.Tensor = s_h) -> float:
     """Eq. 4 on the hidden tokens of the held-out crops, in nats a token."""
-    return F.cross_entropy(refine(model.refiner, keep, shown), s_h, reduction="none")[~keep].mean().item()
+    return F.cross_entropy(
+        refine(model.refiner, keep, shown), s_h, reduction="none")[~keep].mean().item()
 
 
-exposure = {name: [hidden_loss(random_mask(round(ratio * n), places), tokens) for ratio in masked_shares] for name, tokens in believed.items()}
-assert exposure["true tokens"][0] == exposure["its own samples"][0], "where all is masked no value may be seen"
+exposure = {name: [hidden_loss(random_mask(round(ratio * n), places), tokens)
+                   for ratio in masked_shares]
+            for name, tokens in believed.items()}
+assert exposure["true tokens"][0] == exposure["its own samples"][0], (
+    "where all is masked no value may be seen")
 fig, axis = plt.subplots(figsize=(5, 2.8), layout="constrained")
 for name, values in exposure.items():
     axis.plot(share, values, "o-", ms=4, label=f"shown: {name}")
@@ -747,8 +810,9 @@ harm = exposure["its own samples"][-1] - exposure["its own samples"][0]
 
 # %%
 display(Markdown(
-    f"{(drawn != s_h).float().mean():.0%} of these samples are not S_h's token. Showing 90 % of them moves φ_r's loss on the rest by **{harm:+.3f} nats**; "
-    f"true tokens move it by {exposure['true tokens'][-1] - exposure['true tokens'][0]:+.3f}."))
+    f"{(drawn != s_h).float().mean():.0%} of these samples are not S_h's token. "
+    f"Showing 90 % of them moves φ_r's loss on the rest by **{harm:+.3f} nats**; true tokens "
+    f"move it by {exposure['true tokens'][-1] - exposure['true tokens'][0]:+.3f}."))
 
 # %% [markdown]
 # *What to see: the loss should not rise as more samples are shown* (they hold nothing about the picture that φ_r did not put there); where it does, φ_r
@@ -769,9 +833,12 @@ crops = [Pair(str(i), hq[i : i + 1].cpu(), lq[i : i + 1].cpu()) for i in range(l
 told = {own: neighbour_information(model, crops, own=own, seed=run.seed) for own in (False, True)}
 information = 1 - told[False][0.75] / told[False][0.0]
 display(Markdown(
-    f"With nothing known φ_r's loss is {told[False][0.0]:.2f} nats a token, with three quarters of the true tokens known {told[False][0.75]:.2f}: a neighbour "
-    f"information of **{information:.0%}**. With three quarters of its own draws known it is {told[True][0.75]:.2f}. "
-    "[Notebook 10](10_where_steps_pay.ipynb) has a world in which that share is several times as large, and there the steps pay."))
+    f"With nothing known φ_r's loss is {told[False][0.0]:.2f} nats a token, "
+    f"with three quarters of the true tokens known {told[False][0.75]:.2f}: a neighbour "
+    f"information of **{information:.0%}**. "
+    f"With three quarters of its own draws known it is {told[True][0.75]:.2f}. "
+    "[Notebook 10](10_where_steps_pay.ipynb) has a world in which that share is "
+    "several times as large, and there the steps pay."))
 
 # %% [markdown]
 # ## 8. Beyond the paper: E_l's posterior, and the LQ image itself
@@ -785,7 +852,8 @@ rank = (order == s_h[:, None]).float().argmax(1)  # 0: E_l's first choice is the
 for k in (1, 2, 5, 10):
     print(f"the true token is among E_l's first {k:2d}: {(rank < k).float().mean():.1%}")
 unsure = entropy(log_probs).mean().item()
-print(f"mean entropy of E_l: {unsure:.2f} nats, as unsure as {math.exp(unsure):.1f} equally likely codes; S_l says 1")
+print(f"mean entropy of E_l: {unsure:.2f} nats, "
+      f"as unsure as {math.exp(unsure):.1f} equally likely codes; S_l says 1")
 
 # %% [markdown]
 # The option `posterior=True` hands E_l's log-probabilities to φ_r (and φ_e) as a further input, **and adds them to φ_r's logits**; its output layers
@@ -799,17 +867,24 @@ print(f"mean entropy of E_l: {unsure:.2f} nats, as unsure as {math.exp(unsure):.
 # %%
 with torch.random.fork_rng(devices=[]):
     torch.manual_seed(run.seed)
-    informed = Refiner(dataclasses.replace(run.tier.refiner, posterior=True, reads_lq=False), codes).to(run.device).requires_grad_(False)
-    looking = ITER(dataclasses.replace(run.tier, refiner=dataclasses.replace(run.tier.refiner, norm="none", posterior=True, reads_lq=True)))
+    informed = Refiner(
+        dataclasses.replace(run.tier.refiner, posterior=True, reads_lq=False), codes
+    ).to(run.device).requires_grad_(False)
+    looking = ITER(dataclasses.replace(run.tier, refiner=dataclasses.replace(
+        run.tier.refiner, norm="none", posterior=True, reads_lq=True)))
 looking = looking.refiner.to(run.device).requires_grad_(False)
 looking.start_from(model.lq_encoder)
 maps = (s_h[:1], nobody[:1], s_l[:1], nobody[:1], log_probs[:1])
 for start in (informed(*maps), looking(*maps, looking.lq_features(lq[:1]))):
     torch.testing.assert_close(start.log_softmax(1), log_probs[:1], atol=1e-4, rtol=1e-4)
 config = run.tier.refiner
-reads = "S_l alone, as in the paper" if not config.posterior else "E_l's posterior as well" if not config.reads_lq else "E_l's posterior and the LQ image as well"
-display(Markdown(f"Untrained, φ_r = E_l either way. At this tier φ_r reads **{reads}** (`posterior` and `reads_lq` in the tier's `refiner`). What that changes is "
-                 "reported beside the paper's own form in notebook 09."))
+reads = ("S_l alone, as in the paper" if not config.posterior
+         else "E_l's posterior as well" if not config.reads_lq
+         else "E_l's posterior and the LQ image as well")
+display(Markdown(
+    f"Untrained, φ_r = E_l either way. At this tier φ_r reads **{reads}** "
+    "(`posterior` and `reads_lq` in the tier's `refiner`). "
+    "What that changes is reported beside the paper's own form in notebook 09."))
 
 # %% [markdown]
 # ### Do the layers say anything?
@@ -825,14 +900,19 @@ display(Markdown(f"Untrained, φ_r = E_l either way. At this tier φ_r reads **{
 
 # %%
 said, half = [], random_mask(n // 2, places)
-with model.refiner.head.register_forward_hook(lambda layer, inputs, output: said.append(output.mean((0, 2, 3), keepdim=True))):
+with model.refiner.head.register_forward_hook(
+        lambda layer, inputs, output: said.append(output.mean((0, 2, 3), keepdim=True))):
     spoken = hidden_loss(half)
-with model.refiner.head.register_forward_hook(lambda layer, inputs, output: torch.stack(said).mean(0).expand_as(output)):
+with model.refiner.head.register_forward_hook(
+        lambda layer, inputs, output: torch.stack(said).mean(0).expand_as(output)):
     silent = hidden_loss(half)
 found = "they do their part" if silent - spoken > 0.01 else (
-    "**they have collapsed**: whatever φ_r adds to E_l's posterior comes from the one convolution of known tokens. What these weights show about φ_r's "
+    "**they have collapsed**: whatever φ_r adds to E_l's posterior comes from "
+    "the one convolution of known tokens. What these weights show about φ_r's "
     "proposals (notebooks 07 and 09) they show about that convolution")
-display(Markdown(f"With half of the true tokens shown: {spoken:.4f} nats as trained, {silent:.4f} with the Swin layers' answer made the same everywhere; {found}."))
+display(Markdown(
+    f"With half of the true tokens shown: {spoken:.4f} nats as trained, "
+    f"{silent:.4f} with the Swin layers' answer made the same everywhere; {found}."))
 
 
 # %% [markdown]
@@ -892,10 +972,12 @@ def revealed(t: int, T: int, N: int, kind: str) -> float:
 # %% tags=["check"]
 for kind in ("linear", "cosine", "square"):
     of_steps = [revealed(t, 8, 64, kind) for t in range(1, 9)]
-    assert abs(sum(of_steps) - 64) < 1e-9, f"{kind}: the steps reveal {sum(of_steps)} of 64 tokens in all; needed is 64"
+    assert abs(sum(of_steps) - 64) < 1e-9, (
+        f"{kind}: the steps reveal {sum(of_steps)} of 64 tokens in all; needed is 64")
     for t, mean in enumerate(of_steps, start=1):
         exact = tokens_to_keep(t - 1, 8, 64, kind) - tokens_to_keep(t, 8, 64, kind)
-        assert abs(mean - exact) <= 1, f"{kind}, t = {t}: {mean:.1f} on average, {exact} by the exact counts of section 1"
+        assert abs(mean - exact) <= 1, (
+            f"{kind}, t = {t}: {mean:.1f} on average, {exact} by the exact counts of section 1")
 
 
 # %% [markdown]
@@ -941,16 +1023,21 @@ def masked_accuracy_of(predicted: torch.Tensor, truth: torch.Tensor, keep: torch
 _g = torch.Generator().manual_seed(1)
 _truth, _guess = (torch.randint(4, (3, 5, 5), generator=_g) for _ in range(2))
 _keep = torch.rand(3, 5, 5, generator=_g) < torch.tensor([0.2, 0.5, 0.9])[:, None, None]
-assert abs(masked_accuracy_of(_guess, _truth, _keep) - per_image((_guess == _truth).float(), ~_keep).item()) < 1e-6
-_copier = torch.where(_keep, _truth, (_truth + 1) % 4)  # right wherever it can look, wrong elsewhere
+assert abs(masked_accuracy_of(_guess, _truth, _keep)
+           - per_image((_guess == _truth).float(), ~_keep).item()) < 1e-6
+# right wherever it can look, wrong elsewhere
+_copier = torch.where(_keep, _truth, (_truth + 1) % 4)
 assert masked_accuracy_of(_copier, _truth, _keep) == 0
 
 # %%
 path = run.record(
-    measured=f"masked-token accuracy {masked_accuracy:.1%} (best constant {constant:.1%}, S_l {accuracy_l:.1%})",
+    measured=(f"masked-token accuracy {masked_accuracy:.1%} "
+              f"(best constant {constant:.1%}, S_l {accuracy_l:.1%})"),
     masked_accuracy=masked_accuracy, best_constant=constant, s_l_accuracy=accuracy_l,
-    by_ratio=[{"masked": row["masked"], "accuracy": row["accuracy"], "entropy": row["entropy"]} for row in rows],
-    neighbour_information=information, toy_accuracy=toy_accuracy, toy_agreement=whole, e_l_entropy=unsure, e_l_top5=(rank < 5).float().mean().item(), overfit=overfit,
+    by_ratio=[{"masked": row["masked"], "accuracy": row["accuracy"], "entropy": row["entropy"]}
+              for row in rows],
+    neighbour_information=information, toy_accuracy=toy_accuracy, toy_agreement=whole,
+    e_l_entropy=unsure, e_l_top5=(rank < 5).float().mean().item(), overfit=overfit,
 )
 
 # %% [markdown]

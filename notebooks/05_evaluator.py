@@ -83,14 +83,17 @@ from itersr.training.data import Crops, Photos, ranges, validation_pairs
 
 # %%
 options = {"seed": run.seed, "device": str(run.device)}
-for stage in ("vqgan", "lq_encoder", "token_nets"):  # loads what earlier notebooks left, trains what is missing
+# loads what earlier notebooks left, trains what is missing
+for stage in ("vqgan", "lq_encoder", "token_nets"):
     model = load_or_train(stage, run.tier, run.data, run.checkpoints, **options)
 f, codes = model.vqgan.config.factor, model.vqgan.config.codes
 
 held_out = Photos(bundled("test"))  # no network here was trained on these
-pairs = validation_pairs(held_out, 6, 32 * f, run.seed, degradation=ranges(run.tier.degradation), scale=run.tier.scale)
+pairs = validation_pairs(held_out, 6, 32 * f, run.seed,
+                         degradation=ranges(run.tier.degradation), scale=run.tier.scale)
 hq, lq = pairs["hq"].to(run.device), pairs["lq"].to(run.device)
-photo = torch.arange(6) % len(held_out)  # which photo each crop is of: two degradations of three photos
+# which photo each crop is of: two degradations of three photos
+photo = torch.arange(6) % len(held_out)
 with torch.no_grad():
     s_h = torch.cat([model.vqgan.encode(x) for x in hq.split(1)])
     log_probs = model.log_posterior(lq)  # log p_l(token | LQ), (6, codes, 32, 32)
@@ -106,7 +109,8 @@ print(f"S_h, S_l {tuple(s_h.shape)}, {codes} codes")
 # two outputs a place; only their difference z matters, since p(good) = softmax(…)₁ = σ(z). On a toy of 2×3 places:
 
 # %% tags=["nbval-check-output"]
-logits = torch.randn(1, 2, 2, 3, generator=torch.Generator().manual_seed(0))  # (B, 2, h, w): bad, good
+# (B, 2, h, w): bad, good
+logits = torch.randn(1, 2, 2, 3, generator=torch.Generator().manual_seed(0))
 toy_tokens = torch.tensor([[[5, 1, 2], [3, 0, 7]]])
 toy_truth = torch.tensor([[[5, 1, 4], [3, 6, 7]]])
 total = 0.0
@@ -133,14 +137,18 @@ def binary_entropy(p: float) -> float:
     return 0.0 if p in (0, 1) else -p * math.log(p) - (1 - p) * math.log(1 - p)
 
 
-print("kept   AUC, all places   AUC, sampled places   loss, knowing the mask   loss, knowing only the share")
+print("kept   AUC, all places   AUC, sampled places   "
+      "loss, knowing the mask   loss, knowing only the share")
 for kept in (250, 500, 750):
     is_kept = torch.arange(1000) < kept
-    is_right = torch.arange(1000) < kept + (1000 - kept) // 5  # all kept ones, and a fifth of the samples
-    everywhere, sampled = auc(is_kept.float(), is_right), auc(is_kept[kept:].float(), is_right[kept:])
+    # all kept ones, and a fifth of the samples
+    is_right = torch.arange(1000) < kept + (1000 - kept) // 5
+    everywhere, sampled = (auc(is_kept.float(), is_right),
+                           auc(is_kept[kept:].float(), is_right[kept:]))
     loss = (1000 - kept) / 1000 * binary_entropy(0.2)
     base = binary_entropy(is_right.float().mean().item())
-    print(f"{kept / 1000:.0%}       {everywhere:.2f}              {sampled:.2f}                 {loss:.3f}                    {base:.3f}")
+    print(f"{kept / 1000:.0%}       {everywhere:.2f}              {sampled:.2f}                 "
+          f"{loss:.3f}                    {base:.3f}")
 
 # %% [markdown]
 # A brilliant AUC and a low loss, and no knowledge at all: on the samples, the only tokens in question, it is at chance. At inference it
@@ -167,13 +175,16 @@ settings = dataclasses.replace(run.tier.train["token_nets"], networks=("evaluato
 task = Algorithm1(fresh, settings, run.seed)
 
 training, _ = Photos.of(run.data).split()
-crops = Crops(training, settings.crop, run.seed, degradation=ranges(run.tier.degradation), scale=run.tier.scale)
-batch = {name: value.to(run.device) for name, value in default_collate([crops[i] for i in range(4)]).items()}
+crops = Crops(training, settings.crop, run.seed,
+              degradation=ranges(run.tier.degradation), scale=run.tier.scale)
+batch = {name: value.to(run.device)
+         for name, value in default_collate([crops[i] for i in range(4)]).items()}
 with torch.no_grad():
     b_h = fresh.vqgan.encode(batch["hq"])
     b_log_probs = fresh.lq_encoder(batch["lq"]).float().log_softmax(1)
 b_l = b_log_probs.argmax(1)
-seen_r = b_log_probs if run.tier.refiner.posterior else None  # this and the LQ features go beyond the paper: notebook 04, section 8
+# this and the LQ features go beyond the paper: notebook 04, section 8
+seen_r = b_log_probs if run.tier.refiner.posterior else None
 lq_features_r = fresh.refiner.lq_features(batch["lq"])
 seen_e = b_log_probs if run.tier.evaluator.posterior else None
 
@@ -183,7 +194,8 @@ seen_e = b_log_probs if run.tier.evaluator.posterior else None
 # %%
 judged_l = fresh.evaluator(b_l, b_l, seen_e).float()  # (4, 2, h, w)
 loss_l = F.cross_entropy(judged_l, (b_l == b_h).long())
-print(f"S_l: {(b_l == b_h).float().mean():.1%} of the tokens are good; Eq. 5 untrained {loss_l.item():.3f}")
+print(f"S_l: {(b_l == b_h).float().mean():.1%} of the tokens are good; "
+      f"Eq. 5 untrained {loss_l.item():.3f}")
 
 # %% [markdown]
 # **Second map: φ_r's sample**, as it will be judged at every later step. Mask S_h as in notebook 04, let φ_r propose, and **draw**, as inference
@@ -191,17 +203,21 @@ print(f"S_l: {(b_l == b_h).float().mean():.1%} of the tokens are good; Eq. 5 unt
 
 # %%
 numbers = task.noise(batch, "per image", torch.Size([3]))
-masked = torch.tensor([tokens_to_mask(1 - x, b_h[0].numel(), settings.gamma) for x in numbers[:, 0].tolist()], device=run.device)
+masked = torch.tensor([tokens_to_mask(1 - x, b_h[0].numel(), settings.gamma)
+                       for x in numbers[:, 0].tolist()], device=run.device)
 m_t = random_mask(masked, task.noise(batch, "mask", b_h.shape[1:]))
-m_l = judged_l.softmax(1)[:, 1] >= numbers[:, 1, None, None]  # α at random …
-m_l = m_l & (task.noise(batch, "start", torch.Size([])) > 0.5)[:, None, None]  # … and in half of the pictures nothing known
+# α at random …
+m_l = judged_l.softmax(1)[:, 1] >= numbers[:, 1, None, None]
+# … and in half of the pictures nothing known
+m_l = m_l & (task.noise(batch, "start", torch.Size([])) > 0.5)[:, None, None]
 
 with torch.no_grad():
     logits_r = fresh.refiner(b_h, m_t, b_l, m_l, seen_r, lq_features_r).float()
 u = task.noise(batch, "sample", b_h.shape[1:])
 drawn_by_hand = (logits_r.softmax(1).cumsum(1) <= u[:, None]).sum(1).clamp(max=codes - 1)
 drawn, _ = categorical(logits_r, u)
-assert (drawn_by_hand == drawn).float().mean() > 0.999  # a number on a border may fall on either side of it
+# a number on a border may fall on either side of it
+assert (drawn_by_hand == drawn).float().mean() > 0.999
 
 # %% [markdown]
 # The kept tokens stay, so the map is complete, and no mask goes with it. The loss is the mean of the two maps'.
@@ -213,8 +229,8 @@ loss_s = F.cross_entropy(judged, (complete == b_h).long())
 
 by_module, scalars = task(batch, 0, "iter")
 torch.testing.assert_close((loss_l + loss_s) / 2, by_module)
-print(f"Eq. 5 by hand: S_l {loss_l.item():.3f}, samples {loss_s.item():.3f}, mean {((loss_l + loss_s) / 2).item():.3f}"
-      f" = Algorithm1 {by_module.item():.3f}")
+print(f"Eq. 5 by hand: S_l {loss_l.item():.3f}, samples {loss_s.item():.3f}, "
+      f"mean {((loss_l + loss_s) / 2).item():.3f} = Algorithm1 {by_module.item():.3f}")
 
 
 # %% [markdown]
@@ -234,12 +250,14 @@ def each(function, *maps: torch.Tensor) -> torch.Tensor:
 
 
 def refine(tokens, keep, condition, condition_keep, seen, image):
-    return model.functions(seen, model.lq_features(image))[0](tokens, keep, condition, condition_keep).float()
+    return model.functions(seen, model.lq_features(image))[0](
+        tokens, keep, condition, condition_keep).float()
 
 
 def judge(tokens, condition, seen):
     """z, the log-odds of "good", of every token: (1, h, w)."""
-    logits = model.evaluator(tokens, condition, seen if run.tier.evaluator.posterior else None).float()
+    logits = model.evaluator(
+        tokens, condition, seen if run.tier.evaluator.posterior else None).float()
     return logits[:, 1] - logits[:, 0]
 
 
@@ -248,7 +266,8 @@ nobody = torch.zeros_like(s_l, dtype=torch.bool)
 
 
 def complete_map(ratio: float) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """True tokens at 1 − ratio of the places, φ_r's samples elsewhere: (map, keep, φ_r's own log-confidence)."""
+    ("True tokens at 1 − ratio of the places, φ_r's samples elsewhere: "
+     "(map, keep, φ_r's own log-confidence).")
     keep = random_mask(round(ratio * n), places)
     drawn, confidence = categorical(each(refine, s_h, keep, s_l, nobody, log_probs, lq), u)
     return torch.where(keep, s_h, drawn), keep, confidence
@@ -293,7 +312,8 @@ rows = validated[validated["name"] == "AUC of φ_e on S_l"]
 right.plot(rows["step"], rows["value"], "o-", ms=3, color="black", label="S_l")
 for i, ratio in enumerate((0.25, 0.5, 0.75, 1.0)):
     rows = validated[validated["name"] == f"AUC of φ_e on samples at {ratio}"]
-    right.plot(rows["step"], rows["value"], "o-", ms=3, color=plt.cm.viridis(i / 3.5), label=f"samples, {ratio:.0%} masked")
+    right.plot(rows["step"], rows["value"], "o-", ms=3, color=plt.cm.viridis(i / 3.5),
+               label=f"samples, {ratio:.0%} masked")
 right.axhline(0.5, color="grey", ls=":")
 right.set(xlabel="step", ylabel="AUC", title="held-out crops")
 left.legend(fontsize=8), right.legend(fontsize=7)
@@ -310,16 +330,23 @@ path = run.save_figure(fig, "training")
 # %%
 line, healthy = recipe("token_nets", "evaluator")
 display(Markdown(line))
-healthy.loc[["train: evaluator on S_l", "train: evaluator on samples", "validation: AUC of φ_e on S_l", "validation: AUC of E_l's confidence on S_l", *(f"validation: AUC of {who} at {ratio}" for ratio in (0.25, 0.5, 0.75, 1.0) for who in ("φ_e on samples", "φ_r's confidence"))]]
+healthy.loc[["train: evaluator on S_l", "train: evaluator on samples",
+             "validation: AUC of φ_e on S_l", "validation: AUC of E_l's confidence on S_l",
+             *(f"validation: AUC of {who} at {ratio}"
+               for ratio in (0.25, 0.5, 0.75, 1.0)
+               for who in ("φ_e on samples", "φ_r's confidence"))]]
 
 # %%
-z_l = each(judge, s_l, s_l, log_probs)  # log-odds of "good" for every token of S_l, as φ_e was trained (no correction yet)
+# log-odds of "good" for every token of S_l, as φ_e was trained (no correction yet)
+z_l = each(judge, s_l, s_l, log_probs)
 loss_held = F.binary_cross_entropy_with_logits(z_l, right_l.float()).item()
 base_loss = binary_entropy(right_l.float().mean().item())
 relation = "below" if loss_held < base_loss else "not below"
-display(Markdown(f"On S_l of the held-out photos Eq. 5 is **{loss_held:.3f}**, {relation} **{base_loss:.3f}**, the entropy of the share of good tokens "
-                 f"({right_l.float().mean():.1%}). A loss mixes two things: are good tokens ranked above bad ones (section 6), and are the "
-                 "probabilities right (section 7)?"))
+display(Markdown(
+    f"On S_l of the held-out photos Eq. 5 is **{loss_held:.3f}**, {relation} "
+    f"**{base_loss:.3f}**, the entropy of the share of good tokens "
+    f"({right_l.float().mean():.1%}). A loss mixes two things: are good tokens "
+    "ranked above bad ones (section 6), and are the probabilities right (section 7)?"))
 
 # %% [markdown]
 # ### Beside the truth
@@ -337,7 +364,8 @@ tried = pd.read_csv(ROOT / "figures" / "results" / "tried" / "evaluator_beside_t
 fig, axis = plt.subplots(figsize=(5, 2.8), layout="constrained")
 for i, ratio in enumerate((0.25, 0.5, 0.75, 1.0)):
     rows = tried[tried["name"] == f"AUC of φ_e on samples at {ratio}"]
-    axis.plot(rows["step"], rows["value"], "o-", ms=3, color=plt.cm.viridis(i / 3.5), label=f"samples, {ratio:.0%} masked")
+    axis.plot(rows["step"], rows["value"], "o-", ms=3, color=plt.cm.viridis(i / 3.5),
+              label=f"samples, {ratio:.0%} masked")
 rows = tried[tried["name"] == "AUC of φ_e on S_l"]
 axis.plot(rows["step"], rows["value"], "o-", ms=3, color="black", label="S_l")
 axis.set(xlabel="steps with the truth in half of the maps", ylabel="AUC among sampled tokens")
@@ -369,7 +397,8 @@ def auc_by_hand(score: list[float], good: list[bool]) -> float:
 
 
 sample = torch.randperm(z_l.numel(), generator=run.generator(2, "cpu"))[:400].to(run.device)
-some, some_right = z_l.flatten()[sample].round(decimals=1), right_l.flatten()[sample]  # rounded, so that there are ties
+# rounded, so that there are ties
+some, some_right = z_l.flatten()[sample].round(decimals=1), right_l.flatten()[sample]
 assert abs(auc_by_hand(some.tolist(), some_right.tolist()) - auc(some, some_right)) < 1e-9
 print("AUC: the double loop == itersr.training.algorithm1.auc, which sorts (N log N instead of N²)")
 
@@ -384,7 +413,8 @@ def roc(score: torch.Tensor, good: torch.Tensor) -> tuple[torch.Tensor, torch.Te
     order = score.flatten().argsort(descending=True)
     hits = good.flatten()[order].double()
     zero = hits.new_zeros(1)
-    return torch.cat([zero, (1 - hits).cumsum(0) / (1 - hits).sum()]).cpu(), torch.cat([zero, hits.cumsum(0) / hits.sum()]).cpu()
+    return (torch.cat([zero, (1 - hits).cumsum(0) / (1 - hits).sum()]).cpu(),
+            torch.cat([zero, hits.cumsum(0) / hits.sum()]).cpu())
 
 
 false_alarms, found = roc(z_l, right_l)
@@ -406,7 +436,8 @@ for ratio in (0.25, 0.5, 0.75, 1.0):
     tokens, keep, confidence = complete_map(ratio)
     z, right = each(judge, tokens, s_l, log_probs)[~keep], (tokens == s_h)[~keep]
     table[f"samples, {ratio:.0%} masked"] = (auc(z, right), auc(confidence[~keep], right), "φ_r")
-    curves["φ_r's samples, all masked"] = [("φ_e", z, right), ("φ_r's confidence", confidence[~keep], right)]
+    curves["φ_r's samples, all masked"] = [
+        ("φ_e", z, right), ("φ_r's confidence", confidence[~keep], right)]
 
 swap, v = torch.rand(2, *s_h.shape, generator=run.generator(3, "cpu")).to(run.device)
 s_t = torch.where(swap < 0.3, categorical(log_probs, v)[0], s_h)  # some of these are right by luck
@@ -414,13 +445,15 @@ logits_r = each(refine, s_t, half_keep, s_l, nobody, log_probs, lq)
 tokens = torch.where(half_keep, s_t, categorical(logits_r, u)[0])
 of_kept = logits_r.log_softmax(1).gather(1, s_t[:, None])[:, 0][half_keep]
 right = (tokens == s_h)[half_keep]
-table["kept tokens, some wrong"] = (auc(each(judge, tokens, s_l, log_probs)[half_keep], right), auc(of_kept, right), "φ_r")
+table["kept tokens, some wrong"] = (
+    auc(each(judge, tokens, s_l, log_probs)[half_keep], right), auc(of_kept, right), "φ_r")
 
 print(f"{'AUC on held-out photos':<26} φ_e    own confidence")
 for name, (of_e, own, whose) in table.items():
     print(f"{name:<26} {of_e:.3f}  {own:.3f} ({whose})")
 if table["S_l"][0] < 0.5:
-    print("On S_l φ_e is below chance: what E_l gets wrong on its few training photos is not what it gets wrong on others.")
+    print("On S_l φ_e is below chance: what E_l gets wrong on its few training photos "
+          "is not what it gets wrong on others.")
 assert table["samples, 100% masked"][0] > 0.6, "φ_e must be clearly above chance on samples"
 
 # %%
@@ -438,9 +471,12 @@ wins = [name for name, (of_e, own, _) in table.items() if of_e > own + 0.005]
 losses = [name for name, (of_e, own, _) in table.items() if own > of_e + 0.005]
 display(Markdown(
     "*What to see: the further to the upper left, the better; the number is the AUC.* "
-    f"φ_e ranks better than the network's own confidence on: **{', '.join(wins) or 'none of these'}**; worse on: **{', '.join(losses) or 'none'}**. "
-    "On fresh samples a well-calibrated φ_r is hard to beat (section 1). The question that only φ_e is made for is the last row of the table: "
-    "which of the kept tokens are wrong? The AUC is also not all that counts: a judge that finds only the easy places good has a fine AUC and bad masks. Notebook 07 compares the *results*."))
+    "φ_e ranks better than the network's own confidence on: "
+    f"**{', '.join(wins) or 'none of these'}**; worse on: **{', '.join(losses) or 'none'}**. "
+    "On fresh samples a well-calibrated φ_r is hard to beat (section 1). The question that "
+    "only φ_e is made for is the last row of the table: which of the kept tokens are wrong? "
+    "The AUC is also not all that counts: a judge that finds only the easy places good "
+    "has a fine AUC and bad masks. Notebook 07 compares the *results*."))
 
 
 # %% [markdown]
@@ -474,12 +510,18 @@ def logistic(features: list[torch.Tensor], good: torch.Tensor) -> torch.Tensor:
 drawn, _, confidence = complete_map(1.0)
 equals = (drawn == s_h).cpu()
 of_r, of_e = confidence.double().cpu(), each(judge, drawn, s_l, log_probs).double().cpu()
-told = {"the share of good tokens": [], "log φ_r": [of_r], "φ_e": [of_e], "log φ_r and φ_e": [of_r, of_e]}
+told = {
+    "the share of good tokens": [],
+    "log φ_r": [of_r],
+    "φ_e": [of_e],
+    "log φ_r and φ_e": [of_r, of_e],
+}
 regression = {}
 for name, maps in told.items():
     predicted = torch.zeros_like(of_r)
     for i in range(len(held_out)):
-        test, constant = photo == i, torch.zeros_like(of_r)  # a feature that says nothing, for the first row
+        # `constant`: a feature that says nothing, for the first row
+        test, constant = photo == i, torch.zeros_like(of_r)
         inputs = maps or [constant]
         w = logistic([m[~test].flatten() for m in inputs], equals[~test].flatten())
         predicted[test] = w[0] + sum(weight * m[test] for weight, m in zip(w[1:], inputs))
@@ -489,11 +531,15 @@ pd.DataFrame(regression).T.round(3)
 
 # %%
 gain = regression["log φ_r"]["nats a token"] - regression["log φ_r and φ_e"]["nats a token"]
-whole = regression["the share of good tokens"]["nats a token"] - regression["log φ_r"]["nats a token"]
+whole = (regression["the share of good tokens"]["nats a token"]
+         - regression["log φ_r"]["nats a token"])
 display(Markdown(
-    f"φ_r's probability alone saves **{whole:.3f}** nats a token over knowing only how many are good; φ_e beside it changes that by **{gain:+.3f}**. "
-    + ("φ_e knows hardly anything of its own." if gain < 0.1 * abs(whole) else "Here φ_e does add something: where φ_r's probabilities are poor, a second opinion helps.")
-    + " [Notebook 10](10_where_steps_pay.ipynb) asks the other question, whether tokens fit each other, in a world where the answer is known."))
+    f"φ_r's probability alone saves **{whole:.3f}** nats a token over knowing only how many "
+    f"are good; φ_e beside it changes that by **{gain:+.3f}**. "
+    + ("φ_e knows hardly anything of its own." if gain < 0.1 * abs(whole) else
+       "Here φ_e does add something: where φ_r's probabilities are poor, a second opinion helps.")
+    + " [Notebook 10](10_where_steps_pay.ipynb) asks the other question, whether tokens fit "
+      "each other, in a world where the answer is known."))
 
 
 # %% [markdown]
@@ -503,12 +549,14 @@ display(Markdown(
 # by what φ_e says and asks how many of each group are good.
 
 # %%
-def reliability(p: torch.Tensor, good: torch.Tensor, bins: int = 10) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def reliability(p: torch.Tensor, good: torch.Tensor,
+                bins: int = 10) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """For groups of equal size, by rising p: mean p, share of good tokens, size."""
     order = p.flatten().argsort()
     said = p.flatten()[order].chunk(bins)
     was = good.flatten()[order].float().chunk(bins)
-    return torch.stack([x.mean() for x in said]), torch.stack([x.mean() for x in was]), torch.tensor([float(len(x)) for x in said])
+    return (torch.stack([x.mean() for x in said]), torch.stack([x.mean() for x in was]),
+            torch.tensor([float(len(x)) for x in said]))
 
 
 def calibration_error(p: torch.Tensor, good: torch.Tensor) -> float:
@@ -518,7 +566,8 @@ def calibration_error(p: torch.Tensor, good: torch.Tensor) -> float:
 
 
 error_raw = calibration_error(z_l.sigmoid(), right_l)
-print(f"φ_e says {z_l.sigmoid().mean():.1%} on average, {right_l.float().mean():.1%} are good; calibration error {error_raw:.3f}")
+print(f"φ_e says {z_l.sigmoid().mean():.1%} on average, "
+      f"{right_l.float().mean():.1%} are good; calibration error {error_raw:.3f}")
 
 
 # %% [markdown]
@@ -536,7 +585,8 @@ toy_good = torch.arange(20_000) < 4_000  # a fifth
 x = torch.randn(20_000, generator=torch.Generator().manual_seed(0)) + toy_good.float() * 2 - 1
 z_toy = 2 * x + logit(0.5)
 c_toy = logit(0.2) - logit(0.5)
-before, after = calibration_error(z_toy.sigmoid(), toy_good), calibration_error((z_toy + c_toy).sigmoid(), toy_good)
+before, after = (calibration_error(z_toy.sigmoid(), toy_good),
+                 calibration_error((z_toy + c_toy).sigmoid(), toy_good))
 assert after < 0.015 < 0.1 < before
 print(f"logit shift {c_toy:.4f}; calibration error before: more than 0.1; after: less than 0.015")
 
@@ -558,12 +608,15 @@ def fit_shift(z: torch.Tensor, good: torch.Tensor) -> float:
 shift = fit_shift(z_l, right_l)
 corrected = (z_l + shift).sigmoid()
 assert abs(corrected.mean() - right_l.float().mean()) < 1e-3
-assert abs(auc(corrected.double(), right_l) - auc(z_l, right_l)) < 1e-3, "a shift must not change the ranking"
+assert abs(auc(corrected.double(), right_l) - auc(z_l, right_l)) < 1e-3, (
+    "a shift must not change the ranking")
 
 stored, model.calibration = model.calibration, shift
-evaluator_fn = model.functions(log_probs[:1])[1]  # φ_e as Algorithm 2 calls it: the log-probability of "good"
+# φ_e as Algorithm 2 calls it: the log-probability of "good"
+evaluator_fn = model.functions(log_probs[:1])[1]
 with torch.no_grad():
-    torch.testing.assert_close(evaluator_fn(s_l[:1], s_l[:1]).exp(), corrected[:1], atol=1e-4, rtol=1e-3)
+    torch.testing.assert_close(evaluator_fn(s_l[:1], s_l[:1]).exp(), corrected[:1],
+                               atol=1e-4, rtol=1e-3)
 model.calibration = stored
 print("σ(z + c) by hand == the model with calibration = c; the AUC stays")
 
@@ -575,8 +628,11 @@ rows = []
 for i, name in enumerate(held_out.names):
     test = photo == i
     c = fit_shift(z_l[~test], right_l[~test])
-    rows.append((right_l[test].float().mean().item(), c, calibration_error(z_l[test].sigmoid(), right_l[test]), calibration_error((z_l[test] + c).sigmoid(), right_l[test])))
-    print(f"{name:<8} {rows[-1][0]:5.1%} good; shift fitted on the others {c:+.2f}; error {rows[-1][2]:.3f} → {rows[-1][3]:.3f}")
+    rows.append((right_l[test].float().mean().item(), c,
+                 calibration_error(z_l[test].sigmoid(), right_l[test]),
+                 calibration_error((z_l[test] + c).sigmoid(), right_l[test])))
+    print(f"{name:<8} {rows[-1][0]:5.1%} good; shift fitted on the others {c:+.2f}; "
+          f"error {rows[-1][2]:.3f} → {rows[-1][3]:.3f}")
 error_before, error_after = (sum(row[k] for row in rows) / len(rows) for k in (2, 3))
 
 fig, axis = plt.subplots(figsize=(4.2, 3.6), layout="constrained")
@@ -584,18 +640,21 @@ for p, label in ((z_l.sigmoid(), "as trained"), (corrected, f"shifted by {shift:
     said, was, _ = reliability(p, right_l)
     axis.plot(said.cpu(), was.cpu(), "o-", ms=4, label=label)
 axis.plot([0, 1], [0, 1], color="grey", ls=":", label="what it should be")
-axis.set(xlabel="φ_e says: good with", ylabel="share that is good", title="φ_e on S_l, held-out photos")
+axis.set(xlabel="φ_e says: good with", ylabel="share that is good",
+         title="φ_e on S_l, held-out photos")
 axis.legend(fontsize=8)
 path = run.save_figure(fig, "reliability")
 
 # %%
 helped = "helps" if error_after < error_before - 0.005 else "does not help"
 display(Markdown(
-    "*What to see: a point below the dotted line is a group that φ_e thinks better of than it deserves. A shift moves the curve as a whole; "
-    "it cannot bend it.* "
-    f"On photos it was not fitted on, the shift **{helped}**: mean calibration error {error_before:.3f} → {error_after:.3f}. "
-    f"The share of good tokens runs from {min(row[0] for row in rows):.0%} to {max(row[0] for row in rows):.0%} among these photos: one shift can "
-    "be right for the average of many photos, and cannot be for each. That is why it is fitted on many. "
+    "*What to see: a point below the dotted line is a group that φ_e thinks better of "
+    "than it deserves. A shift moves the curve as a whole; it cannot bend it.* "
+    f"On photos it was not fitted on, the shift **{helped}**: "
+    f"mean calibration error {error_before:.3f} → {error_after:.3f}. "
+    f"The share of good tokens runs from {min(row[0] for row in rows):.0%} "
+    f"to {max(row[0] for row in rows):.0%} among these photos: one shift can be right "
+    "for the average of many photos, and cannot be for each. That is why it is fitted on many. "
     f"(The shift stored with this tier's weights is {stored:+.2f}.)"))
 
 # %% [markdown]
@@ -620,7 +679,8 @@ for row, i in zip(axes, range(3)):
     row[0].set_ylabel(held_out.names[i], fontsize=9)
     row[3].set_xlabel(f"AUC {auc(z_l[i], right_l[i]):.2f}", fontsize=8)
     row[4].set_xlabel(f"AUC {auc(log_probs[i].amax(0), right_l[i]):.2f}", fontsize=8)
-for axis, title in zip(axes[0], ("HQ", "S_l decoded", "white: S_l is right", "φ_e", "E_l's confidence")):
+for axis, title in zip(
+        axes[0], ("HQ", "S_l decoded", "white: S_l is right", "φ_e", "E_l's confidence")):
     axis.set_title(title, fontsize=9)
 for axis in axes.flat:
     axis.set(xticks=[], yticks=[])
@@ -634,9 +694,12 @@ path = run.save_figure(fig, "score_maps")
 inside = {name: auc(z_l[photo == i], right_l[photo == i]) for i, name in enumerate(held_out.names)}
 fooled = [name for name, value in inside.items() if value < 0.5]
 display(Markdown(
-    f"On **{', '.join(fooled)}** φ_e ranks worse than chance: compare the third and fourth columns to see what it trusts wrongly. E_l and φ_e learned from the same "
-    "photos; where a picture is unlike those, both can be wrong together, and sure of it. A judge is as narrow as its training set." if fooled else
-    "On each of the photos φ_e ranks better than chance: " + ", ".join(f"{name} {value:.2f}" for name, value in inside.items()) + "."))
+    f"On **{', '.join(fooled)}** φ_e ranks worse than chance: compare the third and fourth "
+    "columns to see what it trusts wrongly. E_l and φ_e learned from the same photos; "
+    "where a picture is unlike those, both can be wrong together, and sure of it. "
+    "A judge is as narrow as its training set." if fooled else
+    "On each of the photos φ_e ranks better than chance: "
+    + ", ".join(f"{name} {value:.2f}" for name, value in inside.items()) + "."))
 
 
 # %% [markdown]
@@ -653,16 +716,19 @@ def start_by_hand(good: int, n: int, T: int) -> int:
     return t
 
 
-assert all(start_by_hand(g, 64, T) == start_step(g, 64, T, "cosine") for T in range(1, 17) for g in range(65))
+assert all(start_by_hand(g, 64, T) == start_step(g, 64, T, "cosine")
+           for T in range(1, 17) for g in range(65))
 print("good tokens of 64 →", *(f"{g:3d}" for g in (0, 1, 5, 11, 19, 29, 40, 52, 63, 64)))
-print("T_s, for T = 8    →", *(f"{start_step(g, 64, 8, 'cosine'):3d}" for g in (0, 1, 5, 11, 19, 29, 40, 52, 63, 64)))
+print("T_s, for T = 8    →", *(f"{start_step(g, 64, 8, 'cosine'):3d}"
+                               for g in (0, 1, 5, 11, 19, 29, 40, 52, 63, 64)))
 
 
 # %%
 def starts(p: torch.Tensor, alpha: float) -> tuple[float, float]:
     """Share of good tokens, and mean T_s (of T = 8), over the held-out crops."""
     good = p >= alpha
-    return good.float().mean().item(), sum(start_step(int(m.sum()), n, 8, "cosine") for m in good) / len(good)
+    return (good.float().mean().item(),
+            sum(start_step(int(m.sum()), n, 8, "cosine") for m in good) / len(good))
 
 
 alphas = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9]
@@ -670,12 +736,14 @@ by_alpha = [(a, *starts(z_l.sigmoid(), a), *starts(corrected, a)) for a in alpha
 print(" α    as trained: good  T_s    shifted: good  T_s")
 for a, share, t_s, share_c, t_c in by_alpha:
     print(f"{a:.1f}           {share:6.1%}  {t_s:.1f}           {share_c:6.1%}  {t_c:.1f}")
-assert all(x[2] <= y[2] and x[4] <= y[4] for x, y in zip(by_alpha, by_alpha[1:])), "a stricter α must not need fewer steps"
+assert all(x[2] <= y[2] and x[4] <= y[4] for x, y in zip(by_alpha, by_alpha[1:])), (
+    "a stricter α must not need fewer steps")
 
 # %%
 fig, axes = plt.subplots(1, 4, figsize=(8, 2.5), layout="constrained", width_ratios=[1, 1, 1, 1.6])
 image = picture(s_l[which])
-quantiles = torch.quantile(corrected[which].flatten().cpu(), torch.tensor([0.25, 0.5, 0.75])).tolist()
+quantiles = torch.quantile(
+    corrected[which].flatten().cpu(), torch.tensor([0.25, 0.5, 0.75])).tolist()
 for axis, a in zip(axes, quantiles):
     m_s = (corrected[which] >= a).cpu()
     pixels = m_s.repeat_interleave(f, 0).repeat_interleave(f, 1)
@@ -750,7 +818,8 @@ def good_among_kept(score: torch.Tensor, good: torch.Tensor, k: int) -> float:
 _good = torch.tensor([[[True, False], [True, False]]])
 assert good_among_kept(torch.tensor([[[0.9, 0.1], [0.8, 0.2]]]), _good, 2) == 1.0
 assert good_among_kept(torch.tensor([[[0.1, 0.9], [0.8, 0.2]]]), _good, 2) == 0.5
-assert abs(good_among_kept(z_l, right_l, n) - right_l.float().mean().item()) < 1e-6  # keep all: the share of good ones
+# keep all: the share of good ones
+assert abs(good_among_kept(z_l, right_l, n) - right_l.float().mean().item()) < 1e-6
 
 
 # %% [markdown]
@@ -783,7 +852,8 @@ def uncorrected_threshold(alpha: float, share: float) -> float:
 assert shift_from_balanced(0.5) == 0 and abs(shift_from_balanced(0.2) - c_toy) < 1e-12
 assert abs(uncorrected_threshold(0.5, 0.3) - 0.7) < 1e-12  # 30 % good: α = 0.5 has to become 0.7
 _p = torch.rand(1000, generator=torch.Generator().manual_seed(3)).double()
-_same = (_p >= uncorrected_threshold(0.4, 0.25)) == ((_p.logit() + shift_from_balanced(0.25)).sigmoid() >= 0.4)
+_same = ((_p >= uncorrected_threshold(0.4, 0.25))
+         == ((_p.logit() + shift_from_balanced(0.25)).sigmoid() >= 0.4))
 assert _same.all()
 
 
@@ -817,11 +887,15 @@ assert first_and_both_good("BA") == (0.5, 0.0)
 
 # %%
 path = run.record(
-    measured=f"AUC of φ_e on S_l {table['S_l'][0]:.2f}, on samples {table['samples, 100% masked'][0]:.2f}",
-    auc={name: {"evaluator": of_e, "own_confidence": own, "whose": whose} for name, (of_e, own, whose) in table.items()},
-    auc_by_photo=inside, share_good=right_l.float().mean().item(), loss=loss_held, base_loss=base_loss, shift=shift, stored_shift=stored,
+    measured=(f"AUC of φ_e on S_l {table['S_l'][0]:.2f}, "
+              f"on samples {table['samples, 100% masked'][0]:.2f}"),
+    auc={name: {"evaluator": of_e, "own_confidence": own, "whose": whose}
+         for name, (of_e, own, whose) in table.items()},
+    auc_by_photo=inside, share_good=right_l.float().mean().item(),
+    loss=loss_held, base_loss=base_loss, shift=shift, stored_shift=stored,
     calibration_error={"as_trained": error_before, "shifted": error_after},
-    by_alpha=[{"alpha": a, "good": s, "T_s": t, "good_shifted": sc, "T_s_shifted": tc} for a, s, t, sc, tc in by_alpha],
+    by_alpha=[{"alpha": a, "good": s, "T_s": t, "good_shifted": sc, "T_s_shifted": tc}
+              for a, s, t, sc, tc in by_alpha],
 )
 
 # %% [markdown]

@@ -84,7 +84,8 @@ g = run.generator(1, "cpu")
 
 s_h = torch.randint(codes, (h, w), generator=g)  # the truth: tokens of the HQ image
 broken = torch.rand(h, w, generator=g) < 0.6
-s_l = torch.where(broken, torch.randint(codes, (h, w), generator=g), s_h)  # E_l's guess, wrong in many places
+# E_l's guess, wrong in many places
+s_l = torch.where(broken, torch.randint(codes, (h, w), generator=g), s_h)
 
 
 def phi_r(s_t, m_t, s_l, m_s):
@@ -123,11 +124,13 @@ def choose(score, k, u):
 def algorithm_2(s_l, phi_r, phi_e, T, alpha, generator):
     m_s = phi_e(s_l, s_l) >= math.log(alpha)  # which tokens of S_l are good
     n = s_l.numel()
-    T_s = next(t for t in range(T + 1) if math.ceil((1 - gamma(t / T)) * n - 1e-9) <= m_s.sum())  # where to start
+    T_s = next(t for t in range(T + 1)  # where to start
+               if math.ceil((1 - gamma(t / T)) * n - 1e-9) <= m_s.sum())
     s_t, m_t = s_l, m_s
     for t in range(T_s, 0, -1):
         u, v = torch.rand(2, *s_l.shape, generator=generator)
-        s_t = torch.where(m_t, s_t, draw(phi_r(s_t, m_t, s_l, m_s), u))  # kept tokens keep their values
+        # kept tokens keep their values
+        s_t = torch.where(m_t, s_t, draw(phi_r(s_t, m_t, s_l, m_s), u))
         k = math.ceil((1 - gamma((t - 1) / T)) * n - 1e-9)
         m_t = choose(phi_e(s_t, s_l).masked_fill(m_t, math.inf), k, v)  # and stay kept
     return s_t, T_s
@@ -141,10 +144,12 @@ assert torch.equal(restored, s_h), "with a φ_r and a φ_e that know S_h, Algori
 # and the answer is S_l itself.
 
 # %% tags=["nbval-check-output"]
-for name, start in (("S_l, 60 % broken", s_l), ("S_l = S_h", s_h), ("every token wrong", (s_h + 1) % codes)):
+for name, start in (("S_l, 60 % broken", s_l), ("S_l = S_h", s_h),
+                    ("every token wrong", (s_h + 1) % codes)):
     for steps in (1, 4, 8):
         answer, first = algorithm_2(start, phi_r, phi_e, steps, 0.5, run.generator(3, "cpu"))
-        print(f"{name:18} T = {steps}   {'T_s = 0' if first == 0 else 'T_s > 0'}   S_0 = S_h: {torch.equal(answer, s_h)}")
+        print(f"{name:18} T = {steps}   {'T_s = 0' if first == 0 else 'T_s > 0'}   "
+              f"S_0 = S_h: {torch.equal(answer, s_h)}")
 
 # %% [markdown]
 # ### The module does the same, to the token
@@ -169,7 +174,8 @@ def noisy_r(s_t, m_t, s_l, m_s):
 
 def noisy_e(s_t, s_l):
     seen = torch.cat([one_hot(s_t), one_hot(s_l)])
-    return torch.nn.functional.logsigmoid(torch.nn.functional.conv2d(seen[None], conv_e, padding=1)[0, 0])
+    return torch.nn.functional.logsigmoid(
+        torch.nn.functional.conv2d(seen[None], conv_e, padding=1)[0, 0])
 
 
 # %%
@@ -177,13 +183,15 @@ def module_restore(s_l, phi_r, phi_e, generator, **settings):
     """itersr.sampling.restore on one map: the same functions, with a batch axis."""
     propose = proposer(lambda s, m, sl, ms: phi_r(s[0], m[0], sl[0], ms[0])[None])
     judge = lambda s, sl: phi_e(s[0], sl[0])[None]
-    return sampling.restore(s_l[None], Sampler(**settings), propose=propose, evaluator=judge, generators=[generator])
+    return sampling.restore(s_l[None], Sampler(**settings), propose=propose, evaluator=judge,
+                            generators=[generator])
 
 
 same = 0
 for trial, (steps, alpha) in enumerate(itertools.product((1, 2, 5, 8, 13), (0.05, 0.3, 0.5, 0.8))):
     ours, first = algorithm_2(s_l, noisy_r, noisy_e, steps, alpha, run.generator(10 + trial, "cpu"))
-    module = module_restore(s_l, noisy_r, noisy_e, run.generator(10 + trial, "cpu"), steps=steps, alpha=alpha)
+    module = module_restore(s_l, noisy_r, noisy_e, run.generator(10 + trial, "cpu"),
+                            steps=steps, alpha=alpha)
     assert first == int(module.start) and torch.equal(ours, module.tokens[0]), (steps, alpha)
     same += 1
 oracle = module_restore(s_l, phi_r, phi_e, run.generator(2, "cpu"), steps=T)
@@ -201,7 +209,8 @@ print(f"{same} settings, each token map the same as the module's")
 
 # %%
 doubt = torch.rand(h, w, generator=run.generator(4, "cpu"))
-p_good = torch.where(s_l == s_h, 1 - 0.6 * doubt**2, 0.6 * doubt**2)  # right tokens mostly above 0.5, wrong ones mostly below
+# right tokens mostly above 0.5, wrong ones mostly below
+p_good = torch.where(s_l == s_h, 1 - 0.6 * doubt**2, 0.6 * doubt**2)
 
 fig, axes = plt.subplots(1, 5, figsize=(8, 2.0), layout="constrained")
 panels = [("S_l = S_h (not known)", (s_l == s_h).float()), ("p(good) by φ_e", p_good)]
@@ -285,7 +294,8 @@ def changed_while_kept(result):
 
 
 for resample in (False, True):
-    result = module_restore(s_l, noisy_r, noisy_e, run.generator(5, "cpu"), steps=T, resample=resample)
+    result = module_restore(s_l, noisy_r, noisy_e, run.generator(5, "cpu"),
+                            steps=T, resample=resample)
     count = changed_while_kept(result)
     print(f"resample={resample!s:5}   kept tokens that changed: {'none' if count == 0 else 'some'}")
 
@@ -333,16 +343,19 @@ g = run.generator(6, "cpu")
 one_by_one = torch.multinomial(p.expand(draws, 5), 2, replacement=False, generator=g)
 one_by_one = torch.nn.functional.one_hot(one_by_one, 5).sum(1).float().mean(0)
 score = p.log().expand(draws, 1, 5)
-top_k = masking.keep_best(masking.sampled(score, torch.rand(draws, 1, 5, generator=g), 0.5), 2)[:, 0].float().mean(0)
+top_k = masking.keep_best(masking.sampled(score, torch.rand(draws, 1, 5, generator=g), 0.5),
+                          2)[:, 0].float().mean(0)
 
 spread = (exact * (1 - exact) / draws).sqrt()
-assert ((top_k - exact).abs() < 5 * spread).all() and ((one_by_one - exact).abs() < 5 * spread).all()
+assert (((top_k - exact).abs() < 5 * spread).all()
+        and ((one_by_one - exact).abs() < 5 * spread).all())
 assert abs(float(exact.sum()) - 2) < 1e-5
 
 # %%
 fig, axis = plt.subplots(figsize=(6, 2.6), layout="constrained")
 x = torch.arange(5)
-for offset, values, label, colour in ((-0.27, exact, "exact", "#444444"), (0, one_by_one, "one by one", "#2f6690"),
+for offset, values, label, colour in ((-0.27, exact, "exact", "#444444"),
+                                      (0, one_by_one, "one by one", "#2f6690"),
                                       (0.27, top_k, "Gumbel top-k", "#f4a259")):
     axis.bar(x + offset, values, 0.25, label=label, color=colour)
 axis.set(xticks=x, xticklabels=[f"p = {v:.2f}" for v in p], ylabel="chance to be kept")
@@ -364,8 +377,9 @@ side = 16
 slope = torch.linspace(0.95, 0.05, side).log().expand(side, side)
 truth = torch.randint(codes, (side, side), generator=run.generator(7, "cpu"))
 sure = lambda s, m, sl, ms: 50.0 * torch.nn.functional.one_hot(truth, codes).permute(2, 0, 1)
-both = {remask: module_restore((truth + 1) % codes, sure, lambda s, sl: slope, run.generator(8, "cpu"),
-                               steps=6, alpha=1.0, remask=remask) for remask in (False, True)}
+both = {remask: module_restore((truth + 1) % codes, sure, lambda s, sl: slope,
+                               run.generator(8, "cpu"), steps=6, alpha=1.0, remask=remask)
+        for remask in (False, True)}
 
 # %%
 colours = ListedColormap([widgets.MASKED, widgets.KEPT, widgets.NEW, "#c1121f"])
@@ -397,7 +411,8 @@ assert lost[False] == 0 < lost[True]
 
 # %%
 model = model_to_measure(run.tier, run.data, run.checkpoints, seed=run.seed, device=str(run.device))
-print(f"tier {model.tier.name}: {model.tier.vqgan.codes} codes, a token covers {model.tier.vqgan.factor}×{model.tier.vqgan.factor} pixels, ×{model.tier.scale}")
+print(f"tier {model.tier.name}: {model.tier.vqgan.codes} codes, a token covers "
+      f"{model.tier.vqgan.factor}×{model.tier.vqgan.factor} pixels, ×{model.tier.scale}")
 
 # %% [markdown]
 # Three photos that no tier trains on, made worse as in notebook [01](01_degradation.ipynb): 192 × 192 pixels each, and LQ a quarter of the side.
@@ -406,11 +421,13 @@ print(f"tier {model.tier.name}: {model.tier.vqgan.codes} codes, a token covers {
 pairs = widgets.example_pairs(model, side=192, seed=run.seed)
 names = list(pairs)
 lq, hq = (torch.stack(each).to(run.device) for each in zip(*pairs.values()))
-s_h = torch.cat([model.vqgan.encode(one[None]) for one in hq])  # the truth, for the comparisons below only
+# the truth, for the comparisons below only
+s_h = torch.cat([model.vqgan.encode(one[None]) for one in hq])
 
 
 def alg2(**settings):
-    """Algorithm 2 with the paper's T = 8 and α = 0.5; φ_r's samples are drawn a little cooler than the paper's 1."""
+    ("Algorithm 2 with the paper's T = 8 and α = 0.5; "
+     "φ_r's samples are drawn a little cooler than the paper's 1.")
     return model.sampler("paper", **{"temperature": 0.85, **settings})
 
 
@@ -424,12 +441,16 @@ def trajectory(index, columns=5):
     alone = model.restore(lq[index : index + 1], alg2(), seed=run.seed + index)
     count = len(alone.restored.steps)
     shown = sorted({round(i * count / (columns - 1)) for i in range(columns)})
-    fig, axes = plt.subplots(3, len(shown), figsize=(1.6 * len(shown), 4.9), layout="constrained", squeeze=False)
+    fig, axes = plt.subplots(3, len(shown), figsize=(1.6 * len(shown), 4.9),
+                             layout="constrained", squeeze=False)
     for column, i in enumerate(shown):
         step = alone.restored.steps[i - 1] if i else None
         axes[0, column].imshow(alone.at(i)[0].permute(1, 2, 0).cpu())
-        axes[0, column].set_title(f"S_l, T_s = {count}" if i == 0 else f"step {i}, t = {step.t}", fontsize=9)
-        axes[1, column].imshow(widgets.mask_states(alone, i), cmap=ListedColormap([widgets.MASKED, widgets.KEPT, widgets.NEW]), vmin=0, vmax=2)
+        axes[0, column].set_title(
+            f"S_l, T_s = {count}" if i == 0 else f"step {i}, t = {step.t}", fontsize=9)
+        axes[1, column].imshow(
+            widgets.mask_states(alone, i),
+            cmap=ListedColormap([widgets.MASKED, widgets.KEPT, widgets.NEW]), vmin=0, vmax=2)
         if step is None:  # before the first step: what φ_e says of S_l itself
             evidence = model.log_posterior(model.pad(lq[index : index + 1]))
             score = model.functions(evidence)[1](alone.restored.condition, alone.restored.condition)
@@ -438,7 +459,8 @@ def trajectory(index, columns=5):
         if score is not None:
             axes[2, column].imshow(score[0].exp().cpu(), vmin=0, vmax=1, cmap="viridis")
         else:
-            axes[2, column].text(0.5, 0.5, "all are kept:\nno judging", ha="center", va="center", fontsize=8, transform=axes[2, column].transAxes)
+            axes[2, column].text(0.5, 0.5, "all are kept:\nno judging", ha="center", va="center",
+                                 fontsize=8, transform=axes[2, column].transAxes)
     for axis in axes.flat:
         axis.set(xticks=[], yticks=[])
     for row, label in zip(axes, ("S_t decoded", "kept", "p(good)")):
@@ -469,11 +491,16 @@ path = run.save_figure(fig, "short_trajectory")
 
 # %% tags=["nbval-check-output"]
 n = s_h[0].numel()
-ok = {"kept tokens keep their values": changed_while_kept(trace.restored) == 0, "masks only grow": True, "k follows the schedule": True}
+ok = {
+    "kept tokens keep their values": changed_while_kept(trace.restored) == 0,
+    "masks only grow": True,
+    "k follows the schedule": True,
+}
 keep = trace.restored.condition_keep.clone()
 for step in trace.restored.steps:
     ok["masks only grow"] &= bool((step.keep >= keep[step.active]).all())
-    ok["k follows the schedule"] &= bool((step.keep.sum((1, 2)) == tokens_to_keep(step.t - 1, 8, n)).all())
+    ok["k follows the schedule"] &= bool(
+        (step.keep.sum((1, 2)) == tokens_to_keep(step.t - 1, 8, n)).all())
     keep[step.active] = step.keep
 ok["the last step keeps all"] = bool(keep.all())
 assert all(ok.values()), ok
@@ -488,7 +515,8 @@ print(*ok, sep="\n")
 # %% tags=["nbval-check-output"]
 for i in range(len(names)):
     alone = model.restore(lq[i : i + 1], alg2(), seed=run.seed + i)
-    assert torch.equal(alone.restored.tokens[0], trace.restored.tokens[i]) and torch.equal(alone.image[0], trace.image[i])
+    assert (torch.equal(alone.restored.tokens[0], trace.restored.tokens[i])
+            and torch.equal(alone.image[0], trace.image[i]))
 print(f"{len(names)} photos: tokens and pixels are the same, in a batch and alone")
 
 # %% [markdown]
@@ -504,7 +532,8 @@ with torch.no_grad():
         evidence = model.log_posterior(model.pad(lq[i : i + 1]))
         s_l = evidence.argmax(1)
         log_p = model.functions(evidence)[1](s_l, s_l)
-        counts = [int((log_p >= math.log(max(alpha, 1e-30))).sum()) if alpha < 1 else 0 for alpha in alphas]
+        counts = [int((log_p >= math.log(max(alpha, 1e-30))).sum()) if alpha < 1 else 0
+                  for alpha in alphas]
         shares[name] = [count / n for count in counts]
         starts[name] = [start_step(count, n, 8) for count in counts]
 
@@ -550,11 +579,13 @@ for name, row in rows.items():
 
 # %%
 base, half = rows["α = 0.0"], rows["α = 0.5"]
-words = f"On these photos with `{model.tier.name}`, going from S_l (α = 0, no step) to α = 0.5 ({half['T_s']:.1f} steps on average) moves PSNR by "
+words = (f"On these photos with `{model.tier.name}`, going from S_l (α = 0, no step) to α = 0.5 "
+         f"({half['T_s']:.1f} steps on average) moves PSNR by ")
 words += f"**{half['psnr'] - base['psnr']:+.2f} dB**"
 if "lpips" in half:
     words += f" and LPIPS by **{half['lpips'] - base['lpips']:+.3f}** (lower is better)"
-words += f". Decoding the true tokens S_h gives {rows['S_h decoded']['psnr']:.2f} dB: the price of tokens as such."
+words += (f". Decoding the true tokens S_h gives {rows['S_h decoded']['psnr']:.2f} dB: "
+          "the price of tokens as such.")
 display(Markdown(words))
 
 # %% [markdown]
@@ -568,8 +599,12 @@ display(Markdown(words))
 
 # %% tags=["nbval-check-output"]
 meaning = {
-    "alpha": "threshold for good tokens of S_l", "schedule": "γ at inference", "remask": "kept tokens compete again",
-    "resample": "kept tokens get new values", "skip_last": "one step fewer than T_s", "temperature": "of φ_r's samples",
+    "alpha": "threshold for good tokens of S_l",
+    "schedule": "γ at inference",
+    "remask": "kept tokens compete again",
+    "resample": "kept tokens get new values",
+    "skip_last": "one step fewer than T_s",
+    "temperature": "of φ_r's samples",
 }
 letter = Sampler(remask=True)  # Algorithm 2 to the letter
 print(f"{'setting':12}{'Alg. 2':>8}{'module':>8}{'released':>10}   meaning")
@@ -578,14 +613,21 @@ for field, says in meaning.items():
     print(f"{field:12}{values[0]!s:>8}{values[1]!s:>8}{values[2]!s:>10}   {says}")
 
 # %%
-samplers = {"Alg. 2 to the letter": letter, "kept stay kept": Sampler(), "released": dataclasses.replace(RELEASED, temperature=1.0)}
-print(f"{'':22}{'calls of φ_r':>14}{'changed while kept':>20}" + "".join(f"{name:>8}" for name in quality))
+samplers = {
+    "Alg. 2 to the letter": letter,
+    "kept stay kept": Sampler(),
+    "released": dataclasses.replace(RELEASED, temperature=1.0),
+}
+print(f"{'':22}{'calls of φ_r':>14}{'changed while kept':>20}"
+      + "".join(f"{name:>8}" for name in quality))
 compared = {}
 for name, sampler in samplers.items():
     result = model.restore(lq, sampler, seed=run.seed)
     calls = sum(len(step.active) for step in result.restored.steps)
-    compared[name] = {"calls": calls, "changed": changed_while_kept(result.restored), **mean_quality(result.image)}
-    print(f"{name:22}{calls:14d}{compared[name]['changed']:20d}" + "".join(f"{compared[name][key]:8.3f}" for key in quality))
+    compared[name] = {"calls": calls, "changed": changed_while_kept(result.restored),
+                      **mean_quality(result.image)}
+    print(f"{name:22}{calls:14d}{compared[name]['changed']:20d}"
+          + "".join(f"{compared[name][key]:8.3f}" for key in quality))
 assert compared["kept stay kept"]["changed"] == 0
 
 # %% [markdown]
@@ -599,8 +641,8 @@ assert compared["kept stay kept"]["changed"] == 0
 
 # %%
 photo, reference = pairs[names[shortest]]
-fig = widgets.restoration_view(model, photo, alpha=0.5, steps=8, policy="evaluator", temperature=0.85, seed=run.seed, step=1,
-                               reference=reference)
+fig = widgets.restoration_view(model, photo, alpha=0.5, steps=8, policy="evaluator",
+                               temperature=0.85, seed=run.seed, step=1, reference=reference)
 path = run.save_figure(fig, "panel")
 display(fig)
 
@@ -676,7 +718,8 @@ counting_e = lambda *seen: counted.append("φ_e") or noisy_e(*seen)
 for steps in (1, 3, 8):
     for alpha in (0.0, 0.2, 0.6, 0.99):
         counted.clear()
-        result = module_restore(torch.zeros(8, 8, dtype=torch.long), counting_r, counting_e, torch.Generator(), steps=steps, alpha=alpha)
+        result = module_restore(torch.zeros(8, 8, dtype=torch.long), counting_r, counting_e,
+                                torch.Generator(), steps=steps, alpha=alpha)
         assert calls(int(result.start)) == len(counted), (int(result.start), len(counted))
 
 
@@ -700,7 +743,8 @@ def saved(T_s: list[int], T: int) -> float:
 assert saved([8, 8], 8) == 0 and saved([0], 4) == 1
 assert abs(saved([2, 4, 6], 8) - 0.5) < 1e-9
 full = model.restore(lq, alg2(adaptive=False), seed=0)
-taken = sum(len(step.active) for step in trace.restored.steps) / sum(len(step.active) for step in full.restored.steps)
+taken = (sum(len(step.active) for step in trace.restored.steps)
+         / sum(len(step.active) for step in full.restored.steps))
 assert abs(saved(trace.start.tolist(), 8) - (1 - taken)) < 1e-9
 
 
@@ -710,13 +754,15 @@ assert abs(saved(trace.start.tolist(), 8) - (1 - taken)) < 1e-9
 
 # %% tags=["exercise"]
 def good_first(score: torch.Tensor, noise: torch.Tensor, time: float) -> torch.Tensor:
-    """Merit (B, h, w): every token with p(good) ≥ 0.5 before every other one, in random order within the two groups."""
+    ("Merit (B, h, w): every token with p(good) ≥ 0.5 before every other one, "
+     "in random order within the two groups.")
     raise NotImplementedError
 
 
 # %% jupyter={"source_hidden": true} tags=["solution"]
 def good_first(score: torch.Tensor, noise: torch.Tensor, time: float) -> torch.Tensor:
-    """Merit (B, h, w): every token with p(good) ≥ 0.5 before every other one, in random order within the two groups."""
+    ("Merit (B, h, w): every token with p(good) ≥ 0.5 before every other one, "
+     "in random order within the two groups.")
     return noise + (score >= math.log(0.5)).float()
 
 
@@ -729,7 +775,8 @@ good = chance >= 0.5
 for k in (1, 10, 64):
     keep = masking.keep_best(merit, k)
     assert (keep.sum((1, 2)) == k).all()
-    assert ((keep & good).sum((1, 2)) == good.sum((1, 2)).clamp(max=k)).all(), "good tokens come first"
+    assert ((keep & good).sum((1, 2)) == good.sum((1, 2)).clamp(max=k)).all(), (
+        "good tokens come first")
 other = masking.keep_best(good_first(chance.log(), torch.rand(4, 8, 8, generator=g), 0.5), 10)
 assert not torch.equal(other, masking.keep_best(merit, 10)), "other noise must give another mask"
 
@@ -758,9 +805,12 @@ for steps in (1, 3, 8, 16):
 
 # %%
 path = run.record(
-    measured=f"T_s {min(trace.start.tolist())} to {max(trace.start.tolist())} of 8 at α = 0.5; PSNR {half['psnr'] - base['psnr']:+.2f} dB over S_l",
-    start=dict(zip(names, trace.start.tolist())), good_share={name: shares[name][20] for name in names},
-    alpha_rows=rows, samplers=compared, inclusion={"exact": exact, "one_by_one": one_by_one, "top_k": top_k},
+    measured=f"T_s {min(trace.start.tolist())} to {max(trace.start.tolist())} of 8 at α = 0.5; "
+             f"PSNR {half['psnr'] - base['psnr']:+.2f} dB over S_l",
+    start=dict(zip(names, trace.start.tolist())),
+    good_share={name: shares[name][20] for name in names},
+    alpha_rows=rows, samplers=compared,
+    inclusion={"exact": exact, "one_by_one": one_by_one, "top_k": top_k},
     settings_equal_to_module=same, saved=1 - float(trace.start.float().mean()) / 8,
 )
 

@@ -61,7 +61,8 @@ from itersr.schedule import tokens_to_keep
 
 # %% tags=["nbval-check-output"]
 for kind in ("cosine", "linear"):
-    print(f"{kind:7} T = 8, N = 64, kept after the step from t = 8 … 1:", [tokens_to_keep(t - 1, 8, 64, kind) for t in range(8, 0, -1)])
+    print(f"{kind:7} T = 8, N = 64, kept after the step from t = 8 … 1:",
+          [tokens_to_keep(t - 1, 8, 64, kind) for t in range(8, 0, -1)])
 
 # %% [markdown]
 # ## Three ways to choose, by hand
@@ -81,7 +82,8 @@ def keep_greedy(score, k):
     return mask.view(score.shape)
 
 
-assert torch.equal(keep_greedy(toy[0], 20), masking.keep_best(masking.greedy(toy, noise, 0.5), 20)[0])
+assert torch.equal(keep_greedy(toy[0], 20),
+                   masking.keep_best(masking.greedy(toy, noise, 0.5), 20)[0])
 
 # %% [markdown]
 # Sampling without replacement needs no loop: add Gumbel noise to the log-scores and keep the k largest. Is that really the
@@ -90,15 +92,20 @@ assert torch.equal(keep_greedy(toy[0], 20), masking.keep_best(masking.greedy(toy
 # %%
 small = torch.tensor([[[0.0, 1.0], [2.0, -1.0]]])
 many = torch.rand(20_000, 2, 2, generator=run.generator(3, "cpu"))
-first = masking.keep_best(masking.sampled(small.expand(20_000, 2, 2), many, 0.5), 1).double().mean(0)
+first = masking.keep_best(masking.sampled(small.expand(20_000, 2, 2), many, 0.5),
+                          1).double().mean(0)
 wanted = small[0].flatten().softmax(0).view(2, 2).double()
-assert (first - wanted).abs().max() < 0.015, f"Gumbel top-1 gives {first.tolist()}, needed is {wanted.tolist()}"
+assert (first - wanted).abs().max() < 0.015, (
+    f"Gumbel top-1 gives {first.tolist()}, needed is {wanted.tolist()}")
 
-one_by_one = torch.zeros(2, 2, dtype=torch.float64)  # two tokens, drawn one after the other, by torch's own sampler
-pairs_drawn = torch.multinomial(small.flatten().softmax(0).expand(20_000, 4), 2, generator=run.generator(4, "cpu"))
+# two tokens, drawn one after the other, by torch's own sampler
+one_by_one = torch.zeros(2, 2, dtype=torch.float64)
+pairs_drawn = torch.multinomial(small.flatten().softmax(0).expand(20_000, 4), 2,
+                                generator=run.generator(4, "cpu"))
 for place in range(4):
     one_by_one.view(-1)[place] = (pairs_drawn == place).any(1).double().mean()
-both = masking.keep_best(masking.sampled(small.expand(20_000, 2, 2), many, 0.5), 2).double().mean(0)
+both = masking.keep_best(masking.sampled(small.expand(20_000, 2, 2), many, 0.5),
+                         2).double().mean(0)
 assert (both - one_by_one).abs().max() < 0.015
 
 # %% [markdown]
@@ -181,7 +188,8 @@ def by_matrix(keep):
 for mask in (kept, ring, scattered):
     count, value = by_matrix(mask)
     assert math.isclose(moran(mask), value, abs_tol=1e-12)
-    assert math.isclose(joins(mask), count / experiments.expected_joins(mask.shape, int(mask.sum())))
+    assert math.isclose(joins(mask),
+                        count / experiments.expected_joins(mask.shape, int(mask.sum())))
 
 # %% [markdown]
 # Masks whose answer one knows. A block is as local as can be, a chequerboard the opposite; 1,000 random masks of 32 tokens
@@ -191,11 +199,15 @@ for mask in (kept, ring, scattered):
 block = torch.zeros(8, 8, dtype=torch.bool)
 block[:4] = True
 board = torch.tensor([[(y + x) % 2 == 0 for x in range(8)] for y in range(8)])
-controls = {s.__name__: experiments.random_band(s, (8, 8), 32, torch.Generator().manual_seed(0), 1000) for s in (joins, moran)}
+controls = {s.__name__: experiments.random_band(s, (8, 8), 32,
+                                                torch.Generator().manual_seed(0), 1000)
+            for s in (joins, moran)}
 for name, mask in (("block", block), ("chequerboard", board)):
-    print(f"{name:13} {int(mask.sum())} of 64 kept   joins {joins(mask):.2f}   Moran's I {moran(mask):+.2f}")
+    print(f"{name:13} {int(mask.sum())} of 64 kept   joins {joins(mask):.2f}   "
+          f"Moran's I {moran(mask):+.2f}")
 assert abs(controls["joins"].mean() - 1) < 0.02 and abs(controls["moran"].mean() + 1 / 63) < 0.01
-print("random masks  32 of 64 kept   joins 1.00   Moran's I -1/63 (mean of 1,000, within .02 and .01)")
+print("random masks  32 of 64 kept   joins 1.00   "
+      "Moran's I -1/63 (mean of 1,000, within .02 and .01)")
 
 # %% [markdown]
 # ## A property, before any network: confidence feeds on its neighbours
@@ -208,7 +220,10 @@ from scipy.ndimage import distance_transform_edt
 
 
 def made_up_refiner(tokens, keep, condition, condition_keep):
-    near = torch.zeros(keep.shape) if not keep.any() else torch.from_numpy(np.exp(-distance_transform_edt(~keep[0].numpy()) / 2))[None].float()
+    near = (
+        torch.zeros(keep.shape) if not keep.any() else
+        torch.from_numpy(np.exp(-distance_transform_edt(~keep[0].numpy()) / 2))[None].float()
+    )
     logits = torch.zeros(1, 2, *keep.shape[1:])
     logits[:, 1] = 1 + 4 * near + 0.1 * lone  # one of two codes, the surer the nearer
     return logits
@@ -218,8 +233,10 @@ made_up_map = torch.rand(1, 16, 16, generator=run.generator(5, "cpu"))
 lone = torch.rand(1, 16, 16, generator=run.generator(6, "cpu"))
 blank = torch.zeros(1, 16, 16, dtype=torch.long)
 toy_runs = {
-    policy: restore(blank, Sampler(steps=6, policy=policy, adaptive=False, temperature=0), propose=proposer(made_up_refiner),
-                    evaluator=lambda tokens, condition: made_up_map.log(), generators=[run.generator(7, "cpu")])
+    policy: restore(blank, Sampler(steps=6, policy=policy, adaptive=False, temperature=0),
+                    propose=proposer(made_up_refiner),
+                    evaluator=lambda tokens, condition: made_up_map.log(),
+                    generators=[run.generator(7, "cpu")])
     for policy in ("topk", "evaluator_greedy", "random")
 }
 
@@ -227,12 +244,15 @@ toy_runs = {
 def show_masks(runs, title):
     """Rows: steps; columns: policies. Dark: kept before; light: newly kept; white: masked."""
     steps = max(sum(s.score is not None for s in r.steps) for r in runs.values())
-    fig, axes = plt.subplots(steps, len(runs), figsize=(min(8, 1.15 * len(runs)), 0.95 * steps + 0.5), squeeze=False)
+    fig, axes = plt.subplots(steps, len(runs),
+                             figsize=(min(8, 1.15 * len(runs)), 0.95 * steps + 0.5),
+                             squeeze=False)
     for column, (name, restored) in enumerate(runs.items()):
         before = restored.condition_keep[0].cpu()
         for row, s in enumerate(s for s in restored.steps if s.score is not None):
             now = s.keep[0].cpu()
-            axes[row, column].imshow(before.int() * 2 + (now & ~before).int(), cmap="Blues", vmin=0, vmax=2, interpolation="nearest")
+            axes[row, column].imshow(before.int() * 2 + (now & ~before).int(), cmap="Blues",
+                                     vmin=0, vmax=2, interpolation="nearest")
             axes[row, column].set(xticks=[], yticks=[])
             axes[0, column].set_title(name.replace("_", "\n"), fontsize=7)
             axes[row, 0].set_ylabel(f"t = {s.t}", fontsize=7)
@@ -250,8 +270,13 @@ path = run.save_figure(fig, "made_up_masks")
 # The statistic must see it:
 
 # %%
-toy_near = {name: float(np.mean([s["nearness"] for s in experiments.mask_statistics(r) if s["nearness"] is not None])) for name, r in toy_runs.items()}
-display(Markdown("Mean nearness: " + ", ".join(f"{name} **{value:.2f}**" for name, value in toy_near.items())))
+toy_near = {
+    name: float(np.mean([s["nearness"] for s in experiments.mask_statistics(r)
+                         if s["nearness"] is not None]))
+    for name, r in toy_runs.items()
+}
+display(Markdown("Mean nearness: "
+                 + ", ".join(f"{name} **{value:.2f}**" for name, value in toy_near.items())))
 assert toy_near["topk"] < 0.8 < toy_near["evaluator_greedy"], toy_near
 assert abs(toy_near["random"] - 1) < 0.25, toy_near
 
@@ -265,9 +290,12 @@ from itersr.lab.course import model_to_measure
 
 model = model_to_measure(run.tier, run.data, run.checkpoints, seed=run.seed, device=str(run.device))
 size = experiments.sizes(run.tier, run.seed)
-pairs = experiments.make_pairs(experiments.unseen_photos(size.photos, experiments.bench_folder()), model.tier, size.side, run.seed)
+pairs = experiments.make_pairs(
+    experiments.unseen_photos(size.photos, experiments.bench_folder()),
+    model.tier, size.side, run.seed)
 T = experiments.alg2(model).steps
-print(f"{len(pairs)} photos that no tier trains on, crops of {size.side}², {len(size.seeds)} seed(s), T = {T}")
+print(f"{len(pairs)} photos that no tier trains on, crops of {size.side}², "
+      f"{len(size.seeds)} seed(s), T = {T}")
 
 # %% [markdown]
 # All policies start at t = T from nothing known. An adaptive start would give the oracle, which judges S_l differently, other
@@ -295,8 +323,10 @@ rows = experiments.policies(model, pairs, size.seeds, store=run.checkpoints / "r
 names = [name for name in ("psnr", "ssim", "lpips", "gmsd", "niqe") if name in rows]
 look = "lpips" if "lpips" in names else "gmsd"
 if look == "gmsd":
-    print("LPIPS's weights are not on this machine (TORCH_HOME): GMSD stands in, and claims about LPIPS are not measured.")
-print(f"{len(rows)} rows: {rows.method.nunique()} methods × {len(pairs)} photos × {len(size.seeds)} seed(s)")
+    print("LPIPS's weights are not on this machine (TORCH_HOME): GMSD stands in, "
+          "and claims about LPIPS are not measured.")
+print(f"{len(rows)} rows: {rows.method.nunique()} methods × {len(pairs)} photos × "
+      f"{len(size.seeds)} seed(s)")
 
 # %% [markdown]
 # **The fairness check.** At every step, every policy kept the same number of tokens.
@@ -305,8 +335,10 @@ print(f"{len(rows)} rows: {rows.method.nunique()} methods × {len(pairs)} photos
 steps = experiments.steps_of(rows)
 assert (steps.groupby(["photo", "t"]).k.nunique() == 1).all()
 n_tokens = s_h[0].numel()
-assert [int(k) for k in steps[steps.photo == pairs[0].name].groupby("t").k.first().sort_index(ascending=False)] == [
-    tokens_to_keep(t - 1, T, n_tokens) for t in range(T, 1, -1)]
+assert [
+    int(k) for k in
+    steps[steps.photo == pairs[0].name].groupby("t").k.first().sort_index(ascending=False)
+] == [tokens_to_keep(t - 1, T, n_tokens) for t in range(T, 1, -1)]
 
 # %% [markdown]
 # ## (a) The masks of every step, side by side (Fig. 8)
@@ -319,7 +351,8 @@ for name in [*masking.POLICIES, "oracle"]:
     sampler = base if name == "oracle" else experiments.alg2(model, adaptive=False, policy=name)
     method = Method(name, "oracle" if name == "oracle" else "iter", sampler)
     pictures[name], traces[name], _ = apply(model, method, shown, run.seed)
-fig = show_masks(traces, f"{shown.name}, {model.tier.name}: newly kept tokens (light) and those kept before (dark)")
+fig = show_masks(traces, f"{shown.name}, {model.tier.name}: "
+                         "newly kept tokens (light) and those kept before (dark)")
 path = run.save_figure(fig, "masks")
 
 
@@ -333,7 +366,7 @@ path = run.save_figure(fig, "masks")
 
 # %%
 def band_over_steps(statistic):
-    """{t: (low, high)} of the mean over photos and seeds, for random masks of the size kept at t."""
+    "{t: (low, high)} of the mean over photos and seeds, for random masks of the size kept at t."
     h, w = s_h.shape[1:]
     runs = len(pairs) * len(size.seeds)
     found = {}
@@ -341,7 +374,8 @@ def band_over_steps(statistic):
         k = tokens_to_keep(t - 1, T, n_tokens)
         draws = experiments.random_band(statistic, (h, w), k, run.generator(10 + t, "cpu"), 100)
         around = draws.mean() + (draws - draws.mean()) / math.sqrt(runs)
-        found[t] = torch.quantile(around, torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+        found[t] = torch.quantile(
+            around, torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
     return found
 
 
@@ -352,14 +386,16 @@ colours = dict(zip([*masking.POLICIES, "oracle"], plt.cm.tab10.colors))
 for axis, value in zip(axes, ("nearness", "moran")):
     if value in bands:
         ts = sorted(bands[value])
-        axis.fill_between(ts, *zip(*(bands[value][t] for t in ts)), color="0.85", label="random masks, 95 %")
+        axis.fill_between(ts, *zip(*(bands[value][t] for t in ts)),
+                          color="0.85", label="random masks, 95 %")
     else:
         axis.axhline(1, color="0.6", lw=4, alpha=0.4, label="random choice, expected")
     for name, colour in colours.items():
         own = by_step[(by_step.method == name) & by_step[value].notna()]
         axis.plot(own.t, own[value], "o-", ms=3, lw=1, color=colour, label=name)
     axis.set(xlabel="t (time runs to the left)", xticks=range(2, T + 1))
-    axis.set_title({"nearness": "distance of new to kept, over random", "moran": "Moran's I of the mask"}[value], fontsize=9)
+    axis.set_title({"nearness": "distance of new to kept, over random",
+                    "moran": "Moran's I of the mask"}[value], fontsize=9)
 axes[1].legend(fontsize=6, loc="center left", bbox_to_anchor=(1, 0.5))
 fig.tight_layout()
 path = run.save_figure(fig, "locality")
@@ -370,13 +406,18 @@ path = run.save_figure(fig, "locality")
 # and what the evaluator adds has to show in the quality, not in the look of the masks.
 
 # %%
-per_run = steps.groupby(["method", "photo", "seed"], as_index=False, sort=False)[["nearness", "moran", "joins", "kept right"]].mean()
+per_run = steps.groupby(["method", "photo", "seed"], as_index=False, sort=False)[
+    ["nearness", "moran", "joins", "kept right"]].mean()
 order = [*masking.POLICIES, "oracle"]
-nearness_of = {name: experiments.interval(per_run[per_run.method == name], "nearness") for name in order}
+nearness_of = {name: experiments.interval(per_run[per_run.method == name], "nearness")
+               for name in order}
 moran_of = {name: experiments.interval(per_run[per_run.method == name], "moran") for name in order}
-pd.DataFrame({"nearness [95 %]": {n: ledger.show(v) for n, v in nearness_of.items()},
-              "Moran's I [95 %]": {n: ledger.show(v) for n, v in moran_of.items()},
-              "kept tokens right": {n: f"{per_run[per_run.method == n]['kept right'].mean():.1%}" for n in order}})
+pd.DataFrame({
+    "nearness [95 %]": {n: ledger.show(v) for n, v in nearness_of.items()},
+    "Moran's I [95 %]": {n: ledger.show(v) for n, v in moran_of.items()},
+    "kept tokens right": {n: f"{per_run[per_run.method == n]['kept right'].mean():.1%}"
+                          for n in order},
+})
 
 # %% [markdown]
 # ## (c), (d), (e) Quality: pictures, tokens, and the bounds
@@ -387,7 +428,8 @@ pd.DataFrame({"nearness [95 %]": {n: ledger.show(v) for n, v in nearness_of.item
 # %%
 table = experiments.summary(rows, [*names, "token accuracy"])
 table["shown"] = [ledger.show(r) for r in table.to_dict("records")]
-table.pivot(index="method", columns="value", values="shown").reindex(index=rows.method.unique(), columns=[*names, "token accuracy"]).fillna("–")
+table.pivot(index="method", columns="value", values="shown").reindex(
+    index=rows.method.unique(), columns=[*names, "token accuracy"]).fillna("–")
 
 # %% [markdown]
 # Arrows help: PSNR, SSIM and token accuracy ↑, LPIPS, GMSD and NIQE ↓. **Paired differences** say more than two separate intervals: the same
@@ -407,15 +449,19 @@ compared = {
     f"{LOOK}, evaluator − one sample of E_l": ("evaluator", "one sample of E_l"),
     f"{LOOK}, evaluator − S_l": ("evaluator", "S_l"),
 }
-differences = {name: experiments.difference(of[a], of[b], look) for name, (a, b) in compared.items()}
+differences = {name: experiments.difference(of[a], of[b], look)
+               for name, (a, b) in compared.items()}
 
-# The same two critics over temperatures: masks of likely tokens act like a lower temperature, so one temperature is not enough.
+# The same two critics over temperatures: masks of likely tokens act like a lower temperature,
+# so one temperature is not enough.
 temperatures = (0.7, 1.0) if run.tier.name == "smoke" else (0.5, 0.7, 0.85, 1.0)
-warm = experiments.critics(model, pairs, size.seeds, temperatures, steps=T, only=["random", "evaluator"],
+warm = experiments.critics(model, pairs, size.seeds, temperatures, steps=T,
+                           only=["random", "evaluator"],
                            store=run.checkpoints / "rows.jsonl", names=["psnr", look])
 ours, dice = (warm[warm.method == f"{name}, T = {T}"] for name in ("evaluator", "random"))
 differences |= {
-    f"{LOOK}, evaluator − random, at temperature 1": experiments.difference(ours[ours.dial == 1], dice[dice.dial == 1], look),
+    f"{LOOK}, evaluator − random, at temperature 1": experiments.difference(
+        ours[ours.dial == 1], dice[dice.dial == 1], look),
     f"{LOOK}, evaluator − random, each at its best temperature": experiments.difference(
         experiments.at_its_best(ours, look), experiments.at_its_best(dice, look), look),
 }
@@ -430,10 +476,12 @@ path = run.save_figure(fig, "differences")
 # two that happen to agree prove nothing).*
 
 # %%
-shown_pictures = {"bicubic": None, "S_l": None, "topk": None, "evaluator": None, "oracle": None, "VQGAN bound": None}
+shown_pictures = {"bicubic": None, "S_l": None, "topk": None, "evaluator": None, "oracle": None,
+                  "VQGAN bound": None}
 for name, kind in (("bicubic", "bicubic"), ("S_l", "S_l"), ("VQGAN bound", "bound")):
     shown_pictures[name] = apply(model, Method(name, kind), shown)[0]
-shown_pictures |= {name: pictures[name] for name in ("topk", "evaluator", "oracle")} | {"HQ": shown.hq}
+shown_pictures |= ({name: pictures[name] for name in ("topk", "evaluator", "oracle")}
+                   | {"HQ": shown.hq})
 fig, axes = plt.subplots(1, len(shown_pictures), figsize=(8, 1.6))
 for axis, (name, image) in zip(axes, shown_pictures.items()):
     axis.imshow(image[0].permute(1, 2, 0).numpy())
@@ -451,24 +499,42 @@ def says(difference, better, worse, open_):
     return {-1: better, 1: worse, 0: open_}[ledger.sign(difference)]
 
 
-near_gap = experiments.difference(per_run[per_run.method == "topk"], per_run[per_run.method == "evaluator"], "nearness")
-accuracy = {name: experiments.interval(of[name], "token accuracy") for name in ("S_l", "evaluator", "topk", "random", "oracle")}
+near_gap = experiments.difference(per_run[per_run.method == "topk"],
+                                  per_run[per_run.method == "evaluator"], "nearness")
+accuracy = {name: experiments.interval(of[name], "token accuracy")
+            for name in ("S_l", "evaluator", "topk", "random", "oracle")}
 first = differences[f"{LOOK}, evaluator − top-k"]
-control, sample = differences[f"{LOOK}, evaluator − random"], differences[f"{LOOK}, evaluator − one sample of E_l"]
-display(Markdown(f"""
-- Locality: top-k {nearness_of['topk']['mean']:.2f}, sampled evaluator {nearness_of['evaluator']['mean']:.2f}, greedy evaluator
-  {nearness_of['evaluator_greedy']['mean']:.2f}, random {nearness_of['random']['mean']:.2f} (1 is a random choice).
-  Top-k minus evaluator: {ledger.show(near_gap)}.
-- Quality: the evaluator's masks are {says(first, 'better than', 'worse than', 'not told apart from')} top-k's in {LOOK} ({ledger.show(first)}).
-- The control: they are {says(control, 'better than', 'worse than', 'not told apart from')} random masks of the same size ({ledger.show(control)}),
-  at temperature {base.temperature:g}. At temperature 1: {ledger.show(differences[f'{LOOK}, evaluator − random, at temperature 1'])}; each at its best
-  temperature: {ledger.show(differences[f'{LOOK}, evaluator − random, each at its best temperature'])}.
-- An oracle would change {LOOK} by {ledger.show(differences[f'{LOOK}, oracle − evaluator'])}: that is all that an evaluator which answers Eq. 5 could win here.
-- Against one plain sample of E_l, iterating is {says(sample, 'better', 'worse', 'undecided')} ({ledger.show(sample)}).
-- Tokens equal to S_h: S_l {accuracy['S_l']['mean']:.1%}, evaluator {accuracy['evaluator']['mean']:.1%}, top-k {accuracy['topk']['mean']:.1%}, oracle {accuracy['oracle']['mean']:.1%}.
-
-Weights of `{model.tier.name}`, {len(pairs)} photos, {len(size.seeds)} seed(s), T = {T}.
-"""))
+control, sample = (differences[f"{LOOK}, evaluator − random"],
+                   differences[f"{LOOK}, evaluator − one sample of E_l"])
+display(Markdown(
+    "\n"
+    f"- Locality: top-k {nearness_of['topk']['mean']:.2f}, "
+    f"sampled evaluator {nearness_of['evaluator']['mean']:.2f}, greedy evaluator\n"
+    f"  {nearness_of['evaluator_greedy']['mean']:.2f}, "
+    f"random {nearness_of['random']['mean']:.2f} (1 is a random choice).\n"
+    f"  Top-k minus evaluator: {ledger.show(near_gap)}.\n"
+    "- Quality: the evaluator's masks are "
+    f"{says(first, 'better than', 'worse than', 'not told apart from')} top-k's in {LOOK} "
+    f"({ledger.show(first)}).\n"
+    "- The control: they are "
+    f"{says(control, 'better than', 'worse than', 'not told apart from')} random masks "
+    f"of the same size ({ledger.show(control)}),\n"
+    f"  at temperature {base.temperature:g}. At temperature 1: "
+    f"{ledger.show(differences[f'{LOOK}, evaluator − random, at temperature 1'])}; "
+    "each at its best\n"
+    "  temperature: "
+    f"{ledger.show(differences[f'{LOOK}, evaluator − random, each at its best temperature'])}.\n"
+    f"- An oracle would change {LOOK} by "
+    f"{ledger.show(differences[f'{LOOK}, oracle − evaluator'])}: "
+    "that is all that an evaluator which answers Eq. 5 could win here.\n"
+    "- Against one plain sample of E_l, iterating is "
+    f"{says(sample, 'better', 'worse', 'undecided')} ({ledger.show(sample)}).\n"
+    f"- Tokens equal to S_h: S_l {accuracy['S_l']['mean']:.1%}, "
+    f"evaluator {accuracy['evaluator']['mean']:.1%}, "
+    f"top-k {accuracy['topk']['mean']:.1%}, oracle {accuracy['oracle']['mean']:.1%}.\n"
+    "\n"
+    f"Weights of `{model.tier.name}`, {len(pairs)} photos, {len(size.seeds)} seed(s), T = {T}.\n"
+))
 
 
 # %% [markdown]
@@ -548,8 +614,10 @@ def annealed_with(scale):
 
 # %% tags=["check"]
 assert torch.equal(annealed_with(4.5)(toy, noise, 0.5), masking.annealed(toy, noise, 0.5))
-assert torch.equal(masking.keep_best(annealed_with(0)(toy, noise, 0.5), 20), masking.keep_best(masking.greedy(toy, noise, 0.5), 20))
-assert torch.equal(masking.keep_best(annealed_with(1e9)(toy, noise, 0.5), 20), masking.keep_best(masking.uniform(toy, noise, 0.5), 20))
+assert torch.equal(masking.keep_best(annealed_with(0)(toy, noise, 0.5), 20),
+                   masking.keep_best(masking.greedy(toy, noise, 0.5), 20))
+assert torch.equal(masking.keep_best(annealed_with(1e9)(toy, noise, 0.5), 20),
+                   masking.keep_best(masking.uniform(toy, noise, 0.5), 20))
 
 
 # %% [markdown]
@@ -588,9 +656,14 @@ evidence = {
     **{f"token accuracy of {name}": value for name, value in accuracy.items()},
 }
 path = run.record(
-    measured=f"nearness: top-k {nearness_of['topk']['mean']:.2f}, evaluator {nearness_of['evaluator']['mean']:.2f}, random {nearness_of['random']['mean']:.2f}",
-    evidence=evidence, weights=experiments.fingerprint(model), photos=len(pairs), seeds=len(size.seeds), steps=T, side=size.side,
+    measured=f"nearness: top-k {nearness_of['topk']['mean']:.2f}, "
+             f"evaluator {nearness_of['evaluator']['mean']:.2f}, "
+             f"random {nearness_of['random']['mean']:.2f}",
+    evidence=evidence, weights=experiments.fingerprint(model),
+    photos=len(pairs), seeds=len(size.seeds), steps=T, side=size.side,
     conventions={name: experiments.metrics.describe(name) for name in names},
-    rows=[{k: v for k, v in r.items() if k in ("method", "photo", "seed", "token accuracy", *names) and v == v} for r in rows.to_dict("records")],
+    rows=[{k: v for k, v in r.items()
+           if k in ("method", "photo", "seed", "token accuracy", *names) and v == v}
+          for r in rows.to_dict("records")],
     by_step=by_step.astype(object).where(by_step.notna(), None).to_dict("records"),
 )

@@ -89,7 +89,8 @@ for kind in ("cosine", "linear", "square"):
 axis = np.linspace(0, 1, 201)
 fig, ax = plt.subplots(figsize=(5, 3))
 for kind in ("cosine", "linear", "square"):
-    ax.step(axis, [start_step(round((1 - a) * 1024), 1024, 8, kind) for a in axis], where="mid", label=kind)
+    ax.step(axis, [start_step(round((1 - a) * 1024), 1024, 8, kind) for a in axis],
+            where="mid", label=kind)
 ax.set(xlabel="share of tokens judged bad", ylabel="T_s of 8")
 ax.legend(title="γ")
 fig.tight_layout()
@@ -114,10 +115,13 @@ from itersr.lab.course import model_to_measure
 
 model = model_to_measure(run.tier, run.data, run.checkpoints, seed=run.seed, device=str(run.device))
 size = experiments.sizes(run.tier, run.seed)
-pairs = experiments.make_pairs(experiments.unseen_photos(size.photos, experiments.bench_folder()), model.tier, size.side, run.seed)
+pairs = experiments.make_pairs(
+    experiments.unseen_photos(size.photos, experiments.bench_folder()),
+    model.tier, size.side, run.seed)
 T = experiments.alg2(model).steps
 store = run.checkpoints / "rows.jsonl"
-print(f"{len(pairs)} photos, crops of {size.side}², {len(size.seeds)} seed(s), {len(size.alphas)} values of α, T = {T}")
+print(f"{len(pairs)} photos, crops of {size.side}², {len(size.seeds)} seed(s), "
+      f"{len(size.alphas)} values of α, T = {T}")
 
 # %% [markdown]
 # The hand-made T_s against the package, on a real photo:
@@ -125,9 +129,11 @@ print(f"{len(pairs)} photos, crops of {size.side}², {len(size.seeds)} seed(s), 
 # %%
 logits, good = experiments.judge(model, pairs[:1])
 for alpha in size.alphas:
-    _, restored, _ = apply(model, Method("raw", sampler=experiments.alg2(model, alpha=alpha), shift=0.0), pairs[0])
+    _, restored, _ = apply(
+        model, Method("raw", sampler=experiments.alg2(model, alpha=alpha), shift=0.0), pairs[0])
     by_hand = start_by_hand(logits.sigmoid().float(), alpha, T)
-    assert abs(by_hand - int(restored.start)) <= (0 if alpha in (0, 1) else 1), (alpha, by_hand, int(restored.start))
+    assert abs(by_hand - int(restored.start)) <= (0 if alpha in (0, 1) else 1), (
+        alpha, by_hand, int(restored.start))
 
 # %% [markdown]
 # ## Is α a probability?
@@ -146,12 +152,16 @@ fit_pairs = experiments.make_pairs(experiments.held_out(run.data), model.tier, s
 assert not {pair.name for pair in fit_pairs} & {pair.name for pair in pairs}
 fit_logits, fit_good = experiments.judge(model, fit_pairs)
 candidates = torch.linspace(-8, 8, 1601, dtype=torch.float64)
-likelihood = torch.stack([torch.where(fit_good, torch.nn.functional.logsigmoid(fit_logits + b), torch.nn.functional.logsigmoid(-fit_logits - b)).mean()
-                          for b in candidates])
+likelihood = torch.stack([
+    torch.where(fit_good, torch.nn.functional.logsigmoid(fit_logits + b),
+                torch.nn.functional.logsigmoid(-fit_logits - b)).mean()
+    for b in candidates
+])
 by_hand = candidates[likelihood.argmax()].item()
 fitted = experiments.calibrate(model, experiments.held_out(run.data), side=side, seed=run.seed)
 assert abs(by_hand - fitted) < 0.02, (by_hand, fitted)
-shift = model.calibration or fitted  # weights that ship carry the shift that the held-out photos of their own training gave
+# weights that ship carry the shift that the held-out photos of their own training gave
+shift = model.calibration or fitted
 
 
 # %%
@@ -163,7 +173,8 @@ def reliability(logits, good, bins=8):
     for low, high in zip(edges[:-1], edges[1:]):
         inside = (p >= low) & (p <= high if high == 1 else p < high)
         if inside.sum() >= 20:
-            found.append((p[inside].mean().item(), good[inside].double().mean().item(), int(inside.sum())))
+            found.append((p[inside].mean().item(), good[inside].double().mean().item(),
+                          int(inside.sum())))
     return np.array(found)
 
 
@@ -179,15 +190,19 @@ right.set(xlabel="φ_e's probability of “good”", ylabel="tokens of S_l")
 left.legend()
 fig.tight_layout()
 path = run.save_figure(fig, "reliability")
-gap = {name: abs(float((logits + b).sigmoid().mean() - good.double().mean())) for name, b in (("raw", 0.0), ("corrected", shift))}
+gap = {name: abs(float((logits + b).sigmoid().mean() - good.double().mean()))
+       for name, b in (("raw", 0.0), ("corrected", shift))}
 
 # %% [markdown]
 # *Left: on the diagonal, α means what it says. Right: where α lies in the tokens' probabilities decides how many are kept; a
 # curve over α is empty wherever there are none.*
 
 # %%
-display(Markdown(f"On these photos **{good.double().mean():.1%}** of S_l's tokens are good. φ_e says {logits.sigmoid().mean():.1%} raw and "
-                 f"{(logits + shift).sigmoid().mean():.1%} with the shift of **{shift:+.2f}** (the photos at hand here give {fitted:+.2f})."))
+display(Markdown(
+    f"On these photos **{good.double().mean():.1%}** of S_l's tokens are good. "
+    f"φ_e says {logits.sigmoid().mean():.1%} raw and "
+    f"{(logits + shift).sigmoid().mean():.1%} with the shift of **{shift:+.2f}** "
+    f"(the photos at hand here give {fitted:+.2f})."))
 
 # %% [markdown]
 # *Can the shift make the gap larger?* Yes. It is the right one for the share of good tokens on the photos that it was fitted on, and sets of photos differ in that
@@ -197,30 +212,39 @@ display(Markdown(f"On these photos **{good.double().mean():.1%}** of S_l's token
 # held-out training photos. It needs no belief in probabilities at all, only in φ_e's ranking.
 
 # %%
-quantiles = {q: float(torch.quantile(fit_logits.sigmoid(), q)) if 0 < q < 1 else q for q in size.alphas}
-kept_share = {q: float((fit_logits.sigmoid() >= alpha).double().mean()) for q, alpha in quantiles.items() if 0 < q < 1}
+quantiles = {q: float(torch.quantile(fit_logits.sigmoid(), q)) if 0 < q < 1 else q
+             for q in size.alphas}
+kept_share = {q: float((fit_logits.sigmoid() >= alpha).double().mean())
+              for q, alpha in quantiles.items() if 0 < q < 1}
 assert all(abs(share - (1 - q)) < 0.02 for q, share in kept_share.items()), kept_share
 
 # %% [markdown]
 # ## The sweep (Fig. 7)
 
 # %%
-coarse = size.alphas if len(size.alphas) <= 5 else size.alphas[::5]  # α as it is meant gets the fine grid, its two rivals a coarse one
+# α as it is meant gets the fine grid, its two rivals a coarse one
+coarse = size.alphas if len(size.alphas) <= 5 else size.alphas[::5]
 rows = pd.concat([
-    experiments.alpha_curve(model, pairs, size.seeds, {a: a for a in size.alphas}, name="corrected", shift=shift, store=store),
-    experiments.alpha_curve(model, pairs, size.seeds, {a: a for a in coarse}, name="raw", shift=0.0, store=store),
-    experiments.alpha_curve(model, pairs, size.seeds, {q: quantiles[q] for q in coarse}, name="quantile", shift=0.0, store=store),
+    experiments.alpha_curve(model, pairs, size.seeds, {a: a for a in size.alphas},
+                            name="corrected", shift=shift, store=store),
+    experiments.alpha_curve(model, pairs, size.seeds, {a: a for a in coarse},
+                            name="raw", shift=0.0, store=store),
+    experiments.alpha_curve(model, pairs, size.seeds, {q: quantiles[q] for q in coarse},
+                            name="quantile", shift=0.0, store=store),
 ])
 names = [name for name in ("psnr", "ssim", "lpips", "gmsd", "niqe") if name in rows]
 look = "lpips" if "lpips" in names else "gmsd"
 LOOK = look.upper()
 if look == "gmsd":
-    print("LPIPS's weights are not on this machine (TORCH_HOME): GMSD stands in, and claims about LPIPS are not measured.")
+    print("LPIPS's weights are not on this machine (TORCH_HOME): GMSD stands in, "
+          "and claims about LPIPS are not measured.")
 curves = experiments.summary(rows, ["T_s", *names, "token accuracy"], by=("method", "dial"))
-print(f"{len(rows)} rows: {len(size.alphas)} α corrected, {len(coarse)} raw, {len(coarse)} by quantile, × {len(pairs)} photos × {len(size.seeds)} seed(s)")
+print(f"{len(rows)} rows: {len(size.alphas)} α corrected, {len(coarse)} raw, "
+      f"{len(coarse)} by quantile, × {len(pairs)} photos × {len(size.seeds)} seed(s)")
 
 # %%
-# At α = 0 every token passes and the answer is S_l; at α = 1 none does and all T steps are run. T_s never falls with α.
+# At α = 0 every token passes and the answer is S_l; at α = 1 none does and all T steps are run.
+# T_s never falls with α.
 for (method, photo, own_seed), own in rows.groupby(["method", "photo", "seed"]):
     starts = own.sort_values("dial").T_s.tolist()
     assert starts == sorted(starts) and starts[0] == 0 and starts[-1] == T, (method, photo, starts)
@@ -233,7 +257,8 @@ for ax, value in zip(axes, shown_values):
         own = curves[(curves.method == method) & (curves.value == value)].sort_values("dial")
         ax.plot(own.dial, own["mean"], color=colour, lw=1.3, label=method)
         ax.fill_between(own.dial, own.low, own.high, color=colour, alpha=0.15)
-    ax.set_title({"T_s": "mean T_s", "psnr": "PSNR ↑", "niqe": "NIQE ↓"}.get(value, f"{LOOK} ↓"), fontsize=9)
+    ax.set_title({"T_s": "mean T_s", "psnr": "PSNR ↑", "niqe": "NIQE ↓"}.get(value, f"{LOOK} ↓"),
+                 fontsize=9)
     ax.set_xlabel("α, or share to redo", fontsize=8)
     ax.tick_params(labelsize=7)
 axes[0].legend(fontsize=7)
@@ -255,19 +280,31 @@ evidence = {
     f"{LOOK}, best α inside − α = 0": experiments.difference(best, end[0.0], look),
     f"{LOOK}, best α inside − α = 1": experiments.difference(best, end[1.0], look),
     "PSNR, α = 1 − α = 0": experiments.difference(end[1.0], end[0.0], "psnr"),
-    **{f"T_s, {name}, α = .75 − α = .25": experiments.difference(*(rows[(rows.method == name) & (rows.dial == a)] for a in (0.75, 0.25)), "T_s")
+    **{f"T_s, {name}, α = .75 − α = .25": experiments.difference(
+           *(rows[(rows.method == name) & (rows.dial == a)] for a in (0.75, 0.25)), "T_s")
        for name in ("raw", "corrected")},
     **{f"PSNR at α = {a:g}": experiments.interval(end[a], "psnr") for a in end},
     **{f"token accuracy at α = {a:g}": experiments.interval(end[a], "token accuracy") for a in end},
 }
 where = inside.groupby("dial")[look].mean().idxmin()
-# the same at temperature 1, on the coarse grid: the tier's temperature is the best of several, the paper's is 1
-warm = experiments.alpha_curve(model, pairs, size.seeds, {a: a for a in coarse}, name="temperature 1", shift=shift, temperature=1.0, store=store)
+# the same at temperature 1, on the coarse grid: the tier's temperature is the best of several,
+# the paper's is 1
+warm = experiments.alpha_curve(model, pairs, size.seeds, {a: a for a in coarse},
+                               name="temperature 1", shift=shift, temperature=1.0, store=store)
 warm_best = experiments.at_its_best(warm[warm.dial.between(0, 1, inclusive="neither")], look)
-evidence |= {f"{LOOK}, best α inside − α = {a:g}, at temperature 1": experiments.difference(warm_best, warm[warm.dial == a], look) for a in end}
-display(Markdown(f"Lowest mean {LOOK} inside at α = **{where:g}** (corrected). Chosen on the other photos, the best inner α differs from α = 0 (S_l) by "
-                 f"{ledger.show(evidence[f'{LOOK}, best α inside − α = 0'])} and from α = 1 (everything redone) by {ledger.show(evidence[f'{LOOK}, best α inside − α = 1'])}. At temperature 1: "
-                 f"{ledger.show(evidence[f'{LOOK}, best α inside − α = 0, at temperature 1'])} and {ledger.show(evidence[f'{LOOK}, best α inside − α = 1, at temperature 1'])}."))
+evidence |= {
+    f"{LOOK}, best α inside − α = {a:g}, at temperature 1": experiments.difference(
+        warm_best, warm[warm.dial == a], look)
+    for a in end
+}
+display(Markdown(
+    f"Lowest mean {LOOK} inside at α = **{where:g}** (corrected). Chosen on the other photos, "
+    "the best inner α differs from α = 0 (S_l) by "
+    f"{ledger.show(evidence[f'{LOOK}, best α inside − α = 0'])} "
+    "and from α = 1 (everything redone) by "
+    f"{ledger.show(evidence[f'{LOOK}, best α inside − α = 1'])}. At temperature 1: "
+    f"{ledger.show(evidence[f'{LOOK}, best α inside − α = 0, at temperature 1'])} and "
+    f"{ledger.show(evidence[f'{LOOK}, best α inside − α = 1, at temperature 1'])}."))
 
 # %% [markdown]
 # ## Pictures at five α, with the masks they start from
@@ -277,13 +314,18 @@ five = [0.0, 0.25, 0.5, 0.75, 1.0]
 shown = pairs[1]  # one of scikit-image's photos
 fig, axes = plt.subplots(2, 6, figsize=(8, 2.9))
 for column, alpha in enumerate(five):
-    image, restored, _ = apply(model, Method("corrected", sampler=experiments.alg2(model, alpha=alpha), shift=shift), shown, run.seed)
+    image, restored, _ = apply(
+        model, Method("corrected", sampler=experiments.alg2(model, alpha=alpha), shift=shift),
+        shown, run.seed)
     axes[0, column].imshow(image[0].permute(1, 2, 0).numpy())
     axes[0, column].set_title(f"α = {alpha:g}, T_s = {int(restored.start)}", fontsize=8)
-    axes[1, column].imshow(restored.condition_keep[0].cpu(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    axes[1, column].imshow(restored.condition_keep[0].cpu(), cmap="gray", vmin=0, vmax=1,
+                           interpolation="nearest")
 axes[0, 5].imshow(shown.hq[0].permute(1, 2, 0).numpy())
 axes[0, 5].set_title("HQ", fontsize=8)
-axes[1, 5].imshow((experiments.judge(model, [shown])[1]).view(restored.condition_keep.shape[1:]), cmap="gray", interpolation="nearest")
+axes[1, 5].imshow(
+    (experiments.judge(model, [shown])[1]).view(restored.condition_keep.shape[1:]),
+    cmap="gray", interpolation="nearest")
 axes[1, 5].set_xlabel("truly good", fontsize=8)
 for ax in axes.flat:
     ax.set(xticks=[], yticks=[])
@@ -320,7 +362,9 @@ evidence |= {
     f"{LOOK}, T = 8 − most steps": experiments.difference(of_T[8], of_T[most], look),
     f"{LOOK}, T = 1 − most steps": experiments.difference(of_T[1], of_T[most], look),
 }
-display(Markdown(f"Against T = {most}: eight steps {ledger.show(evidence[f'{LOOK}, T = 8 − most steps'])}, one step {ledger.show(evidence[f'{LOOK}, T = 1 − most steps'])} in {LOOK}."))
+display(Markdown(
+    f"Against T = {most}: eight steps {ledger.show(evidence[f'{LOOK}, T = 8 − most steps'])}, "
+    f"one step {ledger.show(evidence[f'{LOOK}, T = 1 − most steps'])} in {LOOK}."))
 
 # %% [markdown]
 # *Why can one step be as good as eight?* Several steps differ from one in this alone: later tokens are drawn knowing earlier ones. What that can win is limited by what
@@ -335,16 +379,24 @@ display(Markdown(f"Against T = {most}: eight steps {ledger.show(evidence[f'{LOOK
 
 # %% tags=["nbval-check-output"]
 plain = Sampler()
-print("RELEASED differs from Alg. 2 in:", {k: v for k, v in vars(RELEASED).items() if v != getattr(plain, k)})
+print("RELEASED differs from Alg. 2 in:",
+      {k: v for k, v in vars(RELEASED).items() if v != getattr(plain, k)})
 
 # %%
-changed = experiments.variants(model, pairs, size.seeds, size.temperatures, shift=shift, store=store)
+changed = experiments.variants(model, pairs, size.seeds, size.temperatures,
+                               shift=shift, store=store)
 reference = changed[changed.method == "Alg. 2"]
 lines = []
 for name in changed.method.unique():
     own = changed[changed.method == name]
-    line = {"setting": name, "mean steps": f"{own.run.mean():.1f}", "PSNR": ledger.show(experiments.interval(own, "psnr")), LOOK: ledger.show(experiments.interval(own, look))}
-    line[f"{LOOK}, change"] = "–" if name == "Alg. 2" else ledger.show(experiments.difference(own, reference, look))
+    line = {
+        "setting": name,
+        "mean steps": f"{own.run.mean():.1f}",
+        "PSNR": ledger.show(experiments.interval(own, "psnr")),
+        LOOK: ledger.show(experiments.interval(own, look)),
+    }
+    line[f"{LOOK}, change"] = (
+        "–" if name == "Alg. 2" else ledger.show(experiments.difference(own, reference, look)))
     lines.append(line)
 pd.DataFrame(lines).set_index("setting")
 
@@ -356,7 +408,7 @@ full = changed[changed.method == "full start"]
 
 
 def seconds_of(samplers, repeats=3):
-    """Rows of the least seconds of several restorations of each photo, where the methods take turns."""
+    "Rows of the least seconds of several restorations of each photo, where the methods take turns."
     found = []
     for pair in pairs:
         taken = {name: [] for name in samplers}
@@ -365,19 +417,25 @@ def seconds_of(samplers, repeats=3):
                 began = time.perf_counter()
                 model.restore(pair.lq, sampler, seed=run.seed, keep_steps=False)
                 taken[name].append(time.perf_counter() - began)
-        found += [{"method": name, "photo": pair.name, "seed": run.seed, "seconds": min(all_)} for name, all_ in taken.items()]
+        found += [{"method": name, "photo": pair.name, "seed": run.seed, "seconds": min(all_)}
+                  for name, all_ in taken.items()]
     return pd.DataFrame(found)
 
 
 with experiments.calibrated(model, shift):
-    timed = seconds_of({"adaptive": experiments.alg2(model), "full": experiments.alg2(model, adaptive=False)})
+    timed = seconds_of({"adaptive": experiments.alg2(model),
+                        "full": experiments.alg2(model, adaptive=False)})
 evidence |= {
     "steps, adaptive − full start": experiments.difference(reference, full, "run"),
     f"{LOOK}, adaptive − full start": experiments.difference(reference, full, look),
-    "seconds, adaptive − full start": experiments.difference(timed[timed.method == "adaptive"], timed[timed.method == "full"], "seconds"),
+    "seconds, adaptive − full start": experiments.difference(
+        timed[timed.method == "adaptive"], timed[timed.method == "full"], "seconds"),
 }
-display(Markdown(f"Adaptive minus full start: steps {ledger.show(evidence['steps, adaptive − full start'])} of {T}, {LOOK} "
-                 f"{ledger.show(evidence[f'{LOOK}, adaptive − full start'])}, seconds {ledger.show(evidence['seconds, adaptive − full start'])}."))
+display(Markdown(
+    "Adaptive minus full start: "
+    f"steps {ledger.show(evidence['steps, adaptive − full start'])} of {T}, "
+    f"{LOOK} {ledger.show(evidence[f'{LOOK}, adaptive − full start'])}, "
+    f"seconds {ledger.show(evidence['seconds, adaptive − full start'])}."))
 
 # %% [markdown]
 # *Fewer steps and hardly fewer seconds?* The adaptive start has a price of its own: one more call of φ_e, on S_l. It pays where T_s falls well below T, and here few
@@ -387,13 +445,17 @@ display(Markdown(f"Adaptive minus full start: steps {ledger.show(evidence['steps
 
 # %%
 at_half = curves[(curves.dial == 0.5) & (curves.value == "T_s")].set_index("method")["mean"]
-display(Markdown(f"""
-- A shift of {shift:+.2f}, fitted on other photos, changes the gap between what φ_e says and what is true from {gap['raw']:.1%} to {gap['corrected']:.1%}.
-- Mean T_s at α = .5: raw {at_half['raw']:.1f}, corrected {at_half['corrected']:.1f}, by quantile {at_half['quantile']:.1f}, of {T}.
-- From α = 0 to α = 1 PSNR changes by {ledger.show(evidence['PSNR, α = 1 − α = 0'])} dB.
-
-Weights of `{model.tier.name}`, {len(pairs)} photos, {len(size.seeds)} seed(s). With fewer than {ledger.FEWEST} photos no verdict is given, whatever the intervals say.
-"""))
+display(Markdown(
+    "\n"
+    f"- A shift of {shift:+.2f}, fitted on other photos, changes the gap between "
+    f"what φ_e says and what is true from {gap['raw']:.1%} to {gap['corrected']:.1%}.\n"
+    f"- Mean T_s at α = .5: raw {at_half['raw']:.1f}, corrected {at_half['corrected']:.1f}, "
+    f"by quantile {at_half['quantile']:.1f}, of {T}.\n"
+    f"- From α = 0 to α = 1 PSNR changes by {ledger.show(evidence['PSNR, α = 1 − α = 0'])} dB.\n"
+    "\n"
+    f"Weights of `{model.tier.name}`, {len(pairs)} photos, {len(size.seeds)} seed(s). "
+    f"With fewer than {ledger.FEWEST} photos no verdict is given, whatever the intervals say.\n"
+))
 
 
 # %% [markdown]
@@ -454,13 +516,15 @@ assert math.isclose(calibration_error([[0.2, 0.4, 30], [0.9, 0.8, 10]]), 0.175)
 
 # %% tags=["exercise"]
 def alpha_for(probability, wanted, T, kind="cosine"):
-    """The largest of the given probabilities that, as α, starts at `wanted` or later in the schedule (T_s ≤ wanted)."""
+    ("The largest of the given probabilities that, as α, starts at `wanted` or later "
+     "in the schedule (T_s ≤ wanted).")
     raise NotImplementedError
 
 
 # %% jupyter={"source_hidden": true} tags=["solution"]
 def alpha_for(probability, wanted, T, kind="cosine"):
-    """The largest of the given probabilities that, as α, starts at `wanted` or later in the schedule (T_s ≤ wanted)."""
+    ("The largest of the given probabilities that, as α, starts at `wanted` or later "
+     "in the schedule (T_s ≤ wanted).")
     need = tokens_to_keep(wanted, T, probability.numel(), kind)  # so many must be good
     return float(probability.flatten().sort(descending=True).values[max(need, 1) - 1])
 
@@ -501,8 +565,11 @@ assert optimistic < -0.08 < honest, (optimistic, honest)
 
 # %%
 path = run.record(
-    measured=f"shift {shift:+.2f}; T_s at α .5 {at_half['corrected']:.1f} of {T}; best {LOOK} inside at {where:g}",
-    evidence=evidence, shift=shift, weights=experiments.fingerprint(model), photos=len(pairs), seeds=len(size.seeds), steps=T, side=size.side,
-    best_alpha=float(where), share_good=float(good.double().mean()), conventions={name: experiments.metrics.describe(name) for name in names},
+    measured=f"shift {shift:+.2f}; T_s at α .5 {at_half['corrected']:.1f} of {T}; "
+             f"best {LOOK} inside at {where:g}",
+    evidence=evidence, shift=shift, weights=experiments.fingerprint(model),
+    photos=len(pairs), seeds=len(size.seeds), steps=T, side=size.side,
+    best_alpha=float(where), share_good=float(good.double().mean()),
+    conventions={name: experiments.metrics.describe(name) for name in names},
     curves=curves.to_dict("records"), T_curve=T_curve.to_dict("records"), settings=lines,
 )

@@ -58,7 +58,8 @@ from itersr.lab.reproduce import ROOT
 
 # %% tags=["nbval-check-output"]
 for name in ("psnr", "ssim", "gmsd", "niqe", "pi"):
-    print(f"{name:5} {'less' if metrics.find(name).lower_better else 'more'} is better: {metrics.describe(name)}")
+    print(f"{name:5} {'less' if metrics.find(name).lower_better else 'more'} is better: "
+          f"{metrics.describe(name)}")
 
 
 # %% [markdown]
@@ -81,7 +82,8 @@ def enlarge_by_hand(row, scale):
     for i in range(n * scale):
         centre = (i + 0.5) / scale - 0.5
         left = math.floor(centre)
-        result.append(sum(cubic(centre - j) * row[min(max(j, 0), n - 1)] for j in range(left - 1, left + 3)))
+        result.append(sum(cubic(centre - j) * row[min(max(j, 0), n - 1)]
+                          for j in range(left - 1, left + 3)))
     return np.clip(result, 0, 1)
 
 
@@ -108,11 +110,13 @@ assert np.allclose(enlarge_by_hand(row.tolist(), 4), ours.numpy(), atol=1e-5)
 def interval_by_hand(values, resamples=4000):
     rng = np.random.default_rng(run.seed)
     photos, seeds = values.shape
-    means = [values[rng.integers(photos, size=photos)][:, rng.integers(seeds, size=seeds)].mean() for _ in range(resamples)]
+    means = [values[rng.integers(photos, size=photos)][:, rng.integers(seeds, size=seeds)].mean()
+             for _ in range(resamples)]
     return values.mean(), *np.quantile(means, [0.025, 0.975])
 
 
-made_up = np.random.default_rng(1).normal(size=(24, 3)) + np.random.default_rng(2).normal(size=(24, 1))
+made_up = (np.random.default_rng(1).normal(size=(24, 3))
+           + np.random.default_rng(2).normal(size=(24, 1)))
 hand = interval_by_hand(made_up)
 package = metrics.mean_interval(made_up, run.generator(2, "cpu"), resamples=4000)
 assert np.allclose(hand, (package.mean, package.low, package.high), atol=0.06), (hand, package)
@@ -156,8 +160,10 @@ from itersr.lab.course import model_to_measure
 model = model_to_measure(run.tier, run.data, run.checkpoints, seed=run.seed, device=str(run.device))
 size = experiments.sizes(run.tier, run.seed)
 bench = experiments.bench_folder()
-pairs = experiments.make_pairs(experiments.unseen_photos(size.photos, bench), model.tier, size.side, run.seed)
-shift = model.calibration or experiments.calibrate(model, experiments.held_out(run.data), side=size.side, seed=run.seed)  # notebook 08
+pairs = experiments.make_pairs(experiments.unseen_photos(size.photos, bench),
+                               model.tier, size.side, run.seed)
+shift = model.calibration or experiments.calibrate(  # notebook 08
+    model, experiments.held_out(run.data), side=size.side, seed=run.seed)
 store = run.checkpoints / "rows.jsonl"
 T = experiments.alg2(model).steps
 evidence = {}
@@ -177,20 +183,39 @@ print(f"{len(pairs)} photos, crops of {size.side}², {len(size.seeds)} seed(s), 
 # %%
 real = None
 if bench is None or not (bench / "test" / "realsrset").is_dir():
-    print("RealSRSet is not here (set ITERSR_BENCH): Table 1 is not measured; the rest uses scikit-image's photos.")
+    print("RealSRSet is not here (set ITERSR_BENCH): Table 1 is not measured; "
+          "the rest uses scikit-image's photos.")
 elif not metrics.available("niqe"):
     print("NIQE's weights are not here (set TORCH_HOME): Table 1 is not measured.")
 else:
-    real = experiments.real_set(model, bench, experiments.alg2(model), shift=shift, largest=120 if run.tier.name == "smoke" else None, store=store)
+    real = experiments.real_set(model, bench, experiments.alg2(model), shift=shift,
+                                largest=120 if run.tier.name == "smoke" else None, store=store)
     print(real.groupby("method", sort=False).photo.count().to_string())
 
 # %%
-paper = {"FeMaSR": 5.18, "MM-RealSR": 5.25, "ITER": 5.29, "SwinIR-GAN": 5.30, "BSRGAN": 5.49, "Real-ESRGAN": 5.65, "LDM-BSR": 6.03, "Bicubic": 7.98}
-measured = {} if real is None else {name: experiments.interval(real[real.method == name], "niqe") for name in real.method.unique()}
+paper = {
+    "FeMaSR": 5.18,
+    "MM-RealSR": 5.25,
+    "ITER": 5.29,
+    "SwinIR-GAN": 5.30,
+    "BSRGAN": 5.49,
+    "Real-ESRGAN": 5.65,
+    "LDM-BSR": 6.03,
+    "Bicubic": 7.98,
+}
+measured = {} if real is None else {
+    name: experiments.interval(real[real.method == name], "niqe") for name in real.method.unique()}
 ours = {"Bicubic": measured.get("bicubic"), "ITER": measured.get("ITER")}
 ours |= {name: measured.get(name.lower().replace("-", "")) for name in paper if name not in ours}
-table = [{"method": name, "NIQE in the paper": paper[name], "NIQE here [95 %]": ledger.show(ours[name]) if ours[name] else "not measured here",
-          "photos here": f"{ours[name]['n']}" if ours[name] else "–"} for name in paper]
+table = [
+    {
+        "method": name,
+        "NIQE in the paper": paper[name],
+        "NIQE here [95 %]": ledger.show(ours[name]) if ours[name] else "not measured here",
+        "photos here": f"{ours[name]['n']}" if ours[name] else "–",
+    }
+    for name in paper
+]
 evidence |= {f"NIQE of {name} on RealSRSet": ours[name] for name in paper if ours[name]}
 evidence = {name.replace("Bicubic", "bicubic"): value for name, value in evidence.items()}
 pd.DataFrame(table).set_index("method")
@@ -201,10 +226,18 @@ pd.DataFrame(table).set_index("method")
 
 # %%
 if measured:
-    gaps = {name: abs(ours[name]["mean"] - paper[name]) for name in ("Bicubic", "BSRGAN", "Real-ESRGAN") if ours[name] and ours[name]["n"] == 20}
-    display(Markdown("Away from the paper: " + ", ".join(f"{name} **{gap:.3f}**" for name, gap in gaps.items()) + f" in NIQE. ITER's row is tier `{model.tier.name}` "
-                     f"on {ours['ITER']['n']} of the 20 photos" + (", the smallest ones: not comparable with its row in the paper." if ours["ITER"]["n"] < 20 else ".")))
-    assert gaps.get("Bicubic", 0) <= 0.03 and gaps.get("BSRGAN", 0) <= 0.02, f"the bench does not measure what the paper measured: {gaps}"
+    gaps = {name: abs(ours[name]["mean"] - paper[name])
+            for name in ("Bicubic", "BSRGAN", "Real-ESRGAN")
+            if ours[name] and ours[name]["n"] == 20}
+    display(Markdown(
+        "Away from the paper: "
+        + ", ".join(f"{name} **{gap:.3f}**" for name, gap in gaps.items())
+        + f" in NIQE. ITER's row is tier `{model.tier.name}` "
+          f"on {ours['ITER']['n']} of the 20 photos"
+        + (", the smallest ones: not comparable with its row in the paper."
+           if ours["ITER"]["n"] < 20 else ".")))
+    assert gaps.get("Bicubic", 0) <= 0.03 and gaps.get("BSRGAN", 0) <= 0.02, (
+        f"the bench does not measure what the paper measured: {gaps}")
 
 # %% [markdown]
 # ## With and without refinement (Fig. 6), and against one plain sample
@@ -220,9 +253,11 @@ names = [name for name in ("psnr", "ssim", "lpips", "gmsd", "niqe") if name in r
 look = "lpips" if "lpips" in names else "gmsd"
 LOOK = look.upper()
 if look == "gmsd":
-    print("LPIPS's weights are not on this machine (TORCH_HOME): GMSD stands in, and claims about LPIPS are not measured.")
+    print("LPIPS's weights are not on this machine (TORCH_HOME): GMSD stands in, "
+          "and claims about LPIPS are not measured.")
 of = {name: rows[rows.method == name] for name in rows.method.unique()}
-best = {name: experiments.at_its_best(of[name], look) for name in ("ITER", "one sample of E_l", "one sample of φ_r")}
+best = {name: experiments.at_its_best(of[name], look)
+        for name in ("ITER", "one sample of E_l", "one sample of φ_r")}
 tidy = pd.concat([rows[~rows.method.isin(list(best))], *best.values()])
 order = ["bicubic", "S_l", "one sample of E_l", "one sample of φ_r", "ITER", "VQGAN bound"]
 
@@ -231,15 +266,18 @@ def compared(tidy):
     """The summary of a set of photos, and ITER's paired differences from what it has to beat."""
     own = {name: tidy[tidy.method == name] for name in order}
     found = experiments.summary(pd.concat(own.values()), [*names, "token accuracy"])
-    return found, {f"{LOOK}, ITER − {name}": experiments.difference(own["ITER"], own[name], look) for name in order[:4]}
+    return found, {f"{LOOK}, ITER − {name}": experiments.difference(own["ITER"], own[name], look)
+                   for name in order[:4]}
 
 
 table, against = compared(tidy)
 table["shown"] = [ledger.show(r) for r in table.to_dict("records")]
-table.pivot(index="method", columns="value", values="shown").reindex(index=order, columns=[*names, "token accuracy"]).fillna("–")
+table.pivot(index="method", columns="value", values="shown").reindex(
+    index=order, columns=[*names, "token accuracy"]).fillna("–")
 
 # %%
-by_temperature = experiments.summary(rows[rows.method.isin(list(best))], [look], by=("method", "dial"))
+by_temperature = experiments.summary(rows[rows.method.isin(list(best))], [look],
+                                     by=("method", "dial"))
 fig, ax = plt.subplots(figsize=(5, 3))
 for (method, own), colour in zip(by_temperature.groupby("method", sort=False), ("C0", "C2", "C1")):
     ax.plot(own.dial, own["mean"], "o-", color=colour, label=method)
@@ -258,13 +296,17 @@ path = run.save_figure(fig, "temperatures")
 evidence |= {
     **against,
     f"{LOOK}, ITER − one sample of φ_r, at temperature 1": experiments.difference(
-        of["ITER"][of["ITER"].dial == 1], of["one sample of φ_r"][of["one sample of φ_r"].dial == 1], look),
-    f"{LOOK}, one sample of φ_r − one sample of E_l": experiments.difference(best["one sample of φ_r"], best["one sample of E_l"], look),
+        of["ITER"][of["ITER"].dial == 1],
+        of["one sample of φ_r"][of["one sample of φ_r"].dial == 1], look),
+    f"{LOOK}, one sample of φ_r − one sample of E_l": experiments.difference(
+        best["one sample of φ_r"], best["one sample of E_l"], look),
     "token accuracy of S_l": experiments.interval(of["S_l"], "token accuracy"),
     "token accuracy of ITER": experiments.interval(best["ITER"], "token accuracy"),
-    "token accuracy of one sample of E_l": experiments.interval(best["one sample of E_l"], "token accuracy"),
+    "token accuracy of one sample of E_l": experiments.interval(
+        best["one sample of E_l"], "token accuracy"),
 }
-display(Markdown("\n".join(f"- {name}: {ledger.show(value)}" for name, value in evidence.items() if name.startswith(LOOK))))
+display(Markdown("\n".join(f"- {name}: {ledger.show(value)}" for name, value in evidence.items()
+                           if name.startswith(LOOK))))
 
 # %% [markdown]
 # ### What the steps buy, taken apart
@@ -279,9 +321,11 @@ display(Markdown("\n".join(f"- {name}: {ledger.show(value)}" for name, value in 
 warmth = float(by_temperature[by_temperature.method == "ITER"].set_index("dial")["mean"].idxmin())
 apart = experiments.taken_apart(model, pairs, size.seeds, warmth, store=store)
 part = {name: apart[apart.method == name] for name in apart.method.unique()}
-gains = {name: experiments.difference(own, part["one sample of E_l"], look) for name, own in part.items() if name != "one sample of E_l"}
+gains = {name: experiments.difference(own, part["one sample of E_l"], look)
+         for name, own in part.items() if name != "one sample of E_l"}
 fig, ax = plt.subplots(figsize=(7, 2.6))
-ledger.draw(ax, {f"{name} ({part[name]['token accuracy'].mean():.1%} right)": gap for name, gap in gains.items()})
+ledger.draw(ax, {f"{name} ({part[name]['token accuracy'].mean():.1%} right)": gap
+                 for name, gap in gains.items()})
 ax.set_xlabel(f"{LOOK} − that of one sample of E_l (less is better), temperature {warmth:g}")
 fig.tight_layout()
 path = run.save_figure(fig, "taken_apart")
@@ -298,22 +342,34 @@ def tells(value):
     return {-1: "helps", 1: "costs", 0: "cannot be told from no difference"}[ledger.sign(value)]
 
 
-agreement = experiments.difference(part["φ_r proposes, φ_e judges"], part["φ_r proposes, φ_e judges, runs mixed"], look)
-proposing = experiments.difference(part["φ_r proposes, φ_e judges"], part["E_l proposes, φ_e judges"], look)
-judging = experiments.difference(part["φ_r proposes, φ_e judges"], part["φ_r proposes, dice judge"], look)
-evidence |= {f"{LOOK}, ITER from nothing known − one sample of E_l": experiments.difference(part["φ_r proposes, φ_e judges"], best["one sample of E_l"], look),
-             f"{LOOK}, one run − runs mixed": agreement, f"{LOOK}, φ_r proposes − E_l proposes": proposing,
-             f"{LOOK}, φ_e judges − dice judge": judging,
-             f"{LOOK}, oracle on E_l's proposals − one sample of E_l": gains["E_l proposes, an oracle judges"],
-             f"{LOOK}, oracle on φ_r's proposals − one sample of φ_r":
-             experiments.difference(part["φ_r proposes, an oracle judges"], part["φ_r proposes all at once"], look)}
-display(Markdown(f"""
-- φ_r proposes, and not E_l: {tells(proposing)}, {ledger.show(proposing)}.
-- φ_e judges, and not dice: {tells(judging)}, {ledger.show(judging)}.
-- Neighbours go together, and are not mixed: {tells(agreement)}, {ledger.show(agreement)}.
-- Alg. 2 from nothing known at this temperature, against one sample of E_l at its best: {ledger.show(evidence[f"{LOOK}, ITER from nothing known − one sample of E_l"])}
-  (with the adaptive start, above: {ledger.show(evidence[f"{LOOK}, ITER − one sample of E_l"])}).
-"""))
+agreement = experiments.difference(part["φ_r proposes, φ_e judges"],
+                                   part["φ_r proposes, φ_e judges, runs mixed"], look)
+proposing = experiments.difference(part["φ_r proposes, φ_e judges"],
+                                   part["E_l proposes, φ_e judges"], look)
+judging = experiments.difference(part["φ_r proposes, φ_e judges"],
+                                 part["φ_r proposes, dice judge"], look)
+evidence |= {
+    f"{LOOK}, ITER from nothing known − one sample of E_l": experiments.difference(
+        part["φ_r proposes, φ_e judges"], best["one sample of E_l"], look),
+    f"{LOOK}, one run − runs mixed": agreement,
+    f"{LOOK}, φ_r proposes − E_l proposes": proposing,
+    f"{LOOK}, φ_e judges − dice judge": judging,
+    f"{LOOK}, oracle on E_l's proposals − one sample of E_l":
+        gains["E_l proposes, an oracle judges"],
+    f"{LOOK}, oracle on φ_r's proposals − one sample of φ_r": experiments.difference(
+        part["φ_r proposes, an oracle judges"], part["φ_r proposes all at once"], look),
+}
+display(Markdown(
+    "\n"
+    f"- φ_r proposes, and not E_l: {tells(proposing)}, {ledger.show(proposing)}.\n"
+    f"- φ_e judges, and not dice: {tells(judging)}, {ledger.show(judging)}.\n"
+    "- Neighbours go together, and are not mixed: "
+    f"{tells(agreement)}, {ledger.show(agreement)}.\n"
+    "- Alg. 2 from nothing known at this temperature, against one sample of E_l at its best: "
+    f"{ledger.show(evidence[f'{LOOK}, ITER from nothing known − one sample of E_l'])}\n"
+    "  (with the adaptive start, above: "
+    f"{ledger.show(evidence[f'{LOOK}, ITER − one sample of E_l'])}).\n"
+))
 
 # %% [markdown]
 # The same comparison on Kodak24 alone, the set that others report; the model card of the weights takes its numbers from here.
@@ -323,8 +379,10 @@ kodak = tidy[tidy.photo.str.startswith("kodak")]
 sets = {}
 if kodak.photo.nunique() >= ledger.FEWEST:
     found, gaps = compared(kodak)
-    sets["Kodak24"] = {"photos": int(kodak.photo.nunique()), "summary": found.to_dict("records"), "differences": gaps}
-    print(f"{kodak.photo.nunique()} photos; " + "; ".join(f"{what} {ledger.show(gap)}" for what, gap in gaps.items()))
+    sets["Kodak24"] = {"photos": int(kodak.photo.nunique()), "summary": found.to_dict("records"),
+                       "differences": gaps}
+    print(f"{kodak.photo.nunique()} photos; "
+          + "; ".join(f"{what} {ledger.show(gap)}" for what, gap in gaps.items()))
 
 # %% [markdown]
 # ### Other forms, same bench
@@ -339,15 +397,18 @@ if kodak.photo.nunique() >= ledger.FEWEST:
 # %%
 kept = ROOT / "figures" / "results"
 forms = {"tiny": ledger.read_results(kept)["09"]["results"]}
-forms |= {path.stem: json.loads(path.read_text(encoding="utf-8"))["results"] for path in sorted(kept.glob("variants/*.json"))}
+forms |= {path.stem: json.loads(path.read_text(encoding="utf-8"))["results"]
+          for path in sorted(kept.glob("variants/*.json"))}
 if sets and look == "lpips":  # this run's own; a quick look, at smoke, has too few photos
     forms[model.tier.name] = {"sets": sets, "evidence": evidence}
 lines = {}
 for name, result in forms.items():
     on_kodak, parts = result["sets"]["Kodak24"], result["evidence"]
-    mean = {row["method"]: f"{row['mean']:.3f}" for row in on_kodak["summary"] if row["value"] == "lpips"}
+    mean = {row["method"]: f"{row['mean']:.3f}" for row in on_kodak["summary"]
+            if row["value"] == "lpips"}
     lines[name] = {method: mean.get(method, "–") for method in order} | {
-        "ITER − one sample": ledger.show(on_kodak["differences"]["LPIPS, ITER − one sample of E_l"]),
+        "ITER − one sample":
+            ledger.show(on_kodak["differences"]["LPIPS, ITER − one sample of E_l"]),
         "φ_r proposes − E_l proposes": ledger.show(parts["LPIPS, φ_r proposes − E_l proposes"]),
         "one run − runs mixed": ledger.show(parts["LPIPS, one run − runs mixed"])}
 pd.DataFrame(lines)
@@ -356,8 +417,11 @@ pd.DataFrame(lines)
 said = []
 for name, result in forms.items():
     parts = result["evidence"]
-    said.append(f"- `{name}`: iterating in place of one sample: {tells(parts['LPIPS, ITER − one sample of E_l'])}; φ_r's proposals in "
-                f"place of E_l's: {tells(parts['LPIPS, φ_r proposes − E_l proposes'])}; ITER − S_l: {ledger.show(parts['LPIPS, ITER − S_l'])}.")
+    said.append(
+        f"- `{name}`: iterating in place of one sample: "
+        f"{tells(parts['LPIPS, ITER − one sample of E_l'])}; φ_r's proposals in place of E_l's: "
+        f"{tells(parts['LPIPS, φ_r proposes − E_l proposes'])}; "
+        f"ITER − S_l: {ledger.show(parts['LPIPS, ITER − S_l'])}.")
 display(Markdown("\n".join(said)))
 
 # %% [markdown]
@@ -373,9 +437,15 @@ display(Markdown("\n".join(said)))
 # On photos that may be shown (scikit-image's), each at the first seed. Below each picture its distance to HQ.
 
 # %%
-methods = [Method("bicubic", "bicubic"), Method("S_l", "S_l"), Method("ITER", sampler=experiments.alg2(model, temperature=warmth), shift=shift), Method("VQGAN bound", "bound")]
+methods = [
+    Method("bicubic", "bicubic"),
+    Method("S_l", "S_l"),
+    Method("ITER", sampler=experiments.alg2(model, temperature=warmth), shift=shift),
+    Method("VQGAN bound", "bound"),
+]
 shown = pairs[: min(3, len(pairs))]
-fig, axes = plt.subplots(len(shown), len(methods) + 2, figsize=(8, 1.55 * len(shown)), squeeze=False)
+fig, axes = plt.subplots(len(shown), len(methods) + 2, figsize=(8, 1.55 * len(shown)),
+                         squeeze=False)
 for line, pair in zip(axes, shown):
     line[0].imshow(pair.lq[0].permute(1, 2, 0).numpy(), interpolation="nearest")
     line[0].set_ylabel(pair.name, fontsize=8)
@@ -400,7 +470,8 @@ path = run.save_figure(fig, "side_by_side")
 # One restoration from nothing known, so that all T steps are seen; above the picture after each step, below what was kept on the way.
 
 # %%
-trace = model.restore(shown[1].lq.to(model.device), experiments.alg2(model, adaptive=False, temperature=warmth), seed=run.seed)
+trace = model.restore(shown[1].lq.to(model.device),
+                      experiments.alg2(model, adaptive=False, temperature=warmth), seed=run.seed)
 steps = trace.restored.steps
 places = sorted({round(i) for i in np.linspace(0, len(steps) - 1, min(5, len(steps)))})
 fig, axes = plt.subplots(2, len(places) + 1, figsize=(8, 3.2))
@@ -410,7 +481,8 @@ axes[1, 0].imshow(trace.restored.condition_keep[0].cpu(), cmap="gray", vmin=0, v
 for column, i in enumerate(places, start=1):
     axes[0, column].imshow(trace.at(i + 1)[0].cpu().permute(1, 2, 0).numpy())
     axes[0, column].set_title(f"step {i + 1}, t = {steps[i].t}", fontsize=8)
-    axes[1, column].imshow(steps[i].keep[0].cpu(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    axes[1, column].imshow(steps[i].keep[0].cpu(), cmap="gray", vmin=0, vmax=1,
+                           interpolation="nearest")
     axes[1, column].set_xlabel(f"{int(steps[i].keep.sum())} kept", fontsize=7)
 for ax in axes.flat:
     ax.set(xticks=[], yticks=[])
@@ -431,9 +503,13 @@ for claim in ledger.CLAIMS:
     print(f"{claim.number:2} needs", "; ".join(map(str, claim.needs)))
 
 # %%
-own = {"provenance": {"tier": model.tier.name},
-       "results": {"evidence": evidence, "weights": experiments.fingerprint(model), "photos": len(pairs), "seeds": len(size.seeds)}}
-found = ledger.claims(ledger.read_results(ROOT / "figures" / "results") | ledger.read_results(run.out / "results") | {"09": own})
+own = {
+    "provenance": {"tier": model.tier.name},
+    "results": {"evidence": evidence, "weights": experiments.fingerprint(model),
+                "photos": len(pairs), "seeds": len(size.seeds)},
+}
+found = ledger.claims(ledger.read_results(ROOT / "figures" / "results")
+                      | ledger.read_results(run.out / "results") | {"09": own})
 display(Markdown(ledger.markdown(found)))
 
 # %% [markdown]
@@ -445,8 +521,11 @@ display(Markdown(ledger.markdown(found)))
 
 # %%
 verdicts = pd.Series([row["verdict"] for row in found]).value_counts()
-display(Markdown(f"Weights of `{model.tier.name}`: " + ", ".join(f"{count} × {name}" for name, count in verdicts.items())
-                 + f". ITER against one sample of E_l, each at its best temperature: {ledger.show(evidence[f'{LOOK}, ITER − one sample of E_l'])} in {LOOK}."))
+display(Markdown(
+    f"Weights of `{model.tier.name}`: "
+    + ", ".join(f"{count} × {name}" for name, count in verdicts.items())
+    + ". ITER against one sample of E_l, each at its best temperature: "
+      f"{ledger.show(evidence[f'{LOOK}, ITER − one sample of E_l'])} in {LOOK}."))
 
 
 # %% [markdown]
@@ -496,7 +575,8 @@ def psnr_y(image, reference):
 
 # %% tags=["check"]
 candidate = experiments.bicubic(shown[0].lq, model.tier.scale)
-assert abs(psnr_y(candidate, shown[0].hq) - float(metrics.score("psnr", candidate, shown[0].hq))) < 0.01
+assert abs(psnr_y(candidate, shown[0].hq)
+           - float(metrics.score("psnr", candidate, shown[0].hq))) < 0.01
 
 
 # %% [markdown]
@@ -520,7 +600,8 @@ def decided(a, b):
 
 # %% tags=["check"]
 easy = np.random.default_rng(3).normal(size=(200, 24))
-unpaired_share, paired_share = decided(easy, easy + 0.05 + 0.05 * np.random.default_rng(4).normal(size=(200, 24)))
+unpaired_share, paired_share = decided(
+    easy, easy + 0.05 + 0.05 * np.random.default_rng(4).normal(size=(200, 24)))
 assert unpaired_share < 0.05 and paired_share > 0.95, (unpaired_share, paired_share)
 
 
@@ -530,13 +611,15 @@ assert unpaired_share < 0.05 and paired_share > 0.95, (unpaired_share, paired_sh
 
 # %% tags=["exercise"]
 def as_good_as(low, high, margin):
-    """"yes", "no" or "open" for a difference whose 95 % interval is [low, high], where less is better."""
+    ('"yes", "no" or "open" for a difference whose 95 % interval is [low, high], '
+     'where less is better.')
     raise NotImplementedError
 
 
 # %% jupyter={"source_hidden": true} tags=["solution"]
 def as_good_as(low, high, margin):
-    """"yes", "no" or "open" for a difference whose 95 % interval is [low, high], where less is better."""
+    ('"yes", "no" or "open" for a difference whose 95 % interval is [low, high], '
+     'where less is better.')
     return "yes" if high <= margin else "no" if low > margin else "open"
 
 
@@ -552,10 +635,13 @@ assert as_good_as(0.0, 0.01, 0.01) == "yes"
 
 # %%
 path = run.record(
-    measured=f"{LOOK}: ITER {tidy[tidy.method == 'ITER'][look].mean():.3f}, one sample {tidy[tidy.method == 'one sample of E_l'][look].mean():.3f}, "
+    measured=f"{LOOK}: ITER {tidy[tidy.method == 'ITER'][look].mean():.3f}, "
+             f"one sample {tidy[tidy.method == 'one sample of E_l'][look].mean():.3f}, "
              f"S_l {of['S_l'][look].mean():.3f}, bicubic {of['bicubic'][look].mean():.3f}",
-    evidence=evidence, shift=shift, weights=experiments.fingerprint(model), photos=len(pairs), seeds=len(size.seeds), steps=T, side=size.side,
-    coverage=dict(zip(map(str, counts), covered)), conventions={name: metrics.describe(name) for name in names},
+    evidence=evidence, shift=shift, weights=experiments.fingerprint(model),
+    photos=len(pairs), seeds=len(size.seeds), steps=T, side=size.side,
+    coverage=dict(zip(map(str, counts), covered)),
+    conventions={name: metrics.describe(name) for name in names},
     table_1=[{"method": name, "paper": paper[name], "here": ours[name]} for name in paper],
     sets=sets, tier=model.tier.name,
 )

@@ -81,7 +81,8 @@ from itersr.training.validate import neighbour_information
 
 # %% tags=["nbval-check-output"]
 def whole_by_counting(T: int, n: int = 8) -> float:
-    """The probability that n tokens of one stripe agree after T steps: over all first draws that are kept."""
+    ("The probability that n tokens of one stripe agree after T steps: "
+     "over all first draws that are kept.")
     k1 = tokens_to_keep(T - 1, T, n)  # kept after the first step; with T = 1 all are
     draws = list(product("AB", repeat=k1))
     return sum(len(set(draw)) == 1 for draw in draws) / len(draws)
@@ -90,7 +91,8 @@ def whole_by_counting(T: int, n: int = 8) -> float:
 for T in (1, 2, 4, 8):
     k1 = tokens_to_keep(T - 1, T, 8)
     assert math.isclose(whole_by_counting(T), 2.0 ** (1 - k1))
-    print(f"T = {T}: {k1} of 8 tokens are drawn blindly, a stripe is whole with {whole_by_counting(T):.4f}")
+    print(f"T = {T}: {k1} of 8 tokens are drawn blindly, "
+          f"a stripe is whole with {whole_by_counting(T):.4f}")
 product_entropy = 8 * math.log(2)
 world_entropy = -2 * 0.5 * math.log(0.5)
 print(f"information between the tokens: {product_entropy - world_entropy:.3f} nats")
@@ -110,7 +112,8 @@ print(f"information between the tokens: {product_entropy - world_entropy:.3f} na
 
 # %%
 base = ITER.from_pretrained("stripes", str(run.device))
-example = {dial: worlds.pairs(base.tier, 1, dial, first=worlds.TEST + 2)[0] for dial in worlds.DIALS}
+example = {dial: worlds.pairs(base.tier, 1, dial, first=worlds.TEST + 2)[0]
+           for dial in worlds.DIALS}
 
 
 def show(axis, image, title=""):
@@ -166,7 +169,8 @@ one_cell = worlds.World(paint(bars), torch.zeros(96, 96, dtype=torch.long), torc
                         torch.tensor([8.0]), torch.zeros(1, dtype=torch.long))
 half = bars.clone()
 half[48:] *= -1  # the lower half is shifted by half a period
-for name, picture in (("whole", bars), ("shifted whole", bars.roll(3, 1)), ("broken in the middle", half)):
+for name, picture in (("whole", bars), ("shifted whole", bars.roll(3, 1)),
+                      ("broken in the middle", half)):
     by_hand = summed_phases(picture, 8) / summed_phases(bars, 8)
     ours = worlds.coherence(paint(picture), one_cell)
     assert abs(by_hand - ours) < 1e-4
@@ -199,8 +203,8 @@ def trained_here(steps: int = 300) -> ITER:
         shutil.copy(weights.SHIPPED / "stripes" / f"{name}.safetensors", folder)
     settings = dataclasses.replace(base.tier.train["token_nets"], steps=steps, validations=1)
     config = dataclasses.replace(base.tier, train={"refiner": settings, "token_nets": settings})
-    train_stage("refiner", config, pictures(100), folder.parent, validation=(1, 96), resume=True, progress=False,
-                device=str(run.device))
+    train_stage("refiner", config, pictures(100), folder.parent, validation=(1, 96), resume=True,
+                progress=False, device=str(run.device))
     model = load_networks(folder, config, ("refiner",))
     model.evaluator.load_state_dict(base.evaluator.state_dict())
     return model.ready(run.device)
@@ -231,10 +235,11 @@ def neighbour_loss(model, pair, share, order):
 
 one = example[1.0]
 n_places = (one.hq.shape[-1] // model.tier.vqgan.factor) ** 2
-order = torch.rand(1, int(n_places**0.5), int(n_places**0.5), generator=run.generator(1, "cpu")).to(run.device)
+order = torch.rand(1, int(n_places**0.5), int(n_places**0.5),
+                   generator=run.generator(1, "cpu")).to(run.device)
 alone, helped = (neighbour_loss(model, one, share, order) for share in (0.0, 0.75))
-print(f"one picture at dial 1: {alone:.2f} nats with nothing known, {helped:.2f} with three quarters known: "
-      f"{1 - helped / alone:.0%} of the loss goes away")
+print(f"one picture at dial 1: {alone:.2f} nats with nothing known, "
+      f"{helped:.2f} with three quarters known: {1 - helped / alone:.0%} of the loss goes away")
 
 # %% [markdown]
 # Now for every dial, over pictures that nobody trained on (`itersr.training.validate.neighbour_information`); and for **photos**, with the networks that notebooks 06–09
@@ -248,7 +253,8 @@ dials = (worlds.DIALS[0], worlds.DIALS[-1]) if LIVE else worlds.DIALS
 side = 96
 world_pairs = {dial: worlds.pairs(model.tier, few, dial, size=side) for dial in dials}
 
-photo_model = model_to_measure(run.tier, run.data, run.checkpoints, seed=run.seed, device=str(run.device))
+photo_model = model_to_measure(run.tier, run.data, run.checkpoints,
+                               seed=run.seed, device=str(run.device))
 size = experiments.sizes(run.tier, run.seed)
 unseen = experiments.unseen_photos(size.photos, experiments.bench_folder())
 photo_pairs = experiments.make_pairs(unseen, photo_model.tier, size.side, run.seed)
@@ -264,13 +270,21 @@ fig, axis = plt.subplots(figsize=(6, 3.6), layout="constrained")
 for i, (name, found) in enumerate(told.items()):
     colour = "black" if name == photo_name else plt.cm.viridis(i / len(dials))
     for own, style in ((False, "o-"), (True, "o--")):
-        axis.plot(list(found[own]), list(found[own].values()), style, ms=3, color=colour, label=None if own else name)
-axis.set(xlabel="share of the tokens that is known", ylabel="φ_r's loss on the hidden ones, nats", ylim=(0, None))
+        axis.plot(list(found[own]), list(found[own].values()), style, ms=3, color=colour,
+                  label=None if own else name)
+axis.set(xlabel="share of the tokens that is known",
+         ylabel="φ_r's loss on the hidden ones, nats", ylim=(0, None))
 axis.legend(fontsize=7)
 path = run.save_figure(fig, "neighbours")
-pd.DataFrame({name: {"nothing known": found[False][0.0], "¾ known": found[False][0.75],
-                     "¾ own draws": found[True][0.75], "neighbour information": f"{information[name]:.0%}"}
-              for name, found in told.items()}).T
+pd.DataFrame({
+    name: {
+        "nothing known": found[False][0.0],
+        "¾ known": found[False][0.75],
+        "¾ own draws": found[True][0.75],
+        "neighbour information": f"{information[name]:.0%}",
+    }
+    for name, found in told.items()
+}).T
 
 # %% [markdown]
 # ## 5. Steps
@@ -283,7 +297,8 @@ plain = model.sampler(adaptive=False, policy="random", remask=False, temperature
 pair = world_pairs[dials[0]][1]
 shown = {"LQ": pair.lq, "S_l": apply(model, Method("S_l", "S_l"), pair)[0]}
 for T in shown_T:
-    shown[f"T = {T}"] = apply(model, Method("T", sampler=dataclasses.replace(plain, steps=T)), pair, run.seed)[0]
+    shown[f"T = {T}"] = apply(model, Method("T", sampler=dataclasses.replace(plain, steps=T)),
+                              pair, run.seed)[0]
 shown["HQ"] = pair.hq
 fig, axes = plt.subplots(1, len(shown), figsize=(8, 1.5), layout="constrained")
 for axis, (name, image) in zip(axes, shown.items()):
@@ -306,7 +321,8 @@ look = "lpips" if metrics.available("lpips") else "gmsd"
 def over_T(net, pairs, steps):
     """Rows of φ_r with random masks at temperature 1, for several T."""
     base_sampler = net.sampler(adaptive=False, policy="random", remask=False, temperature=1.0)
-    methods = [Method("T", sampler=dataclasses.replace(base_sampler, steps=T), dial=T) for T in steps]
+    methods = [Method("T", sampler=dataclasses.replace(base_sampler, steps=T), dial=T)
+               for T in steps]
     return experiments.sweep(net, methods, pairs, seeds, store=store, names=[look])
 
 
@@ -322,8 +338,8 @@ for axis, value in zip(axes, values):
         table = experiments.summary(rows, [value], by=["dial"])
         axis.plot(table.dial, table["mean"], "o-", ms=3, color=colour, label=name)
         axis.fill_between(table.dial, table.low, table.high, color=colour, alpha=0.15, lw=0)
-    axis.set(xlabel="T", ylabel=value.upper() if value == look else value, xscale="log", xticks=list(counts),
-             xticklabels=list(counts))
+    axis.set(xlabel="T", ylabel=value.upper() if value == look else value, xscale="log",
+             xticks=list(counts), xticklabels=list(counts))
     axis.minorticks_off()
 axes[0].legend(fontsize=7)
 path = run.save_figure(fig, "steps")
@@ -342,13 +358,17 @@ for i, (name, found) in enumerate(gains.items()):
     colour = "black" if name == photo_name else plt.cm.viridis(i / len(dials))
     axis.plot([information[name]] * 2, [found["low"], found["high"]], color=colour, lw=2)
     axis.plot(information[name], found["mean"], "o", color=colour)
-    axis.annotate(name, (information[name], found["mean"]), xytext=(5, 3), textcoords="offset points", fontsize=7)
+    axis.annotate(name, (information[name], found["mean"]), xytext=(5, 3),
+                  textcoords="offset points", fontsize=7)
 for name, point in elsewhere.items():  # hollow
-    axis.plot([point["information"]] * 2, [point["gain"]["low"], point["gain"]["high"]], color="0.5", lw=1)
+    axis.plot([point["information"]] * 2, [point["gain"]["low"], point["gain"]["high"]],
+              color="0.5", lw=1)
     axis.plot(point["information"], point["gain"]["mean"], "o", color="0.5", mfc="white")
-    axis.annotate(name, (point["information"], point["gain"]["mean"]), xytext=(5, -9), textcoords="offset points", fontsize=7)
+    axis.annotate(name, (point["information"], point["gain"]["mean"]), xytext=(5, -9),
+                  textcoords="offset points", fontsize=7)
 axis.axhline(0, color="grey", lw=0.7)
-axis.set(xlabel="neighbour information (share of φ_r's loss)", ylabel=f"{look.upper()} that eight steps take away")
+axis.set(xlabel="neighbour information (share of φ_r's loss)",
+         ylabel=f"{look.upper()} that eight steps take away")
 axis.margins(x=0.2)
 path = run.save_figure(fig, "foretold")
 points = {name: (information[name], found) for name, found in gains.items()}
@@ -386,16 +406,20 @@ measured = [look, "psnr"]
 options = {"store": store, "names": measured}
 rows = experiments.critics(model, contest, seeds, temperatures, **options)
 if not LIVE:
-    some = ["random, re-masking", "evaluator, re-masking", "asked again, re-masking", "asked again, greedy, re-masking", "oracle"]
-    rows = pd.concat([rows, experiments.critics(model, contest, seeds, (0.3, 0.5, 0.7), steps=16, only=some, **options)])
+    some = ["random, re-masking", "evaluator, re-masking", "asked again, re-masking",
+            "asked again, greedy, re-masking", "oracle"]
+    rows = pd.concat([rows, experiments.critics(model, contest, seeds, (0.3, 0.5, 0.7), steps=16,
+                                                only=some, **options)])
     for label in ("equal", "original"):  # φ_e trained further, with all else as it is
         folder = run.checkpoints / "critics" / label
         critics.train_critic(label, folder, data=pictures(800), minutes=9, device=str(run.device))
         trained = folder / "weights" / "evaluator.safetensors"
         other = critics.with_critic(ITER.from_pretrained("stripes", str(run.device)), trained)
         judges = ["evaluator, re-masking", "evaluator, greedy, re-masking"]
-        judged = experiments.critics(other, contest, seeds, temperatures[2:], only=judges, **options)
-        rows = pd.concat([rows, judged.assign(method=judged.method.str.replace("evaluator", f"φ_e, label {label}"))])
+        judged = experiments.critics(other, contest, seeds, temperatures[2:], only=judges,
+                                     **options)
+        rows = pd.concat([rows, judged.assign(
+            method=judged.method.str.replace("evaluator", f"φ_e, label {label}"))])
 names = list(rows.method.unique())
 
 
@@ -416,25 +440,32 @@ def row_at_one(name, rows=rows):
 
 def way_to_oracle(ours, random, oracle, value=look):
     """How far from random masks to the oracle, in per cent of that way."""
-    mean = {key: float(r[value].mean()) for key, r in (("ours", ours), ("random", random), ("oracle", oracle))}
+    mean = {key: float(r[value].mean())
+            for key, r in (("ours", ours), ("random", random), ("oracle", oracle))}
     return (mean["ours"] - mean["random"]) / (mean["oracle"] - mean["random"])
 
 
 def table_of(rows):
-    """Per critic: LPIPS at temperature 1 and at its best one, and there the difference from random masks of as many steps."""
+    ("Per critic: LPIPS at temperature 1 and at its best one, "
+     "and there the difference from random masks of as many steps.")
     lines = {}
     for name in rows.method.unique():
         T = T_of(name)
         control = f"random, T = {T}" if T == "8" else f"random, re-masking, T = {T}"
-        at_best, random, bound = (best_of(each, rows) for each in (name, control, f"oracle, T = {T}"))
+        at_best, random, bound = (best_of(each, rows)
+                                  for each in (name, control, f"oracle, T = {T}"))
         at_one = row_at_one(name, rows)
         lines[name] = {
-            f"{look.upper()} at 1": ledger.show(experiments.interval(at_one, look)) if len(at_one) else "–",
+            f"{look.upper()} at 1":
+                ledger.show(experiments.interval(at_one, look)) if len(at_one) else "–",
             f"{look.upper()} at its best": ledger.show(experiments.interval(at_best, look)),
             "best": ", ".join(f"{t:g}" for t in sorted(at_best.dial.unique())),
             **({"coherence": f"{at_best.coherence.mean():.3f}"} if "coherence" in at_best else {}),
-            "− random": "–" if name == control else ledger.show(experiments.difference(at_best, random, look)),
-            "of the way to the oracle": "–" if name == control else f"{way_to_oracle(at_best, random, bound):.0%}",
+            "− random":
+                "–" if name == control
+                else ledger.show(experiments.difference(at_best, random, look)),
+            "of the way to the oracle":
+                "–" if name == control else f"{way_to_oracle(at_best, random, bound):.0%}",
         }
     return lines
 
@@ -447,8 +478,8 @@ fig, axes = plt.subplots(1, 2, figsize=(8, 3.4), layout="constrained")
 for axis, value in zip(axes, values):
     for i, name in enumerate(name for name in names if T_of(name) == "8"):
         table = experiments.summary(rows[rows.method == name], [value], by=["dial"])
-        axis.plot(table.dial, table["mean"], "o-" if "re-masking" not in name else "o--", ms=3, lw=1,
-                  color=plt.cm.tab20(i), label=name.rpartition(",")[0])
+        axis.plot(table.dial, table["mean"], "o-" if "re-masking" not in name else "o--",
+                  ms=3, lw=1, color=plt.cm.tab20(i), label=name.rpartition(",")[0])
     axis.set(xlabel="temperature", ylabel=value.upper() if value == look else value)
 axes[1].legend(fontsize=6, loc="center left", bbox_to_anchor=(1, 0.5))
 path = run.save_figure(fig, "critics")
@@ -467,8 +498,10 @@ if LIVE:
     print("At smoke the critics are not compared on photos.")
 else:
     photo_temperatures = (0.5, 0.7, 0.85, 1.0)
-    judges = [name for name in experiments.CRITICS if name not in ("evaluator, greedy", "asked again", "asked again, greedy")]
-    photo_rows = experiments.critics(photo_model, photo_pairs, seeds, photo_temperatures, only=judges, **options)
+    judges = [name for name in experiments.CRITICS
+              if name not in ("evaluator, greedy", "asked again", "asked again, greedy")]
+    photo_rows = experiments.critics(photo_model, photo_pairs, seeds, photo_temperatures,
+                                     only=judges, **options)
     on_photos = table_of(photo_rows)
 pd.DataFrame(on_photos).T
 
@@ -481,11 +514,16 @@ pd.DataFrame(on_photos).T
 # Algorithm 2 at its best setting, against the same networks used once: S_l (E_l's argmax), one sample of E_l, one sample of φ_r (T = 1). Each at its own best temperature.
 
 # %%
-one_step = [Method("one sample of φ_r", dial=x, sampler=model.sampler(steps=1, adaptive=False, policy="random", temperature=x))
-            for x in temperatures]
-once = experiments.sweep(model, [*one_step, *experiments.baselines(temperatures)], contest, seeds, **options)
+one_step = [
+    Method("one sample of φ_r", dial=x,
+           sampler=model.sampler(steps=1, adaptive=False, policy="random", temperature=x))
+    for x in temperatures
+]
+once = experiments.sweep(model, [*one_step, *experiments.baselines(temperatures)],
+                         contest, seeds, **options)
 means = {name: float(best_of(name)[look].mean()) for name in names if not name.startswith("oracle")}
-champion = min(means, key=means.get) if metrics.find(look).lower_better else max(means, key=means.get)
+champion = (min(means, key=means.get) if metrics.find(look).lower_better
+            else max(means, key=means.get))
 ours = best_of(champion)
 rivals = {
     "S_l": once[once.method == "S_l"].assign(dial=1.0),
@@ -493,8 +531,10 @@ rivals = {
     "one sample of φ_r": experiments.at_its_best(once[once.method == "one sample of φ_r"], look),
     "random masks, T = 8": best_of("random, T = 8"),
 }
-against = {f"{look.upper()}, best − {name}": experiments.difference(ours, theirs, look) for name, theirs in rivals.items()}
-against |= {f"coherence, best − {name}": experiments.difference(ours, theirs, "coherence") for name, theirs in rivals.items()}
+against = {f"{look.upper()}, best − {name}": experiments.difference(ours, theirs, look)
+           for name, theirs in rivals.items()}
+against |= {f"coherence, best − {name}": experiments.difference(ours, theirs, "coherence")
+            for name, theirs in rivals.items()}
 print(f"best here: {champion}, {look.upper()} {means[champion]:.4f}")
 pd.Series({name: ledger.show(found) for name, found in against.items()}).to_frame("mean [95 %]")
 
@@ -538,21 +578,29 @@ for short, name in (("top-k", "topk"), ("the evaluator", "evaluator"), ("random 
     of_steps = experiments.steps_of(row_at_one(f"{name}, T = 8"))
     near[short] = of_steps.groupby(["method", "photo", "seed"], as_index=False)["nearness"].mean()
 evidence = {
-    **{f"nearness of {short}": experiments.interval(own, "nearness") for short, own in near.items()},
-    "nearness, top-k − evaluator": experiments.difference(near["top-k"], near["the evaluator"], "nearness"),
-    f"{LOOK}, evaluator − top-k": experiments.difference(row_at_one("evaluator, T = 8"), row_at_one("topk, T = 8"), look),
-    f"{LOOK}, evaluator − random": experiments.difference(row_at_one("evaluator, T = 8"), row_at_one("random, T = 8"), look),
+    **{f"nearness of {short}": experiments.interval(own, "nearness")
+       for short, own in near.items()},
+    "nearness, top-k − evaluator": experiments.difference(
+        near["top-k"], near["the evaluator"], "nearness"),
+    f"{LOOK}, evaluator − top-k": experiments.difference(
+        row_at_one("evaluator, T = 8"), row_at_one("topk, T = 8"), look),
+    f"{LOOK}, evaluator − random": experiments.difference(
+        row_at_one("evaluator, T = 8"), row_at_one("random, T = 8"), look),
     f"{LOOK}, evaluator − random, each at its best temperature": experiments.difference(
         best_of("evaluator, T = 8"), best_of("random, T = 8"), look),
-    f"{LOOK}, oracle − evaluator": experiments.difference(row_at_one("oracle, T = 8"), row_at_one("evaluator, T = 8"), look),
-    "T_s, corrected, α = .75 − α = .25": experiments.difference(of_alpha[0.75], of_alpha[0.25], "T_s"),
+    f"{LOOK}, oracle − evaluator": experiments.difference(
+        row_at_one("oracle, T = 8"), row_at_one("evaluator, T = 8"), look),
+    "T_s, corrected, α = .75 − α = .25": experiments.difference(
+        of_alpha[0.75], of_alpha[0.25], "T_s"),
     "PSNR, α = 1 − α = 0": experiments.difference(of_alpha[1.0], of_alpha[0.0], "psnr"),
     f"{LOOK}, best α inside − α = 0": experiments.difference(inner, of_alpha[0.0], look),
     f"{LOOK}, best α inside − α = 1": experiments.difference(inner, of_alpha[1.0], look),
     f"{LOOK}, T = 8 − most steps": experiments.difference(of_T[8], of_T[max(counts)], look),
     f"{LOOK}, T = 1 − most steps": experiments.difference(of_T[1], of_T[max(counts)], look),
-    "steps, adaptive − full start": experiments.difference(of_alpha[chosen_alpha], of_alpha[1.0], "run"),
-    f"{LOOK}, adaptive − full start": experiments.difference(of_alpha[chosen_alpha], of_alpha[1.0], look),
+    "steps, adaptive − full start": experiments.difference(
+        of_alpha[chosen_alpha], of_alpha[1.0], "run"),
+    f"{LOOK}, adaptive − full start": experiments.difference(
+        of_alpha[chosen_alpha], of_alpha[1.0], look),
     **{f"{LOOK}, ITER − {name}": experiments.difference(with_phi_e, rivals[name], look)
        for name in ("S_l", "one sample of E_l", "one sample of φ_r")},
 }
@@ -570,27 +618,37 @@ def says(found, better, worse, undecided):
 least, most = min(information, key=information.get), max(information, key=information.get)
 step_gain = experiments.difference(best_of("random, T = 8"), rivals["one sample of φ_r"], look)
 fe_gain = evidence[f"{LOOK}, evaluator − random, each at its best temperature"]
-random_there = best_of(min((name for name in names if name.startswith("random") and T_of(name) == T_of(champion)),
+random_there = best_of(min((name for name in names
+                            if name.startswith("random") and T_of(name) == T_of(champion)),
                            key=lambda name: float(best_of(name)[look].mean())))
 oracle_there = best_of(f"oracle, T = {T_of(champion)}")
-critic_way, critic_gain = way_to_oracle(ours, random_there, oracle_there), experiments.difference(ours, random_there, look)
+critic_way, critic_gain = (way_to_oracle(ours, random_there, oracle_there),
+                           experiments.difference(ours, random_there, look))
 alpha_means = by_alpha.groupby("dial")[look].mean()
-best_alpha = float(alpha_means.idxmin() if metrics.find(look).lower_better else alpha_means.idxmax())
+best_alpha = float(alpha_means.idxmin() if metrics.find(look).lower_better
+                   else alpha_means.idxmax())
 inside = 0 < best_alpha < 1
 undecided = "not told apart by these few pictures"
-display(Markdown(f"""
-- Neighbour information runs from {information[least]:.0%} ({least}) to {information[most]:.0%} ({most}); eight steps take away
-  {gains[least]['mean']:.0%} and {gains[most]['mean']:.0%} of one step's {look.upper()}.
-- Steps alone: random masks at T = 8 against one sample of φ_r, each at its best temperature: {ledger.show(step_gain)}
-  ({says(step_gain, 'better', 'worse', undecided)}).
-- The critic of the paper: φ_e's masks against random ones at T = 8, each at its best temperature: {ledger.show(fe_gain)}
-  ({says(fe_gain, 'better', 'worse', undecided)}).
-- Best of all settings tried: **{champion}**. Against random masks with as many steps: {ledger.show(critic_gain)}, {critic_way:.0%} of the way from
-  random masks to the oracle.
-- The best α is {best_alpha:g}: {'inside' if inside else 'at the end of the range'}.
-
-{'φ_r trained here for a few hundred steps, ' if LIVE else 'Shipped weights, '}{few} pictures a dial, {len(seeds)} seed(s).
-"""))
+display(Markdown(
+    "\n"
+    f"- Neighbour information runs from {information[least]:.0%} ({least}) "
+    f"to {information[most]:.0%} ({most}); eight steps take away\n"
+    f"  {gains[least]['mean']:.0%} and {gains[most]['mean']:.0%} "
+    f"of one step's {look.upper()}.\n"
+    "- Steps alone: random masks at T = 8 against one sample of φ_r, "
+    f"each at its best temperature: {ledger.show(step_gain)}\n"
+    f"  ({says(step_gain, 'better', 'worse', undecided)}).\n"
+    "- The critic of the paper: φ_e's masks against random ones at T = 8, "
+    f"each at its best temperature: {ledger.show(fe_gain)}\n"
+    f"  ({says(fe_gain, 'better', 'worse', undecided)}).\n"
+    f"- Best of all settings tried: **{champion}**. Against random masks with as many steps: "
+    f"{ledger.show(critic_gain)}, {critic_way:.0%} of the way from\n"
+    "  random masks to the oracle.\n"
+    f"- The best α is {best_alpha:g}: {'inside' if inside else 'at the end of the range'}.\n"
+    "\n"
+    f"{'φ_r trained here for a few hundred steps, ' if LIVE else 'Shipped weights, '}"
+    f"{few} pictures a dial, {len(seeds)} seed(s).\n"
+))
 
 
 # %% [markdown]
@@ -642,7 +700,8 @@ def information_of_a_stripe(n: int, K: int) -> float:
 
 
 # %% tags=["check"]
-assert math.isclose(information_of_a_stripe(8, 2), product_entropy - world_entropy), "K = 2, n = 8 is the case of section 1"
+assert math.isclose(information_of_a_stripe(8, 2), product_entropy - world_entropy), (
+    "K = 2, n = 8 is the case of section 1")
 assert information_of_a_stripe(1, 5) == 0, "a single token has no neighbour to know of"
 
 
@@ -663,7 +722,8 @@ def whole(k1: int, K: int) -> float:
 
 # %% tags=["check"]
 _count = [len(set(draw)) == 1 for draw in product(range(3), repeat=4)]
-assert math.isclose(whole(4, 3), sum(_count) / len(_count)), "count all 81 draws of 4 tokens from 3 phases"
+assert math.isclose(whole(4, 3), sum(_count) / len(_count)), (
+    "count all 81 draws of 4 tokens from 3 phases")
 assert whole(1, 7) == 1, "one token always agrees with itself"
 
 # %% [markdown]
@@ -671,14 +731,19 @@ assert whole(1, 7) == 1, "one token always agrees with itself"
 
 # %%
 path = run.record(
-    measured=f"neighbour information {information[least]:.0%} to {information[most]:.0%}, gain of eight steps "
-             f"{gains[least]['mean']:.0%} to {gains[most]['mean']:.0%}",
-    evidence=evidence, against={f"{LOOK}, random masks at T = 8 − one sample of φ_r": step_gain, **against},
-    information=information, gains=gains, losses={name: {"true": found[False], "own": found[True]} for name, found in told.items()},
-    critics=lines, **{"critics on photos": on_photos}, champion=champion, way_to_oracle=critic_way, best_alpha=best_alpha,
+    measured=f"neighbour information {information[least]:.0%} to {information[most]:.0%}, "
+             f"gain of eight steps {gains[least]['mean']:.0%} to {gains[most]['mean']:.0%}",
+    evidence=evidence,
+    against={f"{LOOK}, random masks at T = 8 − one sample of φ_r": step_gain, **against},
+    information=information, gains=gains,
+    losses={name: {"true": found[False], "own": found[True]} for name, found in told.items()},
+    critics=lines, **{"critics on photos": on_photos}, champion=champion,
+    way_to_oracle=critic_way, best_alpha=best_alpha,
     weights=experiments.fingerprint(model), photos=few, seeds=len(seeds), side=side,
     by_T=[{"place": name, **row} for name, found in curves.items()
-          for row in experiments.summary(found, [v for v in values if v in found], by=["dial"]).to_dict("records")],
+          for row in experiments.summary(found, [v for v in values if v in found],
+                                         by=["dial"]).to_dict("records")],
     by_temperature=experiments.summary(rows, values, by=["method", "dial"]).to_dict("records"),
-    by_alpha=experiments.summary(by_alpha, [look, "coherence", "T_s"], by=["dial"]).to_dict("records"),
+    by_alpha=experiments.summary(by_alpha, [look, "coherence", "T_s"],
+                                 by=["dial"]).to_dict("records"),
 )
