@@ -1,21 +1,13 @@
-"""Claim 9 and Fig. 5: quality against the number of steps for ITER, the GAN and continuous diffusion; and noise that stays.
-
-    python -m itersr.lab.rivals.measure RUNS --minutes 30 [--grid GRID]
-
-RUNS is the folder in which rival-iter, rival-gan and rival-ldm were trained for equal minutes; GRID is the folder of `grid`.
-Writes figures/11_rivals.json. Rows that are finished are kept in RUNS/rows.jsonl.
-"""
+"""Claims 8 and 9 and Fig. 5: quality against the number of steps for ITER, the GAN and continuous diffusion; which share of
+the settings of a training is usable; and noise that stays."""
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import itertools
-import json
-import resource
-import subprocess
-import sys
+import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,18 +17,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from itersr.lab import experiments, rivals
+from itersr.lab import experiments
 from itersr.lab.experiments import Method, Pair, alg2
-from itersr.lab.reproduce import ROOT
 from itersr.model import ITER
+from itersr.training.validate import tokens_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from pandas import DataFrame
 
-ITER_STEPS, LDM_STEPS = (1, 2, 4, 8, 16), (1, 2, 5, 10, 20, 50, 100, 200)
-TEMPERATURES = (0.85, 1.0)
-SETS = ("kodak24", "gb82")
+ITER_STEPS, LDM_STEPS = (1, 2, 4, 8, 16), (1, 2, 4, 8, 16, 32, 64, 200)
+TEMPERATURES = (0.55, 0.7, 0.85, 1.0)
 
 
 def calls(method: str, steps: int) -> int:
@@ -85,21 +76,26 @@ def noisy_pair(pair: Pair, sigma: float, seed: int = 0) -> Pair:
     return dataclasses.replace(pair, lq=(pair.lq + sigma / 255 * noise).clamp(0, 1))
 
 
+@torch.no_grad()
 def of_noisy(model: ITER, gan: Any, ldm: Any, pair: Pair, sigma: float, ldm_steps: int = 20) -> dict[str, Tensor]:
-    """LQ with noise of `sigma` levels, what the three make of it, and HQ."""
+    """What the three make of LQ with noise of `sigma` levels, ITER from nothing known; beside them LQ itself, its bicubic
+    enlargement, the VQGAN's bound (S_h decoded) and HQ."""
     lq = noisy_pair(pair, sigma).lq.to(model.device)
-    made = {"ITER": model.restore(lq).image, "LDM": ldm.restore(lq, ldm_steps), "GAN": gan.restore(lq)}
-    return {name: image.cpu().float() for name, image in {"LQ": lq, **made, "HQ": pair.hq}.items()}
+    made = {"LQ": lq, "bicubic": experiments.bicubic(lq, model.tier.scale), "GAN": gan.restore(lq),
+            "LDM": ldm.restore(lq, ldm_steps), "ITER": model.restore(lq, alg2(model, adaptive=False)).image,
+            "bound": model.vqgan.decode(tokens_of(model, pair)), "HQ": pair.hq}
+    return {name: image.float().clamp(0, 1).cpu() for name, image in made.items()}
 
 
 def noise(model: ITER, gan: Any, ldm: Any, pairs: Sequence[Pair], sigmas: Sequence[float], **options: Any
           ) -> list[dict[str, Any]]:
-    """`noise_left` by photo, noise and family, "HQ" for its own."""
+    """`noise_left` by photo, noise and family; "HQ" is its own, "beyond" how far a family's is from that of HQ."""
     found = []
     for pair, sigma in itertools.product(pairs, sigmas):
-        images = of_noisy(model, gan, ldm, pair, sigma, **options)
-        found += [{"photo": pair.name, "sigma": sigma, "family": name, "left": round(noise_left(image, pair.hq), 3)}
-                  for name, image in images.items() if name != "LQ"]
+        left = {name: noise_left(image, pair.hq) for name, image in of_noisy(model, gan, ldm, pair, sigma, **options).items()
+                if name != "LQ"}
+        found += [{"photo": pair.name, "sigma": sigma, "family": name, "left": round(value, 3),
+                   "beyond": round(abs(value - left["HQ"]), 3)} for name, value in left.items()]
     return found
 
 
@@ -107,8 +103,9 @@ def noise_figure(model: ITER, gan: Any, ldm: Any, pair: Pair, sigma: float, **op
     """Fig. 5 in small: the pictures of `of_noisy` side by side."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(8, 1.9), layout="constrained")
     pictures = of_noisy(model, gan, ldm, pair, sigma, **options)
+    del pictures["bicubic"], pictures["bound"]
+    figure = Figure(figsize=(8, 1.9), layout="constrained")
     for axis, (name, image) in zip(figure.subplots(1, len(pictures)), pictures.items(), strict=True):
         axis.imshow(image[0].permute(1, 2, 0).numpy(), interpolation="nearest")
         axis.set(title=name, xticks=[], yticks=[])
@@ -125,6 +122,25 @@ def costs(model: ITER, gan: Any, ldm: Any) -> dict[str, dict[str, int]]:
     return {"ITER": {"trained": count(model.vqgan, *nets), "used": count(*decoder, *nets)},
             "LDM": {"trained": count(model.vqgan, ldm.unet), "used": count(*decoder, ldm.unet)},
             "GAN": {"trained": count(gan.generator, gan.discriminator), "used": count(gan.generator)}}
+
+
+@torch.no_grad()
+def seconds(model: ITER, gan: Any, ldm: Any, pair: Pair, *, iter_steps: Sequence[int] = ITER_STEPS,
+            ldm_steps: Sequence[int] = LDM_STEPS, repeats: int = 3) -> list[dict[str, Any]]:
+    """What a restoration of one picture takes, the least of `repeats`: rows of family, calls and seconds of processor time."""
+    lq = pair.lq.to(model.device)
+    jobs: list[tuple[str, int, Any]] = [("GAN", 1, partial(gan.restore, lq))]
+    jobs += [("ITER", n, partial(model.restore, lq, alg2(model, steps=n, adaptive=False))) for n in iter_steps]
+    jobs += [("LDM", n, partial(ldm.restore, lq, n)) for n in ldm_steps]
+    found = []
+    for family, steps, job in jobs:
+        spent = []
+        for _ in range(repeats):
+            began = time.process_time()
+            job()
+            spent.append(time.process_time() - began)
+        found.append({"family": family, "calls": calls(family, steps), "seconds": round(min(spent), 4)})
+    return found
 
 
 def by_calls(rows: DataFrame, family: str, value: str) -> DataFrame:
@@ -154,79 +170,33 @@ def usable(scores: Sequence[float | None], margin: float = 0.05) -> list[bool]:
     return [score is not None and score <= (1 + margin) * best for score in scores]
 
 
-def usable_difference(a: Sequence[float | None], b: Sequence[float | None], draws: int = 2000) -> dict[str, float]:
-    """The share of usable runs of a − that of b, with its 95 % interval by bootstrap over runs; n: the fewer runs."""
-    random = np.random.default_rng(0)
-    shares = [random.choice(usable(scores), size=(draws, len(scores))).mean(1) for scores in (a, b)]
-    low, high = np.quantile(shares[0] - shares[1], (0.025, 0.975))
-    mean = np.mean(usable(a)) - np.mean(usable(b))
-    return {"mean": float(mean), "low": float(low), "high": float(high), "n": min(len(a), len(b))}
+def usable_difference(a: DataFrame, b: DataFrame, value: str, draws: int = 2000) -> dict[str, Any]:
+    """The share of usable runs of a − that of b, with its 95 % interval by bootstrap over seeds; n: the fewer runs.
+
+    The runs of one seed stay together: they began from the same weights. What is usable is found anew in each draw.
+    """
+    def share(runs: DataFrame) -> float:
+        return float(np.mean(usable([None if np.isnan(x) else x for x in runs[value]])))
+
+    random, groups = np.random.default_rng(0), [dict(list(runs.groupby("seed"))) for runs in (a, b)]
+    found = []
+    for _ in range(draws):
+        shares = [share(pd.concat([own[seed] for seed in random.choice(list(own), len(own))])) for own in groups]
+        found.append(shares[0] - shares[1])
+    low, high = np.quantile(found, (0.025, 0.975))
+    return {"mean": share(a) - share(b), "low": float(low), "high": float(high), "n": min(len(a), len(b)), "of": "runs"}
 
 
 def logs_of(folder: Path, points: int = 60) -> dict[str, dict[str, list[list[float]]]]:
-    """The curves of all runs in a folder: {run: {loss or score: [[minutes, value], …]}}, of about so many points each."""
+    """The curves of all runs in a folder: {run: {loss or "validation score": [[minutes, value], …]}}, about so many points."""
     return {run.parent.name: _log(run, points) for run in sorted(folder.glob("*/log.csv"))}
 
 
-def last_scores(run: Path) -> dict[str, float]:
-    """The scores of a run's last validation."""
-    log = pd.read_csv(run / "log.csv")
-    last = log[(log.split == "validation") & (log.step == log.step.max())]
-    return dict(zip(last.name, last.value, strict=True))
-
-
 def _log(file: Path, points: int) -> dict[str, list[list[float]]]:
-    log = pd.read_csv(file)
+    log, curves = pd.read_csv(file), dict[str, list[list[float]]]()
     log = log[~log.name.isin(["learning rate", "images a second", "share of waiting"])]
-    thinned = {str(name): own.iloc[:: max(len(own) // points, 1)] for name, own in log.groupby("name", sort=False)}
-    return {name: [[round(x / 60, 3), float(f"{y:.5g}")] for x, y in zip(own.seconds, own.value, strict=True)]
-            for name, own in thinned.items()}
-
-
-def memory(folder: Path, family: str, side: int) -> float:
-    """MB that a restoration of an LQ image of side² takes beyond the loaded networks, in a process of its own."""
-    call = [sys.executable, "-m", "itersr.lab.rivals.measure", str(folder), "--minutes", "0", "--memory", family, str(side)]
-    return float(subprocess.run(call, check=True, capture_output=True, text=True).stdout)
-
-
-def own_memory(folder: Path, family: str, side: int) -> float:
-    """`memory`, of this process."""
-    net: Any = ITER.from_pretrained(folder, "cpu") if family == "ITER" else rivals.load(f"rival-{family.lower()}", folder)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    net.restore(torch.rand(1, 3, side, side))
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
-
-
-def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m itersr.lab.rivals.measure", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("runs", type=Path, metavar="RUNS", help="the folder in which all three were trained")
-    parser.add_argument("--grid", type=Path, metavar="GRID", help="the folder of `python -m itersr.lab.rivals.grid`")
-    parser.add_argument("--minutes", type=float, required=True, help="that each of the three was trained, for the record")
-    parser.add_argument("--seeds", type=int, default=1, help="restorations of each photo (default: %(default)s)")
-    parser.add_argument("--memory", nargs=2, metavar=("FAMILY", "SIDE"), help=argparse.SUPPRESS)
-    args = parser.parse_args(arguments)
-    folder = args.runs / "weights"
-    if args.memory:
-        print(own_memory(args.runs, args.memory[0], int(args.memory[1])))
-        return 0
-    model = ITER.from_pretrained(folder, "cpu")
-    gan, ldm = (rivals.load(what, folder) for what in rivals.RIVALS)
-    size = experiments.sizes(model.tier)
-    pairs = experiments.make_pairs(experiments.unseen_photos(None, experiments.bench_folder(), SETS), model.tier, size.side, 0)
-    rows = curves(model, gan, ldm, pairs, range(args.seeds), store=args.runs / "rows.jsonl", names=["psnr", "lpips", "niqe"])
-    noise_figure(model, gan, ldm, pairs[0], 25).savefig(ROOT / "figures" / "11_rivals_noise.png", dpi=100)
-    grid = [] if args.grid is None else [json.loads(line) for line in (args.grid / "grid.jsonl").read_text().splitlines()]
-    kept = ["family", "steps", "calls", "dial", "photo", "seed", "seconds",
-            *(name for name in ("psnr", "lpips", "niqe") if name in rows)]
-    spent = costs(model, gan, ldm)
-    for family, own in spent.items():
-        own["megabytes"] = round(memory(folder, family, size.side // model.tier.scale))
-    record = {"tier": model.tier.name, "minutes": args.minutes, "weights": experiments.fingerprint(model), "costs": spent,
-              "logs": logs_of(args.runs), "noise": noise(model, gan, ldm, pairs, (10, 25)), "grid": grid,
-              "rows": {name: [round(x, 5) if isinstance(x, float) else x for x in rows[name]] for name in kept}}
-    (ROOT / "figures" / "11_rivals.json").write_text(json.dumps(record) + "\n", encoding="utf-8")
-    return 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())
+    for (split, name), own in log.groupby(["split", "name"], sort=False):
+        thin = pd.concat([own.iloc[: -1 : max(len(own) // points, 1)], own.iloc[-1:]])  # the last point in any case
+        curves[name if split == "train" else f"{split} {name}"] = [
+            [round(x / 60, 3), float(f"{y:.5g}")] for x, y in zip(thin.seconds, thin.value, strict=True)]
+    return curves
