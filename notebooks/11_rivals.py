@@ -272,7 +272,7 @@ path = run.save_figure(fig, "training")
 # ## 4. Fewer steps than continuous diffusion?
 #
 # One axis for all: calls of a network before the decoder. ITER calls φ_r in every step, φ_e in all but the last, and E_l once: 2T.
-# It starts from nothing known: the adaptive start, which saves steps, is left out. Each point is at the one of four temperatures
+# It starts from nothing known: the adaptive start, which saves steps, is left out. Each point is at the one of three temperatures (.7, .85 and 1)
 # that is best on the *other* photos. (For the LDM that is the spread of the noise from which it starts.)
 
 # %%

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from pandas import DataFrame
 
-ITER_STEPS, LDM_STEPS = (1, 2, 4, 8, 16), (1, 2, 4, 8, 16, 32, 64, 200)
-TEMPERATURES = (0.55, 0.7, 0.85, 1.0)
+ITER_STEPS, LDM_STEPS = (1, 2, 4, 8, 16), (1, 2, 4, 8, 16, 32, 64, 128)
+TEMPERATURES = (0.7, 0.85, 1.0)
 
 
 def calls(method: str, steps: int) -> int:
