@@ -19,9 +19,9 @@
 # experiments on claims of the paper: that ITER is easier to train than a GAN, and that it is more efficient than continuous
 # diffusion (in the introduction: it needs fewer steps).
 #
-# **Why.** A method is judged beside its rivals. Here all three have the same photos and degradation, the same minutes of training
-# and, within a fifth, as many parameters. Not the same: how many crops they see in these minutes, and that ITER and the LDM begin
-# with a VQGAN that was trained before.
+# **Why.** A method is judged beside its rivals. Here all three have the same photos and degradation, the same minutes of
+# training and, within a fifth, as many parameters. Not the same: how many crops they see in these minutes, and that ITER and
+# the LDM begin with a VQGAN that was trained before.
 #
 # **What you need.** [02](02_vqgan.ipynb), [06](06_adaptive_inference.ipynb), and the paired differences of
 # [07](07_topk_vs_evaluator.ipynb). Symbols: [one table](symbols.md).
@@ -69,8 +69,8 @@ def table(lines):
 # %% [markdown]
 # ## 1. One pixel, two answers
 #
-# An LQ pixel seldom has one right answer. Let a pixel of HQ be +1 or −1, each half of the time, with the same LQ. What does each
-# family answer?
+# An LQ pixel seldom has one right answer. Let a pixel of HQ be +1 or −1, each half of the time, with the same LQ. What does
+# each family answer?
 #
 # **A network trained for pixels** (L2) has one answer, the one with the least expected error.
 
@@ -83,11 +83,12 @@ print(f"least expected squared error at {answers[l2.argmin()].abs():.2f}: "
 # %% [markdown]
 # That is blur: the mean of all sharp pictures that fit. L1 is no better here: every answer from −1 to 1 costs the same.
 #
-# **A GAN** adds an adversary that tells real pixels from made ones. L1 does not mind where between −1 and 1 the answer lies, so the
-# adversary can push it to one side. Which side may change during training. Afterwards the same LQ always gives the same answer.
+# **A GAN** adds an adversary that tells real pixels from made ones. L1 does not mind where between −1 and 1 the answer lies, so
+# the adversary can push it to one side. Which side may change during training. Afterwards the same LQ always gives the same
+# answer.
 #
-# **Continuous diffusion** walks from noise to an answer. With x_t = (1 − t) z + t ε, the best velocity is the *expected* ε − z given
-# x_t. Here it can be written down: z is ±1, ε is Gaussian.
+# **Continuous diffusion** walks from noise to an answer. With x_t = (1 − t) z + t ε, the best velocity is the *expected* ε − z
+# given x_t. Here it can be written down: z is ±1, ε is Gaussian.
 
 # %%
 def velocity(x, t):
@@ -124,13 +125,13 @@ path = run.save_figure(fig, "walk")
 assert near_truth[1] == 0 and near_truth[100] > 0.9, near_truth
 
 # %% [markdown]
-# *The answers of exact diffusion after 1, 2, 5, 20 and 100 steps; height: density. One step gives the mean: blur. Real answers need
-# several steps, although there is one pixel and the velocity is exact. Here five are nearly enough; how many photos need is measured
-# in section 4.*
+# *The answers of exact diffusion after 1, 2, 5, 20 and 100 steps; height: density. One step gives the mean: blur. Real answers
+# need several steps, although there is one pixel and the velocity is exact. Here five are nearly enough; how many photos need
+# is measured in section 4.*
 #
-# **ITER** draws a token. A token is +1 or −1 and nothing between: one step is already sharp. What one step cannot do is let several
-# tokens agree ([notebook 10](10_where_steps_pay.ipynb)). So in continuous diffusion steps buy both, sharp answers and answers that
-# agree. In ITER they buy only the second.
+# **ITER** draws a token. A token is +1 or −1 and nothing between: one step is already sharp. What one step cannot do is let
+# several tokens agree ([notebook 10](10_where_steps_pay.ipynb)). So in continuous diffusion steps buy both, sharp answers and
+# answers that agree. In ITER they buy only the second.
 
 # %% tags=["nbval-check-output"]
 draws = torch.where(torch.rand(4000, generator=run.generator(4, "cpu")) < 0.5, 1.0, -1.0)
@@ -149,9 +150,9 @@ print(f"one step of a categorical draw: {float((draws == 1).float().mean()):.0%}
 # | a step | there is one | a small move of all latents | some tokens are kept, the others drawn anew |
 # | another seed | the same picture | another picture | another picture |
 #
-# **The GAN's generator** is RRDBNet: dense blocks at the size of LQ, then twice ×2. It has 7 groups of blocks in place of ESRGAN's
-# 23, to have ITER's size. Every block adds a fifth of its change, so that a deep network starts near the identity. Here is one dense
-# block by hand.
+# **The GAN's generator** is RRDBNet: dense blocks at the size of LQ, then twice ×2. It has 7 groups of blocks in place of
+# ESRGAN's 23, to have ITER's size. Every block adds a fifth of its change, so that a deep network starts near the identity.
+# Here is one dense block by hand.
 
 # %% tags=["nbval-check-output"]
 net = RRDBNet(16, 1).eval()
@@ -166,9 +167,10 @@ with torch.no_grad():
 print("channels that its five convolutions read:", [conv.in_channels for conv in block.convs])
 
 # %% [markdown]
-# **The LDM's U-Net** works on latents at three sizes; t reaches every block as sines and cosines. The LQ image lies beside x_t as
-# more channels. This is flow matching with Euler's steps. Its paths are straighter than those of LDM-BSR, so it needs fewer steps,
-# and the test is harder for ITER. A better solver would need fewer still. Before D_H each latent is rounded to its nearest code.
+# **The LDM's U-Net** works on latents at three sizes; t reaches every block as sines and cosines. The LQ image lies beside x_t
+# as more channels. This is flow matching with Euler's steps. Its paths are straighter than those of LDM-BSR, so it needs fewer
+# steps, and the test is harder for ITER. A better solver would need fewer still. Before D_H each latent is rounded to its
+# nearest code.
 #
 # Its loss, for one latent and one t:
 
@@ -196,13 +198,13 @@ with torch.no_grad():
 # python -m tests.rivals measure RUNS --minutes M --grid GRID
 # ```
 #
-# The last command replaces `figures/11_rivals.json`, which this notebook shows (`--out FILE` keeps it). ITER and the LDM work on the
-# frozen VQGAN that ships, as the paper's ITER and LDM-BSR work on one that was trained before. Its hours are not in the minutes, and
-# the GAN has no such help.
+# The last command replaces `figures/11_rivals.json`, which this notebook shows (`--out FILE` keeps it). ITER and the LDM work
+# on the frozen VQGAN that ships, as the paper's ITER and LDM-BSR work on one that was trained before. Its hours are not in the
+# minutes, and the GAN has no such help.
 #
-# The GAN has another help: its loss contains the LPIPS that section 4 measures, from 40 % of the run on. The VQGAN's decoder, which
-# ITER and the LDM share, was trained with it too; E_l, φ_r and the U-Net never see it. So LPIPS flatters the GAN most, and section 4
-# shows GMSD beside it, which nobody was trained on.
+# The GAN has another help: its loss contains the LPIPS that section 4 measures, from 40 % of the run on. The VQGAN's decoder,
+# which ITER and the LDM share, was trained with it too; E_l, φ_r and the U-Net never see it. So LPIPS flatters the GAN most,
+# and section 4 shows GMSD beside it, which nobody was trained on.
 #
 # At `smoke` all three are trained here and now, with few steps.
 
@@ -265,15 +267,16 @@ for axis, (title, (stage, name)) in zip(axes, drawn.items()):
 path = run.save_figure(fig, "training")
 
 # %% [markdown]
-# *Losses on training crops. Cross-entropies and the error of the velocity should fall; that they flatten may be the falling learning
-# rate. The adversary's loss is 1 where it cannot tell real from made and 0 where it always can: it says who is ahead, not how good
-# the pictures are.*
+# *Losses on training crops. Cross-entropies and the error of the velocity should fall; that they flatten may be the falling
+# learning rate. The adversary's loss is 1 where it cannot tell real from made and 0 where it always can: it says who is ahead,
+# not how good the pictures are.*
 #
 # ## 4. Fewer steps than continuous diffusion?
 #
-# One axis for all: calls of a network before the decoder. ITER calls φ_r in every step, φ_e in all but the last, and E_l once: 2T.
-# It starts from nothing known: the adaptive start, which saves steps, is left out. Each point is at the one of three temperatures (.7, .85 and 1)
-# that is best on the *other* photos. (For the LDM that is the spread of the noise from which it starts.)
+# One axis for all: calls of a network before the decoder. ITER calls φ_r in every step, φ_e in all but the last, and E_l once:
+# 2T. It starts from nothing known: the adaptive start, which saves steps, is left out. Each point is at the one of three
+# temperatures (.7, .85 and 1) that is best on the *other* photos. (For the LDM that is the spread of the noise from which it
+# starts.)
 
 # %%
 families = ["ITER", "LDM", "GAN"]
@@ -304,9 +307,9 @@ axes[0].legend(fontsize=7)
 path = run.save_figure(fig, "steps")
 
 # %% [markdown]
-# *Mean and 95 % interval over photos against the number of calls; right: against seconds of processor time of one thread. The GAN has
-# one call and one point. Each network was trained once: another training could move a whole curve. NIQE needs larger pictures than
-# these crops: read its panel with care.*
+# *Mean and 95 % interval over photos against the number of calls; right: against seconds of processor time of one thread. The
+# GAN has one call and one point. Each network was trained once: another training could move a whole curve. NIQE needs larger
+# pictures than these crops: read its panel with care.*
 #
 # **Each at its own best**: calls and temperature chosen together, for each photo on the others.
 
@@ -328,9 +331,9 @@ table({
 })
 
 # %% [markdown]
-# A family that gains nothing from steps needs the fewest, and a bad family can be near its own best at once. So the count of calls
-# says something only beside the quality there. The same at equal seconds: the LDM's count of calls whose time is nearest to that of
-# ITER's best.
+# A family that gains nothing from steps needs the fewest, and a bad family can be near its own best at once. So the count of
+# calls says something only beside the quality there. The same at equal seconds: the LDM's count of calls whose time is nearest
+# to that of ITER's best.
 
 # %%
 target = spent["ITER", int(best["ITER"].calls.mode()[0])]
@@ -376,11 +379,12 @@ display(Markdown(
 # %% [markdown]
 # ## 5. Easier to train than a GAN?
 #
-# "Easier" as an experiment: the same short runs for both, with three learning rates × three seeds, and for the GAN three weights of its
-# adversary each. Every run is judged by its last weights, on the same held-out crops. Three questions: how far do results spread, how
-# many runs break off or end worse than bicubic, and which share of the runs is within 5 % of their family's best? The last does not
-# ask who is better, only how much it matters that one has chosen well. A family that learns nothing would have 100 %, so read it
-# beside the best and the median. The fair pair is nine runs against nine: of 27 runs the best is better by chance alone.
+# "Easier" as an experiment: the same short runs for both, with three learning rates × three seeds, and for the GAN three
+# weights of its adversary each. Every run is judged by its last weights, on the same held-out crops. Three questions: how far
+# do results spread, how many runs break off or end worse than bicubic, and which share of the runs is within 5 % of their
+# family's best? The last does not ask who is better, only how much it matters that one has chosen well. A family that learns
+# nothing would have 100 %, so read it beside the best and the median. The fair pair is nine runs against nine: of 27 runs the
+# best is better by chance alone.
 
 # %%
 tried = pd.DataFrame(recorded["grid"])
@@ -440,21 +444,22 @@ axes[0].set_ylabel("LPIPS ↓")
 path = run.save_figure(fig, "grid")
 
 # %% [markdown]
-# *The validations of each run; colour: the learning rate, a third of the usual (blue), the usual (orange), three times it (green).
-# Dashed: bicubic. These are four crops, which differ from seed to seed: look at the shapes; the table has the same crops for all.*
+# *The validations of each run; colour: the learning rate, a third of the usual (blue), the usual (orange), three times it
+# (green). Dashed: bicubic. These are four crops, which differ from seed to seed: look at the shapes; the table has the same
+# crops for all.*
 #
-# What this does not say. The grid varies Stages II and III alone, on a VQGAN that was trained before: how hard Stage I is to train
-# is not counted. ITER's usual settings were found in this project; the GAN's were taken from Real-ESRGAN's paper and tried once.
-# In runs this short, an instability that comes late cannot be seen.
+# What this does not say. The grid varies Stages II and III alone, on a VQGAN that was trained before: how hard Stage I is to
+# train is not counted. ITER's usual settings were found in this project; the GAN's were taken from Real-ESRGAN's paper and
+# tried once. In runs this short, an instability that comes late cannot be seen.
 #
-# **What "no GAN" means.** In the paper Stages II and III have no adversary, but Stage I of the published model has one. `tiny`'s VQGAN
-# has none (`gan_start = 1`), and `smoke`'s has a weak one at the very end.
+# **What "no GAN" means.** In the paper Stages II and III have no adversary, but Stage I of the published model has one.
+# `tiny`'s VQGAN has none (`gan_start = 1`), and `smoke`'s has a weak one at the very end.
 #
 # ## 6. Noise that stays (Fig. 5)
 #
-# The paper shows two photos on which a diffusion model keeps noise that it should remove. To measure that: add noise to LQ, restore,
-# and look at what stands out from its own local mean where HQ is flat. HQ's own value is the goal: less is too smooth, more is
-# noise that stayed, or texture that was put in its place.
+# The paper shows two photos on which a diffusion model keeps noise that it should remove. To measure that: add noise to LQ,
+# restore, and look at what stands out from its own local mean where HQ is flat. HQ's own value is the goal: less is too smooth,
+# more is noise that stayed, or texture that was put in its place.
 
 # %%
 flat = experiments.make_pairs(experiments.unseen_photos(1), run.tier, size.side, run.seed)[0]
@@ -475,8 +480,9 @@ else:
     display(Image(filename=ROOT / "figures" / "11_rivals_noise.png"))
 
 # %% [markdown]
-# *A photo of scikit-image: its LQ with Gaussian noise of 25 levels on top, what the GAN, the LDM (20 steps) and ITER (from nothing
-# known) make of it, and HQ. The degradation of the training has noise of at most 10 levels, so 25 is more than any of them has met.*
+# *A photo of scikit-image: its LQ with Gaussian noise of 25 levels on top, what the GAN, the LDM (20 steps) and ITER (from
+# nothing known) make of it, and HQ. The degradation of the training has noise of at most 10 levels, so 25 is more than any of
+# them has met.*
 
 # %%
 noisy = pd.DataFrame(noisy).assign(seed=0)
@@ -499,15 +505,15 @@ display(Markdown("How far each is from HQ's own value, at the stronger noise: " 
     for family in ("LDM", "GAN")) + "."))
 
 # %% [markdown]
-# *"bound" is S_h decoded: what the VQGAN itself leaves. "bicubic" is LQ enlarged, noise and all.* The paper's reason is that ITER's
-# diffusion sees tokens that E_l has cleaned. `tiny`'s φ_r reads LQ too, so this reason is not what is tested here.
+# *"bound" is S_h decoded: what the VQGAN itself leaves. "bicubic" is LQ enlarged, noise and all.* The paper's reason is that
+# ITER's diffusion sees tokens that E_l has cleaned. `tiny`'s φ_r reads LQ too, so this reason is not what is tested here.
 #
 # ## 7. Table 1
 #
-# Table 1 of Chen et al. (2024): NIQE / PI on four sets of real photos, less is better, the methods in the order of their NIQE on
-# RealSRSet. Only RealSRSet was at hand here; its column with intervals comes from [notebook 09](09_benchmark.ipynb) (FeMaSR over 19
-# of 20 photos). ITER is there the network `tiny` that ships, not the one of sections 3–6 and not the paper's. For another set:
-# `python -m data_prep realsr drealsr dped-iphone` gets the photos, or says how; then
+# Table 1 of Chen et al. (2024): NIQE / PI on four sets of real photos, less is better, the methods in the order of their NIQE
+# on RealSRSet. Only RealSRSet was at hand here; its column with intervals comes from [notebook 09](09_benchmark.ipynb) (FeMaSR
+# over 19 of 20 photos). ITER is there the network `tiny` that ships, not the one of sections 3–6 and not the paper's. For
+# another set: `python -m data_prep realsr drealsr dped-iphone` gets the photos, or says how; then
 #
 # ```
 # itersr upscale LQ_DIR --tier tiny -o OUR_DIR
@@ -560,8 +566,8 @@ table({
 })
 
 # %% [markdown]
-# *Pictures of the size named in section 3, seconds of one thread. ITER's and the LDM's trained parameters include the VQGAN, which was
-# trained before. Memory: the growth of the peak; where loading had a high peak itself, it is at least so much.*
+# *Pictures of the size named in section 3, seconds of one thread. ITER's and the LDM's trained parameters include the VQGAN,
+# which was trained before. Memory: the growth of the peak; where loading had a high peak itself, it is at least so much.*
 #
 # ## What was learned
 
@@ -590,21 +596,22 @@ display(Markdown("\n".join(f"- {line}" for line in learned)))
 #
 # <details><summary>1. Why is the mean of two sharp answers not a sharp answer?</summary>
 #
-# It lies between them. The network that is trained for least squared error gives it all the same, because being half wrong twice costs
-# less than being quite wrong once.
+# It lies between them. The network that is trained for least squared error gives it all the same, because being half wrong
+# twice costs less than being quite wrong once.
 #
 # </details>
 #
 # <details><summary>2. What do more steps buy in continuous diffusion, and what in ITER?</summary>
 #
-# There both a sharp answer and one whose parts agree: one Euler step gives the mean. In ITER only tokens that agree with each other;
-# each token is sharp from the first step.
+# There both a sharp answer and one whose parts agree: one Euler step gives the mean. In ITER only tokens that agree with each
+# other; each token is sharp from the first step.
 #
 # </details>
 #
 # <details><summary>3. Why is the adversary's loss no measure of quality?</summary>
 #
-# It says how well the adversary tells real from made. It can rise because the pictures got better, or because the adversary got worse.
+# It says how well the adversary tells real from made. It can rise because the pictures got better, or because the adversary got
+# worse.
 #
 # </details>
 #
@@ -657,8 +664,8 @@ assert usable_share([0.2, 0.205, 0.3, float("nan")]) == 0.5, (
 assert usable_share([1.0]) == 1.0
 
 # %% [markdown]
-# **Next:** train all three on your own photos for the same minutes, and give the folder to
-# `python -m tests.rivals measure RUNS --minutes M --out mine.json`.
+# **Next:** train all three on your own photos for the same minutes, and give the folder to `python -m tests.rivals measure RUNS
+# --minutes M --out mine.json`.
 
 # %%
 same = LIVE or recorded["tier"] == run.tier.name  # else the record is of another tier
