@@ -469,6 +469,7 @@ def show_state(axes, trace, i, score):
     if score is None:
         axes[2].text(0.5, 0.5, "all are kept:\nno judging", ha="center", va="center", fontsize=8,
                      transform=axes[2].transAxes)
+        axes[2].set_box_aspect(1)
     else:
         axes[2].imshow(score[0].exp().cpu(), vmin=0, vmax=1, cmap="viridis")
 
@@ -671,13 +672,16 @@ assert compared["module: kept stay kept"]["changed"] == 0
 
 # %%
 module_T, released_T = (compared[name]["T_s"] for name in ("module: kept stay kept", "released"))
+happens = "does not happen" if compared["line 6 as printed"]["T_s"] == module_T else "happens"
 display(Markdown(
     "These rows use temperature 1, plain sampling; section 4 used "
     f"{alg2().temperature:g}. So the same settings give other numbers there. "
+    "Line 6 with < starts one step earlier where the good tokens are just as many as the "
+    f"schedule keeps; that {happens} on these photos. "
     f"The released sampler leaves out one step. Its α of {RELEASED.alpha:g} and its "
     f"{RELEASED.schedule} γ also change the start: T_s is {released_T:.1f} on average, and "
-    f"{module_T:.1f} with the module's settings. These settings were made for a φ_e that was trained on "
-    "balanced classes, and this one was not ([05](05_evaluator.ipynb), section 7). So the row "
+    f"{module_T:.1f} with the module's settings. The released settings were made for a φ_e that "
+    "was trained on balanced classes, and this one was not ([05](05_evaluator.ipynb), section 7). So the row "
     "*released* does not judge the authors' model."))
 
 # %% [markdown]
