@@ -681,8 +681,8 @@ display(Markdown(
     f"The released sampler leaves out one step. Its α of {RELEASED.alpha:g} and its "
     f"{RELEASED.schedule} γ also change the start: T_s is {released_T:.1f} on average, and "
     f"{module_T:.1f} with the module's settings. The released settings were made for a φ_e that "
-    "was trained on balanced classes, and this one was not ([05](05_evaluator.ipynb), section 7). So the row "
-    "*released* does not judge the authors' model."))
+    "was trained on balanced classes, and this one was not ([05](05_evaluator.ipynb), section "
+    "7). So the row *released* does not judge the authors' model."))
 
 # %% [markdown]
 # Without its last step the released sampler never reaches k = N, and it does not need to: it resamples every place in every

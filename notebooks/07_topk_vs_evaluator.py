@@ -228,6 +228,7 @@ def made_up_refiner(tokens, keep, condition, condition_keep):
     return logits
 
 
+# %%
 made_up_map = torch.rand(1, 16, 16, generator=run.generator(5, "cpu"))
 lone = torch.rand(1, 16, 16, generator=run.generator(6, "cpu"))
 blank = torch.zeros(1, 16, 16, dtype=torch.long)
@@ -240,6 +241,7 @@ toy_runs = {
 }
 
 
+# %%
 def show_masks(runs, title):
     """Rows: steps; columns: policies. Dark: kept before; light: newly kept; white: masked."""
     steps = max(sum(s.score is not None for s in r.steps) for r in runs.values())
@@ -261,6 +263,7 @@ def show_masks(runs, title):
     return fig
 
 
+# %%
 fig = show_masks(toy_runs, "Made-up networks: top-k grows from what it has")
 path = run.save_figure(fig, "made_up_masks")
 
@@ -354,7 +357,6 @@ for name in [*masking.POLICIES, "oracle"]:
 fig = show_masks(traces, f"{shown.name}, {model.tier.name}: "
                          "newly kept tokens (light) and those kept before (dark)")
 path = run.save_figure(fig, "masks")
-
 
 # %% [markdown]
 # *Rows: steps, columns: policies. Light: newly kept, dark: kept before, white: masked. Read a column downwards. Where light
@@ -464,6 +466,7 @@ compared = {
 differences = {name: experiments.difference(of[a], of[b], look)
                for name, (a, b) in compared.items()}
 
+# %%
 # The same two critics over temperatures: masks of likely tokens act like a lower temperature,
 # so one temperature is not enough.
 temperatures = (0.7, 1.0) if run.tier.name == "smoke" else (0.5, 0.7, 0.85, 1.0)
@@ -477,6 +480,8 @@ differences |= {
     f"{LOOK}, evaluator − random, each at its best temperature": experiments.difference(
         experiments.at_its_best(ours, look), experiments.at_its_best(dice, look), look),
 }
+
+# %%
 fig, axis = plt.subplots(figsize=(7, 3.2))
 ledger.draw(axis, {name.partition(", ")[2]: d for name, d in differences.items()})
 axis.set_xlabel(f"difference in {LOOK} (less is better): mean and 95 % interval")
@@ -579,7 +584,7 @@ display(Markdown(
 #
 # </details>
 #
-# <details><summary>4. At one temperature the evaluator's masks look better than random ones, at another worse. What does that mean?</summary>
+# <details><summary>4. The evaluator's masks are better than random ones at one temperature, worse at another. What does that mean?</summary>
 #
 # Masks of likely tokens act like a lower temperature. The comparison is fair only at equal temperatures *and* with each at its
 # best.
