@@ -470,7 +470,7 @@ display(Markdown(
 
 # %%
 at_half = curves[(curves.dial == 0.5) & (curves.value == "T_s")].set_index("method")["mean"]
-changes = "makes smaller" if gap["corrected"] < gap["raw"] else "does not make smaller"
+changes = "makes smaller" if gap["corrected"] < gap["raw"] else "makes larger"
 display(Markdown(
     "\n"
     f"- A shift of {shift:+.2f}, fitted on other photos, **{changes}** the gap between what φ_e "
