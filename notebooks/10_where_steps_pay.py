@@ -400,6 +400,13 @@ path = run.save_figure(fig, "steps")
 # %%
 by_steps = {name: {value: experiments.difference(rows[rows.dial == 8], rows[rows.dial == 1], value)
                    for value in values if value in rows} for name, rows in curves.items()}
+def counted(value):
+    """On how many sets of pictures T = 8 less T = 1 falls, rises, or is not decided."""
+    signs = [ledger.sign(found[value]) for found in by_steps.values() if value in found]
+    return (f"falls on {signs.count(-1)}, rises on {signs.count(1)}, "
+            f"not told apart on {signs.count(0)} of {len(signs)}")
+
+
 more_whole = by_steps[lowest]["coherence"]
 to_whole = 1 - float(curves[lowest].query("dial == 1").coherence.mean())
 display(Markdown(
@@ -410,7 +417,8 @@ display(Markdown(
            f"So coherence rises, by {more_whole['mean'] / to_whole:.0%} of what is missing.",
            "So coherence is not told apart from unchanged: that the steps make the stripes whole "
            "is not shown, whatever LPIPS says.")
-    + " Section 7 asks whether a critic does better."))
+    + f" Over the sets of pictures: {LOOK} {counted(look)}; coherence {counted('coherence')}. "
+    "Section 7 asks whether a critic does better."))
 
 # %% [markdown]
 # ## 6. Neighbour information and the gain of steps
@@ -471,15 +479,16 @@ told_apart = [both for both in two if apart(*(gains[name] for name in both))]
 fewer_nats = [name for name in stripes if nats[name] < nats[photo_name]]
 against_nats = [name for name in fewer_nats if apart(gains[name], gains[photo_name])
                 and gains[name]["mean"] > gains[photo_name]["mean"]]
-verb = f"{'raise' if gains[photo_name]['mean'] < 0 else 'lower'} {LOOK} by "
-photo_gain = verb + percent(abs(gains[photo_name]["mean"]))
+photo_gain = spans(gains[photo_name]) + says(gains[photo_name], ", eight steps are worse than one",
+                                             ", eight steps are better than one",
+                                             ", not told apart from no gain")
 display(Markdown(
     "\n- *The share.* "
     + ("The photos have the smallest. " if information[photo_name] == min(information.values())
        else "The photos do not have the smallest. ")
     + ("Their gain lies below that of every dial" if below_all
        else "Their gain is not told apart from that of every dial")
-    + f": on them eight steps {photo_gain}.\n"
+    + f". It is {photo_gain}.\n"
     f"- *Among the stripes* the intervals of the gain lie apart for {len(told_apart)} of "
     f"{len(two)} pairs of dials"
     + (".\n" if len(told_apart) == len(two) else ": the share does not order the others.\n")
@@ -566,9 +575,10 @@ def calls_of(name):
             judged if name.startswith(("evaluator", "φ_e")) else 0)
 
 
-def best_of(name, rows=rows):
-    """A critic's rows at its own best temperature."""
-    return experiments.at_its_best(rows[rows.method == name], look)
+def at_best(rows):
+    """{critic: its rows at its own best temperature}."""
+    return {name: experiments.at_its_best(rows[rows.method == name], look)
+            for name in rows.method.unique()}
 
 
 def row_at_one(name, rows=rows):
@@ -584,36 +594,34 @@ def way_to_oracle(ours, random, oracle, value=look):
 
 
 # %%
-def minus_random(rows):
+def minus_random(best, value=look):
     """{critic: its difference from its control, both at their best temperatures}."""
-    known = set(rows.method)
-    return {name: experiments.difference(best_of(name, rows), best_of(control_of(name), rows), look)
-            for name in rows.method.unique() if control_of(name) in known - {name}}
+    return {name: experiments.difference(found, best[control_of(name)], value)
+            for name, found in best.items() if control_of(name) in set(best) - {name}}
 
 
-def table_of(rows, differences):
+def table_of(rows, best):
     """Per critic: its calls, its values, and its difference from random masks."""
-    lines = {}
-    for name in rows.method.unique():
-        at_one, at_best = row_at_one(name, rows), best_of(name, rows)
+    lines, differences = {}, minus_random(best)
+    for name, found in best.items():
+        at_one = row_at_one(name, rows)
         line = dict(zip(("calls of φ_r", "of φ_e"), calls_of(name)))
         line[f"{LOOK} at 1"] = f"{at_one[look].mean():.3f}" if len(at_one) else "–"
-        line["at its best"] = f"{at_best[look].mean():.3f}"
-        line["temperature"] = ", ".join(f"{t:g}" for t in sorted(at_best.dial.unique()))
-        if "coherence" in at_best:
-            line["coherence"] = f"{at_best.coherence.mean():.3f}"
+        line["at its best"] = f"{found[look].mean():.3f}"
+        line["temperature"] = ", ".join(f"{t:g}" for t in sorted(found.dial.unique()))
+        if "coherence" in found:
+            line["coherence"] = f"{found.coherence.mean():.3f}"
         line |= {"− random": "–", "of the way to the oracle": "–"}
         if name in differences:
-            random, bound = (best_of(other, rows)
-                             for other in (control_of(name), f"oracle, T = {T_of(name)}"))
+            random, bound = best[control_of(name)], best[f"oracle, T = {T_of(name)}"]
             line["− random"] = ledger.show(differences[name])
-            line["of the way to the oracle"] = percent(way_to_oracle(at_best, random, bound))
+            line["of the way to the oracle"] = percent(way_to_oracle(found, random, bound))
         lines[name] = line
     return lines
 
 
-differences = minus_random(rows)
-lines = table_of(rows, differences)
+best = at_best(rows)
+lines = table_of(rows, best)
 pd.DataFrame(lines).T
 
 # %% [markdown]
@@ -623,15 +631,21 @@ pd.DataFrame(lines).T
 
 # %%
 def listed(names):
-    return "; ".join(names) or "none"
+    return "; ".join(name.removesuffix(", T = 8") for name in names) or "none"
 
 
-def against_random(differences):
-    """A sentence: which critics lie below random masks, which above, which neither."""
-    by_sign = {sign: [name for name, found in differences.items() if ledger.sign(found) == sign]
-               for sign in (-1, 0, 1)}
-    return (f"- Better than random masks: {listed(by_sign[-1])}.\n"
-            f"- Not told apart from them: {listed(by_sign[0])}.\n- Worse: {listed(by_sign[1])}.\n")
+def sorted_out(differences, sign):
+    """The critics, but for the oracle, whose difference from random masks has a sign."""
+    return listed(name for name, found in differences.items()
+                  if ledger.sign(found) == sign and not name.startswith("oracle"))
+
+
+def against_random(best):
+    """Sentences: which critics are better than random masks, which worse, which neither."""
+    found = minus_random(best)
+    return (f"- {LOOK}, better than random masks: {sorted_out(found, -1)}.\n"
+            f"- Not told apart from them: {sorted_out(found, 0)}.\n"
+            f"- Worse: {sorted_out(found, 1)}.\n")
 
 
 def extent(found):
@@ -639,21 +653,24 @@ def extent(found):
     return f"{min(found):.3f} to {max(found):.3f}"
 
 
+# %%
 at_8 = [name for name in names if T_of(name) == 8 and not name.startswith("oracle")]
-wholeness = {name: float(best_of(name).coherence.mean()) for name in names}
-whole_oracle = [x for name, x in wholeness.items() if name.startswith("oracle")]
-whole_others = [x for name, x in wholeness.items() if not name.startswith("oracle")]
+in_coherence = minus_random(best, "coherence")
 display(Markdown(
-    f"\n{against_random(differences)}"
+    "\nAll at their best temperatures; T = 8 where no other T is named.\n\n"
+    f"{against_random(best)}"
     f"- *Temperature.* Without the oracle, {LOOK} at T = 8 runs from "
     f"{extent([row_at_one(name)[look].mean() for name in at_8])} at temperature 1, and from "
-    f"{extent([best_of(name)[look].mean() for name in at_8])} at the best temperatures.\n"
-    f"- *Coherence* at the best temperatures: {extent(whole_others)}; "
-    f"oracle {extent(whole_oracle)}.\n"))
+    f"{extent([best[name][look].mean() for name in at_8])} at the best temperatures.\n"
+    f"- *Coherence* at T = 8 runs from {extent([best[name].coherence.mean() for name in at_8])}; "
+    f"higher than with random masks: {sorted_out(in_coherence, 1)}; "
+    f"lower: {sorted_out(in_coherence, -1)}. The oracle has "
+    f"{best['oracle, T = 8'].coherence.mean():.3f}, "
+    f"{ledger.show(in_coherence['oracle, T = 8'])} against random masks.\n"))
 
 # %%
 if not LIVE:
-    asked, dice = (best_of(f"{name}, re-masking, T = {T}")
+    asked, dice = (best[f"{name}, re-masking, T = {T}"]
                    for name, T in (("asked again", 16), ("random", 48)))
     equal_calls = {value: experiments.difference(asked, dice, value) for value in values}
     display(Markdown(
@@ -699,12 +716,12 @@ else:
               if name not in ("evaluator, greedy", "asked again", "asked again, greedy")]
     photo_rows = experiments.critics(photo_model, photo_pairs, seeds, photo_temperatures,
                                      only=judges, **options)
-    photo_differences = minus_random(photo_rows)
-    on_photos = table_of(photo_rows, photo_differences)
-    at_the_end = [name for name in on_photos if 1.0 in set(best_of(name, photo_rows).dial)]
+    photo_best = at_best(photo_rows)
+    on_photos = table_of(photo_rows, photo_best)
+    at_the_end = [name for name, found in photo_best.items() if 1.0 in set(found.dial)]
     display(pd.DataFrame(on_photos).T)
     display(Markdown(
-        f"\n{against_random(photo_differences)}- The best temperature is the highest tried for: "
+        f"\n{against_random(photo_best)}- The best temperature is the highest tried for: "
         f"{listed(at_the_end)}. Above it these may do better.\n"))
 
 # %% [markdown]
@@ -785,9 +802,9 @@ def gain(one, eight):
 
 def both_gains(one, eight):
     """The gain at temperature 1, and with the best temperature for each."""
-    best = [experiments.at_its_best(own, look) for own in (one, eight)]
+    chosen_each = [experiments.at_its_best(own, look) for own in (one, eight)]
     return {"at temperature 1": gain(one[one.dial == 1], eight[eight.dial == 1]),
-            "each at its best temperature": gain(*best)}
+            "each at its best temperature": gain(*chosen_each)}
 
 
 two_gains = {lowest: both_gains(once[once.method == "one sample of φ_r"],
@@ -873,7 +890,7 @@ for short, name in (("top-k", "topk"), ("the evaluator", "evaluator"), ("random 
 
 
 def at_8_steps(a, b, rows_of=row_at_one):
-    """The difference of two critics at T = 8."""
+    """The difference of two critics at T = 8; rows_of: at temperature 1, or another choice."""
     return experiments.difference(rows_of(f"{a}, T = 8"), rows_of(f"{b}, T = 8"), look)
 
 
@@ -886,7 +903,7 @@ evidence = {
     f"{LOOK}, evaluator − top-k": at_8_steps("evaluator", "topk"),
     f"{LOOK}, evaluator − random": at_8_steps("evaluator", "random"),
     f"{LOOK}, evaluator − random, each at its best temperature": at_8_steps(
-        "evaluator", "random", best_of),
+        "evaluator", "random", best.get),
     f"{LOOK}, oracle − evaluator": at_8_steps("oracle", "evaluator"),
     **from_alpha,
     f"{LOOK}, T = 8 − most steps": experiments.difference(of_T[8], of_T[max(counts)], look),
@@ -899,14 +916,14 @@ pd.Series({name: ledger.show(found) for name, found in evidence.items()}).to_fra
 # %%
 psnr = evidence["PSNR, α = 1 − α = 0"]
 at_one = evidence[f"{LOOK}, evaluator − random"]
-at_best = evidence[f"{LOOK}, evaluator − random, each at its best temperature"]
+at_its_best = evidence[f"{LOOK}, evaluator − random, each at its best temperature"]
 display(Markdown(
     "\n- *PSNR* from α = 0 to α = 1: " + ledger.show(psnr) + " dB. "
     + says(psnr, "It falls, as in Fig. 7 of the paper.",
            "It rises, against Fig. 7 of the paper, where it falls ([08](08_alpha_curves.ipynb) "
            "has it for photos). The reason was not looked for.", "Neither rise nor fall is shown.")
     + "\n- *φ_e's masks* are " + says(at_one, "better than", "worse than", "not told apart from")
-    + " random ones at temperature 1, and " + says(at_best, "better", "worse", "not told apart")
+    + " random ones at temperature 1, and " + says(at_its_best, "better", "worse", "not told apart")
     + " where each has its best temperature.\n"))
 
 
@@ -915,7 +932,7 @@ display(Markdown(
 
 # %%
 least, most = min(information, key=information.get), max(information, key=information.get)
-step_gain = experiments.difference(best_of("random, T = 8"), rivals["one sample of φ_r"], look)
+step_gain = experiments.difference(best["random, T = 8"], rivals["one sample of φ_r"], look)
 critic_gain = experiments.difference(ours, random_best, look)
 critic_way = way_to_oracle(ours, random_best, oracle_best)
 learned = [
@@ -929,7 +946,7 @@ learned = [
     f"{ledger.show(whole_gain)} ({says(whole_gain, 'falls', 'rises')}). The best setting has "
     f"{ours.coherence.mean():.2f}, the oracle {oracle_best.coherence.mean():.2f}.",
     "The critic of the paper: φ_e's masks minus random ones at T = 8, each at its best "
-    f"temperature: {ledger.show(at_best)} ({says(at_best, 'better', 'worse')}).",
+    f"temperature: {ledger.show(at_its_best)} ({says(at_its_best, 'better', 'worse')}).",
     f"The best setting (most often {champion}) minus random masks at their best setting: "
     f"{ledger.show(critic_gain)} ({says(critic_gain, 'better', 'worse')}), "
     f"{percent(critic_way)} of the way to the oracle.",
