@@ -365,6 +365,7 @@ counts = (1, 8) if LIVE else (1, 2, 4, 8, 16)
 store = run.checkpoints / "rows.jsonl"
 look = "lpips" if metrics.available("lpips") else "gmsd"
 LOOK, values = look.upper(), [look, "coherence"]
+label = {look: LOOK, "coherence": "coherence", "T_s": "T_s"}
 
 
 def over_T(net, pairs, steps):
@@ -387,7 +388,7 @@ for axis, value in zip(axes, values):
         table = experiments.summary(rows, [value], by=["dial"])
         axis.plot(table.dial, table["mean"], "o-", ms=3, color=colours[name], label=name)
         axis.fill_between(table.dial, table.low, table.high, color=colours[name], alpha=0.15, lw=0)
-    axis.set(xlabel="T", ylabel=LOOK if value == look else value, xscale="log",
+    axis.set(xlabel="T", ylabel=label[value], xscale="log",
              xticks=list(counts), xticklabels=list(counts))
     axis.minorticks_off()
 fig.legend(*axes[0].get_legend_handles_labels(), fontsize=7, loc="outside right center")
@@ -398,8 +399,6 @@ path = run.save_figure(fig, "steps")
 # (black, left only) were measured at T = 1 and 8: they have no stripes, so no coherence.*
 
 # %%
-by_steps = {name: {value: experiments.difference(rows[rows.dial == 8], rows[rows.dial == 1], value)
-                   for value in values if value in rows} for name, rows in curves.items()}
 def counted(value):
     """On how many sets of pictures T = 8 less T = 1 falls, rises, or is not decided."""
     signs = [ledger.sign(found[value]) for found in by_steps.values() if value in found]
@@ -407,6 +406,8 @@ def counted(value):
             f"not told apart on {signs.count(0)} of {len(signs)}")
 
 
+by_steps = {name: {value: experiments.difference(rows[rows.dial == 8], rows[rows.dial == 1], value)
+                   for value in values if value in rows} for name, rows in curves.items()}
 more_whole = by_steps[lowest]["coherence"]
 to_whole = 1 - float(curves[lowest].query("dial == 1").coherence.mean())
 display(Markdown(
@@ -472,23 +473,23 @@ pd.DataFrame({name: {"neighbour information": percent(share), "in nats": f"{less
 
 # %%
 stripes = [name for name in gains if name != photo_name]
-below_all = all(apart(gains[name], gains[photo_name])
-                and gains[name]["mean"] > gains[photo_name]["mean"] for name in stripes)
+above = [name for name in stripes if apart(gains[name], gains[photo_name])
+         and gains[name]["mean"] > gains[photo_name]["mean"]]
 two = list(combinations(stripes, 2))
 told_apart = [both for both in two if apart(*(gains[name] for name in both))]
 fewer_nats = [name for name in stripes if nats[name] < nats[photo_name]]
-against_nats = [name for name in fewer_nats if apart(gains[name], gains[photo_name])
-                and gains[name]["mean"] > gains[photo_name]["mean"]]
+against_nats = [name for name in fewer_nats if name in above]
+fewest_share = information[photo_name] == min(information.values())
+
+# %%
 photo_gain = spans(gains[photo_name]) + says(gains[photo_name], ", eight steps are worse than one",
                                              ", eight steps are better than one",
                                              ", not told apart from no gain")
 display(Markdown(
     "\n- *The share.* "
-    + ("The photos have the smallest. " if information[photo_name] == min(information.values())
-       else "The photos do not have the smallest. ")
-    + ("Their gain lies below that of every dial" if below_all
-       else "Their gain is not told apart from that of every dial")
-    + f". It is {photo_gain}.\n"
+    + f"The photos {'have' if fewest_share else 'do not have'} the smallest. "
+    + f"The gain is larger on {len(above)} of {len(stripes)} dials, with intervals apart; "
+    f"on photos it is {photo_gain}.\n"
     f"- *Among the stripes* the intervals of the gain lie apart for {len(told_apart)} of "
     f"{len(two)} pairs of dials"
     + (".\n" if len(told_apart) == len(two) else ": the share does not order the others.\n")
@@ -498,12 +499,15 @@ display(Markdown(
     + (f", and of these {len(against_nats)} a larger gain than the photos: "
        "nats do not order photos and stripes.\n" if against_nats else ".\n")
     + f"- {len(elsewhere) or 'No'} further points from `figures/10_elsewhere.json`"
-    + (", which says how their weights were trained.\n" if elsewhere else " yet.\n")))
+    + (", which says how their weights were trained.\n" if elsewhere else " yet.\n")
+    + "\nSo the share " + ("tells the photos from the stripes here."
+                           if fewest_share and above == stripes
+                           else "does not tell the photos from the stripes here.")))
 
 # %% [markdown]
-# So the share goes with the gain as far as these points say. They are an observation on one set of photos and one kind of made
-# picture, not a law. To see where another model lies, give its folder of weights to `python -m tests.elsewhere FOLDER`; the
-# authors' weights become such a folder by `itersr.published.load("folder with the .pth files").save("published")`.
+# This is an observation on one set of photos and one kind of made picture, not a law. To see where another model lies, give its
+# folder of weights to `python -m tests.elsewhere FOLDER`; the authors' weights become such a folder by
+# `itersr.published.load("folder with the .pth files").save("published")`.
 #
 # ## 7. Who should judge?
 #
@@ -521,11 +525,12 @@ display(Markdown(
 # - `oracle`: a judge that knows S_h, as the bound.
 #
 # Where it makes sense, each is run with kept tokens for good and with **re-masking** (kept tokens compete again). (φ_r's
-# confidence says nothing of a token that φ_r was shown; the oracle keeps what is right.)
+# confidence says nothing of a token that φ_r was shown; the oracle keeps what is right.) With T = 16 only some of them run.
 #
 # Two settings change with every critic and must not be confused with it. *Temperature*: a mask of likely tokens acts like a
 # lower temperature (arXiv 2510.04525 finds that in MaskGIT). So every critic is compared at temperature 1 *and* at its own best
-# one, chosen for each picture on all the others. *Calls of φ_r*: so random masks also run with T = 48.
+# one, chosen for each picture on all the others. *Calls of φ_r*: so random masks also run with T = 48, at temperatures up to
+# .5.
 
 # %%
 temperatures = (1.0,) if LIVE else (0.0, 0.1, 0.3, 0.5, 0.7, 1.0)
@@ -575,6 +580,7 @@ def calls_of(name):
             judged if name.startswith(("evaluator", "φ_e")) else 0)
 
 
+# %%
 def at_best(rows):
     """{critic: its rows at its own best temperature}."""
     return {name: experiments.at_its_best(rows[rows.method == name], look)
@@ -600,6 +606,7 @@ def minus_random(best, value=look):
             for name, found in best.items() if control_of(name) in set(best) - {name}}
 
 
+# %%
 def table_of(rows, best):
     """Per critic: its calls, its values, and its difference from random masks."""
     lines, differences = {}, minus_random(best)
@@ -674,8 +681,9 @@ if not LIVE:
                    for name, T in (("asked again", 16), ("random", 48)))
     equal_calls = {value: experiments.difference(asked, dice, value) for value in values}
     display(Markdown(
-        "*Equal calls.* φ_r asked again, with re-masking at T = 16, minus random masks with "
-        f"re-masking at T = 48: {LOOK} {ledger.show(equal_calls[look])} "
+        f"*About equal calls of φ_r.* Asked again, re-masking, T = 16 (calls: "
+        f"{calls_of('asked again, T = 16')[0]}), minus random masks, re-masking, T = 48 (calls: "
+        f"{calls_of('random, T = 48')[0]}): {LOOK} {ledger.show(equal_calls[look])} "
         f"({says(equal_calls[look], 'better', 'worse')}), "
         f"coherence {ledger.show(equal_calls['coherence'])} "
         f"({says(equal_calls['coherence'], 'lower', 'higher')})."))
@@ -693,14 +701,14 @@ for axis, value in zip(axes, values):
         axis.plot(table.dial, table["mean"], "o-", ms=3, lw=2 if critic in thick else 0.7,
                   color=thick.get(critic, "0.75"), zorder=2 + (critic in thick),
                   label=critic if critic in thick else None)
-    axis.set(xlabel="temperature", ylabel=LOOK if value == look else value)
+    axis.set(xlabel="temperature", ylabel=label[value])
 fig.legend(*axes[0].get_legend_handles_labels(), fontsize=7, loc="outside right center")
 path = run.save_figure(fig, "critics")
 
 # %% [markdown]
 # *What to see: T = 8; each point is a mean over pictures and seeds. Six critics in colour, the others grey. The oracle's
-# coherence lies far above the right panel and is left out there. Compare curves at their lowest points (left) or highest points
-# (right), and not at one temperature only.*
+# coherence is left out of the right panel; the list above has it. Compare curves at their lowest points (left) or highest
+# points (right), and not at one temperature only.*
 #
 # ### The same on photos
 #
@@ -722,11 +730,12 @@ else:
     display(pd.DataFrame(on_photos).T)
     display(Markdown(
         f"\n{against_random(photo_best)}- The best temperature is the highest tried for: "
-        f"{listed(at_the_end)}. Above it these may do better.\n"))
+        f"{listed(at_the_end)}. Above it these may do better.\n"
+        + ("- Probably critics that keep likely tokens, or tokens that fit each other, take "
+           "texture away on photos, and LPIPS punishes that.\n"
+           if sorted_out(minus_random(photo_best), 1) != "none" else "")))
 
 # %% [markdown]
-# A critic that keeps likely tokens, or tokens that fit each other, takes texture away on photos; LPIPS probably punishes that.
-#
 # ## 8. The best sampler found, against one step
 #
 # Method and temperature together are chosen for each picture on all the others, from every row of section 7 but the oracle's.
@@ -764,9 +773,8 @@ rivals = {
     "one sample of φ_r": experiments.at_its_best(once[once.method == "one sample of φ_r"], look),
     "random masks": random_best,
 }
-against = {f"{look_.upper() if look_ == look else look_}, best − {name}":
-           experiments.difference(ours, theirs, look_)
-           for look_ in values for name, theirs in rivals.items()}
+against = {f"{label[value]}, best − {name}": experiments.difference(ours, theirs, value)
+           for value in values for name, theirs in rivals.items()}
 uses = {True: "It asks φ_r again and uses no φ_e, so it is not Algorithm 2; with φ_e: section 10.",
         False: "Rows with φ_e in its best form: section 10."}[champion.startswith("asked")]
 settings = "; ".join(f"{name} (for {n} of {len(contest)})" for name, n in how_often.items())
@@ -834,7 +842,7 @@ for axis, value in zip(axes, (look, "coherence", "T_s")):
     table = experiments.summary(by_alpha, [value], by=["dial"])
     axis.plot(table.dial, table["mean"], "o-", ms=3, color="black")
     axis.fill_between(table.dial, table.low, table.high, color="black", alpha=0.15, lw=0)
-    axis.set(xlabel="α", title=LOOK if value == look else value)
+    axis.set(xlabel="α", title=label[value])
 path = run.save_figure(fig, "alpha")
 
 # %% [markdown]
