@@ -951,7 +951,7 @@ learned = [
       f"{spans(found['each at its best temperature'])}." for name, found in two_gains.items()),
     f"{lowest}, coherence: from T = 1 to T = 8 at temperature 1 {ledger.show(more_whole)} "
     f"({says(more_whole, 'falls', 'rises')}); best setting minus one sample of φ_r "
-    f"{ledger.show(whole_gain)} ({says(whole_gain, 'falls', 'rises')}). The best setting has "
+    f"{ledger.show(whole_gain)} ({says(whole_gain, 'lower', 'higher')}). The best setting has "
     f"{ours.coherence.mean():.2f}, the oracle {oracle_best.coherence.mean():.2f}.",
     "The critic of the paper: φ_e's masks minus random ones at T = 8, each at its best "
     f"temperature: {ledger.show(at_its_best)} ({says(at_its_best, 'better', 'worse')}).",
@@ -980,9 +980,9 @@ display(Markdown("\n" + "".join(f"- {line}\n" for line in learned)))
 #
 # </details>
 #
-# <details><summary>2. Why can one step never make a whole stripe when its phase is open?</summary>
+# <details><summary>2. Why does one step make a whole stripe only by chance, where its phase is open?</summary>
 #
-# Each token draws its phase for itself; they agree by chance alone.
+# Each token draws its phase for itself, without the others.
 #
 # </details>
 #
