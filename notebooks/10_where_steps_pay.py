@@ -317,7 +317,7 @@ display(pd.DataFrame({
     name: {
         "nothing known": f"{found[False][0.0]:.2f}",
         "¾ known": f"{found[False][0.75]:.2f}",
-        "nats less": f"{nats[name]:.2f}",
+        "nats less": f"{nats[name]:.2f}".replace("-", "−"),
         "neighbour information": percent(information[name]),
         "¾ own draws": f"{found[True][0.75]:.2f}",
     }
@@ -394,6 +394,7 @@ for axis, value in zip(axes, values):
 fig.legend(*axes[0].get_legend_handles_labels(), fontsize=7, loc="outside right center")
 path = run.save_figure(fig, "steps")
 
+
 # %% [markdown]
 # *What to see: means over pictures and seeds, T on a logarithmic axis; bands are 95 % intervals over pictures and seeds. Photos
 # (black, left only) were measured at T = 1 and 8: they have no stripes, so no coherence.*
@@ -451,6 +452,7 @@ axes[1].set(xlabel="the same in nats a token")
 fig.legend(*axes[0].get_legend_handles_labels(), fontsize=7, loc="outside right center")
 path = run.save_figure(fig, "gain")
 
+
 # %% [markdown]
 # *What to see. Up: the gain; above the line eight steps are better than one. Across: what true neighbours take off φ_r's loss,
 # left as a share, right in nats. Bars are 95 % intervals. Hollow points, where there are some, are weights that do not ship.*
@@ -467,7 +469,8 @@ def apart(a, b):
     return enough and (a["high"] < b["low"] or b["high"] < a["low"])
 
 
-pd.DataFrame({name: {"neighbour information": percent(share), "in nats": f"{less:.2f}",
+pd.DataFrame({name: {"neighbour information": percent(share),
+                     "in nats": f"{less:.2f}".replace("-", "−"),
                      "gain of eight steps": spans(gain)}
               for name, (share, less, gain) in points.items()}).T
 
@@ -631,10 +634,10 @@ best = at_best(rows)
 lines = table_of(rows, best)
 pd.DataFrame(lines).T
 
+
 # %% [markdown]
 # *Each critic at temperature 1, and at its best temperature (several, where pictures differ in the choice); then its difference
 # from random masks of the same T, with re-masking where the critic has it, and the share of the way from these to the oracle.*
-
 
 # %%
 def listed(names):
@@ -735,13 +738,13 @@ else:
            "texture away on photos, and LPIPS punishes that.\n"
            if sorted_out(minus_random(photo_best), 1) != "none" else "")))
 
+
 # %% [markdown]
 # ## 8. The best sampler found, against one step
 #
 # Method and temperature together are chosen for each picture on all the others, from every row of section 7 but the oracle's.
 # It is compared with the same networks used once: S_l (E_l's argmax), one sample of E_l, one sample of φ_r (T = 1), each at its
 # best temperature; and with random masks at their best setting.
-
 
 # %%
 def one_step(net, temperatures):
@@ -800,7 +803,6 @@ display(Markdown(
 # ### The gain of eight steps once more
 #
 # Section 6 measured it at temperature 1. Here also with the best temperature for one step and for eight, random masks both.
-
 
 # %%
 def gain(one, eight):
@@ -933,7 +935,6 @@ display(Markdown(
     + "\n- *φ_e's masks* are " + says(at_one, "better than", "worse than", "not told apart from")
     + " random ones at temperature 1, and " + says(at_its_best, "better", "worse", "not told apart")
     + " where each has its best temperature.\n"))
-
 
 # %% [markdown]
 # ## What was learned
