@@ -97,7 +97,7 @@ axis = torch.arange(13, dtype=torch.float64) - 6
 squared = axis[:, None] ** 2 + axis[None, :] ** 2
 kernel = torch.exp(-squared / (2 * 2.0**2))
 kernel = kernel / kernel.sum()  # brightness stays
-assert torch.allclose(kernel, deg.gaussian_kernel(13, 2.0, 2.0), atol=1e-12)
+assert torch.allclose(kernel, deg.generalized_kernel(13, 2.0, 2.0), atol=1e-12)
 
 # %% [markdown]
 # Filtering is a weighted sum of shifted pictures. At the border the picture is mirrored, so that no black creeps in.
@@ -143,8 +143,8 @@ assert torch.allclose(by_hand / by_hand.sum(), deg.sinc_kernel(13, math.pi / 2),
 
 # %%
 kernels = {
-    "iso σ 2": deg.gaussian_kernel(21, 2, 2),
-    "aniso σ 3, 0.7": deg.gaussian_kernel(21, 3, 0.7, math.pi / 5),
+    "iso σ 2": deg.generalized_kernel(21, 2, 2),
+    "aniso σ 3, 0.7": deg.generalized_kernel(21, 3, 0.7, math.pi / 5),
     "generalized β 0.6": deg.generalized_kernel(21, 2, 2, 0, 0.6),
     "plateau β 2": deg.plateau_kernel(21, 2, 2, 0, 2),
     "sinc ω π/3": deg.sinc_kernel(21, math.pi / 3),
@@ -420,7 +420,7 @@ def noise_level(x):
 
 
 def sharpness(x):
-    smooth = deg.blur(deg.luma(x).expand(-1, 3, -1, -1), deg.gaussian_kernel(7, 1.0, 1.0))[:, :1]
+    smooth = deg.blur(deg.luma(x).expand(-1, 3, -1, -1), deg.generalized_kernel(7, 1.0, 1.0))[:, :1]
     return F.conv2d(
         smooth, torch.tensor([[0.0, 1, 0], [1, -4, 1], [0, 1, 0]])[None, None]).std((1, 2, 3))
 
@@ -690,8 +690,8 @@ def sigma_of_both(first: float, second: float) -> float:
 
 
 # %% tags=["check"]
-twice = deg.blur(deg.blur(hq, deg.gaussian_kernel(21, 1.5, 1.5)), deg.gaussian_kernel(21, 2.0, 2.0))
-once = deg.blur(hq, deg.gaussian_kernel(21, sigma_of_both(1.5, 2.0), sigma_of_both(1.5, 2.0)))
+twice = deg.blur(deg.blur(hq, deg.generalized_kernel(21, 1.5, 1.5)), deg.generalized_kernel(21, 2.0, 2.0))
+once = deg.blur(hq, deg.generalized_kernel(21, sigma_of_both(1.5, 2.0), sigma_of_both(1.5, 2.0)))
 assert (twice - once)[..., 24:-24, 24:-24].abs().max() < 0.005
 
 
