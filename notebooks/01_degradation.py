@@ -15,12 +15,12 @@
 # %% [markdown]
 # # 01 · From a sharp photo to a bad one
 #
-# **What you build.** The machine that makes ITER's training pairs: it takes a sharp photo (HQ) and returns what a cheap camera, a
-# chat app and a few years of re-uploading would have left of it (LQ). Four operators by hand, each asserted equal to
-# `itersr.degradation`; then the chain, its random draws, and the second order.
+# **What you build.** The machine that makes ITER's training pairs: it takes a sharp photo (HQ) and returns what a cheap
+# camera, a chat app and a few years of re-uploading would have left of it (LQ). Four operators by hand, each asserted equal
+# to `itersr.degradation`; then the chain, its random draws, and the second order.
 #
-# **Why.** Nobody has a million pairs of the same scene, once bad and once good. So one takes good photos and ruins them. The network
-# will learn to undo *this* ruin and nothing else: what is missing here, it will never repair.
+# **Why.** Nobody has a million pairs of the same scene, once bad and once good. So one takes good photos and ruins them. The
+# network will learn to undo *this* ruin and nothing else: what is missing here, it will never repair.
 #
 # **What you need.** Convolution, and what a JPEG is. No training.
 # Symbols: [one table](symbols.md).
@@ -89,8 +89,8 @@ def show(pictures, name, columns=4, size=1.9):
 # %% [markdown]
 # ## 1 · Blur
 #
-# A lens spreads each point over its neighbours. The simplest such kernel is a Gaussian: weight falls with the squared distance, $w(x)
-# \propto \exp(-\tfrac12\, x^\top \Sigma^{-1} x)$. Three lines:
+# A lens spreads each point over its neighbours. The simplest such kernel is a Gaussian: weight falls with the squared
+# distance, $w(x) \propto \exp(-\tfrac12\, x^\top \Sigma^{-1} x)$. Three lines:
 
 # %%
 axis = torch.arange(13, dtype=torch.float64) - 6
@@ -111,9 +111,9 @@ for y in range(13):
 assert torch.allclose(by_hand, deg.blur(hq, kernel), atol=1e-5)
 
 # %% [markdown]
-# Real-ESRGAN draws from six families (and sinc, below). They differ in whether the blur has a direction, and in how the weight falls:
-# with $q = x^\top \Sigma^{-1} x$ it is $\exp(-\tfrac12 q^\beta)$ (*generalized*: β < 1 a sharp peak with long tails, β > 1 a flat
-# top) or $1 / (1 + q^\beta)$ (*plateau*).
+# Real-ESRGAN draws from six families (and sinc, below). They differ in whether the blur has a direction, and in how the
+# weight falls: with $q = x^\top \Sigma^{-1} x$ it is $\exp(-\tfrac12 q^\beta)$ (*generalized*: β < 1 a sharp peak with long
+# tails, β > 1 a flat top) or $1 / (1 + q^\beta)$ (*plateau*).
 
 # %%
 q = (axis[:, None] / 1.0) ** 2 + (axis[None, :] / 3.0) ** 2  # σ = 3 along x, 1 along y
@@ -124,9 +124,9 @@ for by_hand, module in (
     assert torch.allclose(by_hand / by_hand.sum(), module, atol=1e-12)
 
 # %% [markdown]
-# The odd one is **sinc**, the ideal low-pass filter: it lets frequencies below ω pass and stops the rest. So it is the sum of all
-# waves of frequency below ω, and that sum *rings*. (The module uses its closed form, a Bessel function.) Sharpened photos and strong
-# JPEGs show such echoes beside edges, so a network should have met them.
+# The odd one is **sinc**, the ideal low-pass filter: it lets frequencies below ω pass and stops the rest. So it is the sum of
+# all waves of frequency below ω, and that sum *rings*. (The module uses its closed form, a Bessel function.) Sharpened photos
+# and strong JPEGs show such echoes beside edges, so a network should have met them.
 
 # %%
 # frequencies in radians a pixel
@@ -138,8 +138,8 @@ by_hand = cosines @ passes @ cosines.T
 assert torch.allclose(by_hand / by_hand.sum(), deg.sinc_kernel(13, math.pi / 2), atol=1e-4)
 
 # %% [markdown]
-# Caption: kernels of 21×21, bright is more weight. Below, what each does to the cup. See the direction of the *aniso* blur in the
-# rim, and the echo lines that *sinc* leaves beside it.
+# Caption: kernels of 21×21, bright is more weight. Below, what each does to the cup. See the direction of the *aniso* blur in
+# the rim, and the echo lines that *sinc* leaves beside it.
 
 # %%
 kernels = {
@@ -155,8 +155,8 @@ path = show(pictures | {"blurred: " + n: deg.blur(hq, k)[..., 20:116, 40:136]
                         for n, k in kernels.items()}, "kernels", 5, 1.55)
 
 # %% [markdown]
-# A property that a bug would break: blurring a constant changes nothing (weights sum to 1), and the sinc kernel does what it says.
-# Its frequency response, by FFT, is near 1 below ω and near 0 above.
+# A property that a bug would break: blurring a constant changes nothing (weights sum to 1), and the sinc kernel does what it
+# says. Its frequency response, by FFT, is near 1 below ω and near 0 above.
 
 # %%
 response = torch.fft.rfft2(deg.sinc_kernel(21, math.pi / 2), s=(256, 256)).abs()
@@ -171,9 +171,10 @@ for k in kernels.values():
 # %% [markdown]
 # ## 2 · Resize
 #
-# Down and up again, by area, bilinear or bicubic interpolation. Area averages all pixels that fall into one; the other two look at
-# 2×2 or 4×4 pixels only, *however far down they go*. What lies between is skipped, and fine patterns come back as false, coarse ones:
-# aliasing. A library would filter first; phones and web pages often do not, and neither does the degradation.
+# Down and up again, by area, bilinear or bicubic interpolation. Area averages all pixels that fall into one; the other two
+# look at 2×2 or 4×4 pixels only, *however far down they go*. What lies between is skipped, and fine patterns come back as
+# false, coarse ones: aliasing. A library would filter first; phones and web pages often do not, and neither does the
+# degradation.
 
 # %%
 # area, a whole factor: the mean of 4×4 blocks
@@ -182,8 +183,8 @@ assert torch.allclose(by_hand, deg.resize(hq, (48, 48), "area"), atol=1e-6)
 
 
 # %% [markdown]
-# The other two: find where the middle of a new pixel lies among the old ones, and weigh the nearest two or four by their distance,
-# along rows and then along columns.
+# The other two: find where the middle of a new pixel lies among the old ones, and weigh the nearest two or four by their
+# distance, along rows and then along columns.
 
 # %%
 def along_rows(image, n, weight, reach):
@@ -207,8 +208,8 @@ for name, weight, reach in (("bilinear", linear, 1), ("bicubic", cubic, 2)):
     assert torch.allclose(by_hand, deg.resize(hq, (62, 62), name), atol=1e-5)
 
 # %% [markdown]
-# Caption: stripes three pixels apart, reduced 3.1 times: too fine for the smaller grid. All three show wide bands that were never
-# there. With area they are faint; with bilinear and bicubic they have the stripes' full contrast.
+# Caption: stripes three pixels apart, reduced 3.1 times: too fine for the smaller grid. All three show wide bands that were
+# never there. With area they are faint; with bilinear and bicubic they have the stripes' full contrast.
 
 # %%
 stripes = (torch.arange(192) % 3 < 1).float().expand(1, 3, 192, 192)
@@ -219,9 +220,9 @@ path = show(pictures, "resize")
 # %% [markdown]
 # ## 3 · Noise
 #
-# **Gaussian** noise is the electronics': the same everywhere. **Poisson** noise is the light's own: a pixel that expects λ photons
-# counts a number with mean λ *and variance λ*. So bright places are noisier, though less so in proportion. Either can hit R, G and B
-# apart or as one (*grey*).
+# **Gaussian** noise is the electronics': the same everywhere. **Poisson** noise is the light's own: a pixel that expects λ
+# photons counts a number with mean λ *and variance λ*. So bright places are noisier, though less so in proportion. Either can
+# hit R, G and B apart or as one (*grey*).
 
 # %%
 g = run.generator(1, "cpu")
@@ -244,8 +245,8 @@ assert torch.equal(
     hq + one_field, deg.add_gaussian_noise(hq, 12, grey=True, generator=run.generator(1, "cpu")))
 
 # %% [markdown]
-# The property: measure the noise at every brightness of a ramp. Gaussian must be flat; Poisson must follow $s\sqrt{x / v}$ with scale
-# s and v = 256 photons for white.
+# The property: measure the noise at every brightness of a ramp. Gaussian must be flat; Poisson must follow $s\sqrt{x / v}$
+# with scale s and v = 256 photons for white.
 #
 # Caption: dots are measured, lines are the two laws. Light is noisiest where it is bright; electronics do not care.
 
@@ -274,9 +275,9 @@ path = run.save_figure(fig, "noise_laws")
 # %% [markdown]
 # ## 4 · JPEG
 #
-# JPEG cuts the picture into 8×8 blocks and rounds their frequencies, the more coarsely the lower the quality; and it keeps colour at
-# half the resolution (4:2:0). An imitation would miss details that real files have, so the module uses the real codec: write, then
-# read.
+# JPEG cuts the picture into 8×8 blocks and rounds their frequencies, the more coarsely the lower the quality; and it keeps
+# colour at half the resolution (4:2:0). An imitation would miss details that real files have, so the module uses the real
+# codec: write, then read.
 #
 # Caption: blocks and lost colour at quality 30; at 95 hardly anything.
 
@@ -296,11 +297,11 @@ path = show({"HQ": crop, **{f"JPEG {q}": deg.jpeg(hq, q)[..., 20:84, 40:104]
 # %% [markdown]
 # ## 5 · The chain
 #
-# **First order:** blur → resize → noise → JPEG. **Second order:** the same again, with milder ranges, as if the photo was shared once
-# more. **Last:** resize to a quarter of the HQ size, a sinc filter, and JPEG, the last two in either order.
+# **First order:** blur → resize → noise → JPEG. **Second order:** the same again, with milder ranges, as if the photo was
+# shared once more. **Last:** resize to a quarter of the HQ size, a sinc filter, and JPEG, the last two in either order.
 #
-# Everything about one image is drawn first. A `Draw` is plain numbers: it can be written to a file, and the same draw makes the same
-# picture.
+# Everything about one image is drawn first. A `Draw` is plain numbers: it can be written to a file, and the same draw makes
+# the same picture.
 
 # %% tags=["nbval-check-output"]
 d = draw(1, generator=torch.Generator().manual_seed(5))[0]
@@ -340,8 +341,8 @@ for d in draw(8, generator=run.generator(5, "cpu")):
 print("eight draws: by hand == apply, to the bit")
 
 # %% [markdown]
-# `degrade` is `draw`, then `apply`. Every image of a batch has its own draw, and the generator lives on the CPU, noise included: one
-# seed is one picture, whatever the device.
+# `degrade` is `draw`, then `apply`. Every image of a batch has its own draw, and the generator lives on the CPU, noise
+# included: one seed is one picture, whatever the device.
 
 # %% tags=["nbval-check-output"]
 batch = hq.expand(6, -1, -1, -1)
@@ -353,8 +354,8 @@ print("LQ", tuple(lq.shape), "| same seed, same batch:", torch.equal(lq, again),
 print("different pictures:", len({picture.numpy().tobytes() for picture in lq}), "of", len(lq))
 
 # %% [markdown]
-# Caption: the same cup, eleven draws. This is what E_l has to see through: the same cup may come soft, noisy, blocky, ringing, or
-# nearly clean.
+# Caption: the same cup, eleven draws. This is what E_l has to see through: the same cup may come soft, noisy, blocky,
+# ringing, or nearly clean.
 
 # %%
 many = degrade(hq.expand(11, -1, -1, -1), generator=run.generator(6, "cpu"))
@@ -365,9 +366,10 @@ path = show({"HQ / 4": deg.resize(hq, (48, 48), "area")}
 # %% [markdown]
 # ## 6 · What the second order buys
 #
-# The first order is the classical model: each flaw once, in a fixed order, so noise is always *on top* of blur. In a real bad photo
-# the noise has itself been blurred, shrunk and coded; it has become blotches. `second_order=0` switches the second order off, and the
-# same seed keeps all else. We measure the noise's grain: how alike two neighbouring pixels of the error are.
+# The first order is the classical model: each flaw once, in a fixed order, so noise is always *on top* of blur. In a real bad
+# photo the noise has itself been blurred, shrunk and coded; it has become blotches. `second_order=0` switches the second
+# order off, and the same seed keeps all else. We measure the noise's grain: how alike two neighbouring pixels of the error
+# are.
 
 # %%
 def grain(lq):
@@ -390,9 +392,9 @@ display(Markdown(
     + ", ".join(f"{name} **{value:.2f}**" for name, value in grains.items()) + "."))
 
 # %% [markdown]
-# Caption: the same five seeds without (above) and with the second order (below). Above, noise in dots of single pixels (draws 1 and 4)
-# or a little blur. Below, what a second pass makes of that: coloured blotches of several pixels (draw 1), more blur (draw 2), the edges of
-# JPEG's blocks (draw 5). Photos from the web look like that.
+# Caption: the same five seeds without (above) and with the second order (below). Above, noise in dots of single pixels (draws
+# 1 and 4) or a little blur. Below, what a second pass makes of that: coloured blotches of several pixels (draw 1), more blur
+# (draw 2), the edges of JPEG's blocks (draw 5). Photos from the web look like that.
 
 # %%
 five = hq.expand(5, -1, -1, -1)
@@ -406,8 +408,8 @@ path = show(titled, "second_order", 5, 1.55)
 # %% [markdown]
 # ## 7 · The whole distribution
 #
-# One wrong range (noise σ in [1, 30] instead of [1, 30]/255, a quality read as percent) still makes plausible single pictures. So
-# look at many: 500 draws, three measures each, all against the bicubic reduction of the same photo.
+# One wrong range (noise σ in [1, 30] instead of [1, 30]/255, a quality read as percent) still makes plausible single
+# pictures. So look at many: 500 draws, three measures each, all against the bicubic reduction of the same photo.
 #
 # - **PSNR** to the bicubic reduction, in dB: how much is lost in all;
 # - **noise** σ in 1/255, estimated by a mask that cancels smooth pictures (Immerkær 1996);
@@ -480,12 +482,12 @@ display(Markdown("\n".join(lines)))
 # %% [markdown]
 # *Mild* is `MILD`, the ranges that the small tiers train with: one order, each step of it gentler, and no sinc filter at all.
 #
-# The limits asserted below are wide enough for any photos and narrow enough for a wrong range: with a tenth of the noise the noise row
-# leaves them at once.
+# The limits asserted below are wide enough for any photos and narrow enough for a wrong range: with a tenth of the noise the
+# noise row leaves them at once.
 #
-# Caption: left, the published ranges cost several decibels more than the mild ones. Middle, noise that is left in LQ: most published draws
-# have less of it than mild ones, since the second pass blurs and compresses it away, and a few have far more. Right, sharpness: the
-# published ranges spread to both sides, blurred and over-sharpened.
+# Caption: left, the published ranges cost several decibels more than the mild ones. Middle, noise that is left in LQ: most
+# published draws have less of it than mild ones, since the second pass blurs and compresses it away, and a few have far more.
+# Right, sharpness: the published ranges spread to both sides, blurred and over-sharpened.
 
 # %%
 median = {name: rows[:, 2].tolist() for name, rows in table.items()}
@@ -591,17 +593,17 @@ assert "NIQE" not in scores or scores.NIQE["sharpened"] < scores.NIQE["HQ itself
 #
 # - **PSNR rewards the mean.** Where the truth is not known, the mean of all answers has the least error, and the mean of sharp
 #   pictures is blurred. A shift of two pixels, which nobody sees, costs more than a blur that everybody sees.
-# - **LPIPS** forgives small shifts and punishes blur and grain, which is nearer to what people say; it is the main number of this
-#   course. It still needs HQ, and a method that trains on it knows its taste. Sharpening hardly troubles it.
-# - **NIQE needs no HQ, so it cannot know whether the picture is the right one**: another photo scores as well as the true one, and
-#   sharpening improves it. On the real photos of RealSRSet it finds ESRGAN (4.86), which learned to undo bicubic shrinking alone,
-#   better than BSRGAN (5.49), which was made for such photos.
+# - **LPIPS** forgives small shifts and punishes blur and grain, which is nearer to what people say; it is the main number of
+#   this course. It still needs HQ, and a method that trains on it knows its taste. Sharpening hardly troubles it.
+# - **NIQE needs no HQ, so it cannot know whether the picture is the right one**: another photo scores as well as the true
+#   one, and sharpening improves it. On the real photos of RealSRSet it finds ESRGAN (4.86), which learned to undo bicubic
+#   shrinking alone, better than BSRGAN (5.49), which was made for such photos.
 # - So look at several numbers, at intervals, and at the pictures.
 #
 # ## 9 · Play
 #
-# `degradation_view` is a function from settings to a picture; the panel under it only adds controls. Without a kernel you see the
-# picture alone: blur 1.5, detour 0.6, noise 8, JPEG 60, taken twice.
+# `degradation_view` is a function from settings to a picture; the panel under it only adds controls. Without a kernel you see
+# the picture alone: blur 1.5, detour 0.6, noise 8, JPEG 60, taken twice.
 
 # %%
 from itersr.lab.widgets import degradation_view
@@ -696,8 +698,8 @@ assert (twice - once)[..., 24:-24, 24:-24].abs().max() < 0.005
 
 
 # %% [markdown]
-# **3.** Write ranges for scans of old black-and-white prints: all noise grey, no noise of the light (Gaussian only), no JPEG below
-# quality 85, the rest as published.
+# **3.** Write ranges for scans of old black-and-white prints: all noise grey, no noise of the light (Gaussian only), no JPEG
+# below quality 85, the rest as published.
 
 # %% tags=["exercise"]
 def old_prints() -> Degradation:

@@ -15,19 +15,22 @@
 # %% [markdown]
 # # 03 · The LQ encoder E_l (Stage II) and its Swin layers
 #
-# **What you will build.** E_l, a network that reads the damaged, small photo and says for every place which token the good photo has there. Its heart are *Swin layers*,
-# attention inside small windows of tokens; all four networks of ITER use them, so you build them here by hand, once.
+# **What you will build.** E_l, a network that reads the damaged, small photo and says for every place which token the good
+# photo has there. Its heart are *Swin layers*, attention inside small windows of tokens; all four networks of ITER use them,
+# so you build them here by hand, once.
 #
-# **Why.** ITER splits restoration into two jobs (Chen et al. 2024, abstract). The first is to remove the distortion: E_l reads the LQ image and predicts HQ
-# tokens, in one pass. The second is to add texture: φ_r refines those tokens, step by step.
+# **Why.** ITER splits restoration into two jobs (Chen et al. 2024, abstract). The first is to remove the distortion: E_l
+# reads the LQ image and predicts HQ tokens, in one pass. The second is to add texture: φ_r refines those tokens, step by
+# step.
 #
 # E_l's answer S_l is what the diffusion of notebooks 04 to 06 starts from, and what all of it must beat.
 #
 # **What you need to know.** Attention (queries, keys, values), cross-entropy, and notebook 02.
 # Symbols: [one table](symbols.md).
 #
-# **Time.** About 35 minutes to read. As it stands the notebook shows `tiny`, whose weights ship. With `tier = "smoke"` E_l trains while you watch, under a minute on two CPU cores
-# (and the VQGAN first, if notebook 02 of this run has not left one); the numbers are then other ones.
+# **Time.** About 35 minutes to read. As it stands the notebook shows `tiny`, whose weights ship. With `tier = "smoke"` E_l
+# trains while you watch, under a minute on two CPU cores (and the VQGAN first, if notebook 02 of this run has not left one);
+# the numbers are then other ones.
 
 # %% tags=["parameters"]
 tier = "tiny"
@@ -72,8 +75,9 @@ from itersr.training.stage1 import psnr
 # %% [markdown]
 # ## 1 · What E_l must do
 #
-# In: an LQ image, s times smaller than the HQ one (s = 4). Out: K logits for every token of the HQ image. A token covers f HQ pixels a side, so there are f/s LQ pixels to a
-# token: with f = 4 exactly one, and E_l needs no stride; with f = 8, as published, E_l halves its map once.
+# In: an LQ image, s times smaller than the HQ one (s = 4). Out: K logits for every token of the HQ image. A token covers f HQ
+# pixels a side, so there are f/s LQ pixels to a token: with f = 4 exactly one, and E_l needs no stride; with f = 8, as
+# published, E_l halves its map once.
 
 # %% tags=["nbval-check-output"]
 swin = config.SwinConfig(width=16, groups=1, depth=2, heads=2, window=4, mlp_ratio=2)
@@ -85,8 +89,9 @@ for f in (4, 8):
           f"HQ would be {4 * 16}×{4 * 24}, S_h {4 * 16 // f}×{4 * 24 // f}")
 
 # %% [markdown]
-# It is a *classifier at every place*, like semantic segmentation: K classes, no ambiguity about the loss. That is why Stage II is easy to train. What makes it hard is the
-# photo: many good photos give the same bad one, and E_l can only name how likely each token is.
+# It is a *classifier at every place*, like semantic segmentation: K classes, no ambiguity about the loss. That is why Stage
+# II is easy to train. What makes it hard is the photo: many good photos give the same bad one, and E_l can only name how
+# likely each token is.
 #
 # Convolutions first; then Swin layers, so that each token can ask those around it.
 #
@@ -118,8 +123,9 @@ for side in (32, 64, 128):
 # %% [markdown]
 # ## 3 · Where is the neighbour? The relative position bias
 #
-# Attention alone does not know where a token stands. Swin adds a number to the score of query i and key j that depends only on the offset (y−y′, x−x′). In a window of side w an
-# offset takes 2w−1 values an axis, so a head has a table of (2w−1)² numbers. By hand: which row of the table does each pair use?
+# Attention alone does not know where a token stands. Swin adds a number to the score of query i and key j that depends only
+# on the offset (y−y′, x−x′). In a window of side w an offset takes 2w−1 values an axis, so a head has a table of (2w−1)²
+# numbers. By hand: which row of the table does each pair use?
 
 # %% tags=["nbval-check-output"]
 def row_of_table(y: int, x: int, y2: int, x2: int, side: int) -> int:
@@ -139,8 +145,8 @@ print(by_hand, "\nrows used:", relative_index(8).unique().numel(), "=", (2 * 8 -
 #
 # ## 4 · Window attention is full attention with a mask
 #
-# The clearest way to say what window attention does: *all* tokens attend to all tokens, and every pair in different windows is forbidden (score −∞). Written so, it is slow
-# and cannot be wrong.
+# The clearest way to say what window attention does: *all* tokens attend to all tokens, and every pair in different windows
+# is forbidden (score −∞). Written so, it is slow and cannot be wrong.
 
 # %%
 SIDE = 4
@@ -189,8 +195,9 @@ print("96 tokens in 6 windows, 2 heads: "
 # %% [markdown]
 # ## 5 · Shifted windows
 #
-# Windows have walls: two neighbours on either side of one never meet. So every second block moves its windows by half a side. Nothing changes in the definition: `shift` is 2 in `visible`,
-# and −1 // 4 = −1 makes the strip at the edge a window of its own.
+# Windows have walls: two neighbours on either side of one never meet. So every second block moves its windows by half a side.
+# Nothing changes in the definition: `shift` is 2 in `visible`, and −1 // 4 = −1 makes the strip at the edge a window of its
+# own.
 
 # %%
 fig, axes = plt.subplots(1, 2, figsize=(7, 3.4), layout="constrained")
@@ -206,10 +213,12 @@ path = run.save_figure(fig, "windows")
 
 
 # %% [markdown]
-# *What to see: 16×16 tokens, one colour a window. The walls on the right run through the middle of the windows on the left. The windows at the edges are cut: 2 wide, or 2×2 in the corners.*
+# *What to see: 16×16 tokens, one colour a window. The walls on the right run through the middle of the windows on the left.
+# The windows at the edges are cut: 2 wide, or 2×2 in the corners.*
 #
-# Cut windows are a nuisance for a GPU that wants equal shapes. The module therefore **rolls** the map by (−2, −2), so that all windows are whole again, and the cut
-# pieces from opposite edges share a window. They must not see each other: that is `shift_mask`. How many keys does each token really see?
+# Cut windows are a nuisance for a GPU that wants equal shapes. The module therefore **rolls** the map by (−2, −2), so that
+# all windows are whole again, and the cut pieces from opposite edges share a window. They must not see each other: that is
+# `shift_mask`. How many keys does each token really see?
 
 # %% tags=["nbval-check-output"]
 def keys_seen(h: int, w: int, side: int) -> torch.Tensor:
@@ -225,7 +234,8 @@ assert keys_seen(8, 8, SIDE).flatten().tolist() == [
     sum(visible(*a, *b, shift=2) for b in spots) for a in spots]
 
 # %% [markdown]
-# 4 in the corners, 8 at the edges, 16 inside, as the picture says. And the attention itself, rolled and masked by −100 in the module, must be the full attention with `shift=2`.
+# 4 in the corners, 8 at the edges, 16 inside, as the picture says. And the attention itself, rolled and masked by −100 in the
+# module, must be the full attention with `shift=2`.
 
 # %%
 shifted = randomize(WindowAttention(swin, shifted=True), g)
@@ -239,8 +249,9 @@ print(f"shifted: differ by at most {difference:.1e} (with the wrong shift it wou
 # %% [markdown]
 # ## 6 · Two ways to compute the same thing
 #
-# `attend` has the three textbook lines and a call of PyTorch's fused kernel `scaled_dot_product_attention`. It takes the textbook form where the bias table itself is trained, because
-# asking the fused kernel for the gradient of a bias makes PyTorch leave its fast path, and in bfloat16 on a processor, whose products outrun the fused kernel.
+# `attend` has the three textbook lines and a call of PyTorch's fused kernel `scaled_dot_product_attention`. It takes the
+# textbook form where the bias table itself is trained, because asking the fused kernel for the gradient of a bias makes
+# PyTorch leave its fast path, and in bfloat16 on a processor, whose products outrun the fused kernel.
 
 # %%
 q, k, v = torch.randn(3, 6, 2, 16, 8, generator=g)  # (B·windows, heads, N, d)
@@ -257,8 +268,8 @@ print(f"textbook and fused differ by at most {(explicit - fused).abs().max():.1e
 # %% [markdown]
 # ## 7 · How far can a token see?
 #
-# Before any training, a property that a bug would spoil. Stack 1 to 4 blocks, plain and shifted in turn, and ask by gradient which inputs the output token × depends on. By hand: what it sees through
-# two blocks is what is seen by those it sees.
+# Before any training, a property that a bug would spoil. Stack 1 to 4 blocks, plain and shifted in turn, and ask by gradient
+# which inputs the output token × depends on. By hand: what it sees through two blocks is what is seen by those it sees.
 
 # %% tags=["nbval-check-output"]
 def reach_by_gradient(shifts: list[bool], size: int = 16,
@@ -304,12 +315,13 @@ for axis, (name, seen) in zip(axes, reach.items(), strict=True):
 path = run.save_figure(fig, "receptive_field")
 
 # %% [markdown]
-# *What to see: blue is what the token × can depend on, grey lines are the plain windows. Each shifted block lets the view leap over a wall; without a shift it never leaves its window. An unmasked roll
-# would paint the opposite edges blue.*
+# *What to see: blue is what the token × can depend on, grey lines are the plain windows. Each shifted block lets the view
+# leap over a wall; without a shift it never leaves its window. An unmasked roll would paint the opposite edges blue.*
 #
 # ## 8 · Equation 2
 #
-# E_l is trained by cross-entropy: the negative log-probability that it gives to the HQ image's token, averaged over all N places,
+# E_l is trained by cross-entropy: the negative log-probability that it gives to the HQ image's token, averaged over all N
+# places,
 #
 # $$\mathcal{L}_{E_l} = -\frac{1}{N}\sum_i \log p_l\big(S_h^{(i)} \mid \text{LQ}\big)$$
 #
@@ -330,7 +342,8 @@ print(f"Eq. 2: {by_hand:.3f} nats; knowing nothing costs log 3 = {math.log(3):.3
 # %% [markdown]
 # ## 9 · Train E_l
 #
-# The VQGAN of notebook 02 is frozen: it only says what S_h is. LQ images come from the degradation of notebook 01, new ones every step.
+# The VQGAN of notebook 02 is frozen: it only says what S_h is. LQ images come from the degradation of notebook 01, new ones
+# every step.
 
 # %%
 where = {"seed": run.seed, "device": str(run.device)}
@@ -407,12 +420,13 @@ assert accuracy > constant, (
     f"accuracy {accuracy:.1%} must be above the best constant guess, {constant:.1%}")
 
 # %% [markdown]
-# *What to see: the red lines are the bar. Both know the histogram of the very tokens that are asked for: left, of this notebook's three photos; right, of the crops that
-# training held out, as the orange dots. Below the left one E_l has learned something that depends on the photo; above the right one it is right more often than any fixed answer.*
+# *What to see: the red lines are the bar. Both know the histogram of the very tokens that are asked for: left, of this
+# notebook's three photos; right, of the crops that training held out, as the orange dots. Below the left one E_l has learned
+# something that depends on the photo; above the right one it is right more often than any fixed answer.*
 
 # %% [markdown]
-# **The run behind the weights that ship.** Its command, and what its log showed on the way: a run that is far from this at minute 2 has
-# something wrong, and need not be waited for.
+# **The run behind the weights that ship.** Its command, and what its log showed on the way: a run that is far from this at
+# minute 2 has something wrong, and need not be waited for.
 
 # %%
 line, healthy = recipe("lq_encoder")
@@ -422,12 +436,13 @@ healthy.loc[["train: lq_encoder", "train: lq_encoder accuracy",
                                                   "E_l top-5", "best constant", "lpips S_l"))]]
 
 # %% [markdown]
-# An honest warning: this accuracy stays far from 100 % at every tier. Much of it *cannot* be known, because the degradation destroyed it.
+# An honest warning: this accuracy stays far from 100 % at every tier. Much of it *cannot* be known, because the degradation
+# destroyed it.
 #
 # ## 10 · Wrong, but how far off?
 #
-# A wrong token may be a close cousin of the right one. Rank all codes by their distance from E_l's guess: which rank has the true one? As controls, guesses shuffled among places
-# (right frequencies, no photo), and pure chance.
+# A wrong token may be a close cousin of the right one. Rank all codes by their distance from E_l's guess: which rank has the
+# true one? As controls, guesses shuffled among places (right frequencies, no photo), and pure chance.
 
 # %%
 codes = model.vqgan.codebook.embedding.weight.float()
@@ -459,7 +474,8 @@ assert within8["E_l"] > within8["shuffled"], (
     "E_l's misses must be nearer in code space than shuffled guesses")
 
 # %% [markdown]
-# *What to see: the higher the curve rises on the left, the nearer the misses. E_l mixes up codes that look alike. Cross-entropy never told it so: Eq. 2 punishes every wrong token alike.*
+# *What to see: the higher the curve rises on the left, the nearer the misses. E_l mixes up codes that look alike.
+# Cross-entropy never told it so: Eq. 2 punishes every wrong token alike.*
 #
 # ## 11 · Three ways to turn probabilities into a picture
 #
@@ -563,17 +579,20 @@ display(Markdown(
 # %% [markdown]
 # *What to see, in the pictures and in the last column:*
 #
-# - *The argmax is too uniform. Where several tokens are possible it takes the same likeliest one again and again: flat areas grow, texture goes.*
-# - *The sample has texture, but every place is drawn **on its own**. E_l gives one distribution a place, not a joint one, so neighbours do not know of each other's draw: grain that fits nothing.*
+# - *The argmax is too uniform. Where several tokens are possible it takes the same likeliest one again and again: flat areas
+#   grow, texture goes.*
+# - *The sample has texture, but every place is drawn **on its own**. E_l gives one distribution a place, not a joint one, so
+#   neighbours do not know of each other's draw: grain that fits nothing.*
 # - *The average hedges. It is smooth, and a mean of codes is no code: D_H was trained on codes alone.*
 #
-# None is what we want: a draw in which neighbours agree. That takes a network that sees the tokens already chosen, and several steps. It is φ_r, in notebook 04. And note the bar: the whole diffusion only pays off if
-# it beats **one plain sample of E_l**, which needs no further network.
+# None is what we want: a draw in which neighbours agree. That takes a network that sees the tokens already chosen, and
+# several steps. It is φ_r, in notebook 04. And note the bar: the whole diffusion only pays off if it beats **one plain sample
+# of E_l**, which needs no further network.
 #
 # ## 12 · Does E_l know when it is wrong?
 #
-# *Calibration*: of all tokens with confidence near 0.3 about 30 % should be right. Ten bins of confidence; the expected calibration error (ECE) is their mean gap, weighed by
-# how many tokens are in each.
+# *Calibration*: of all tokens with confidence near 0.3 about 30 % should be right. Ten bins of confidence; the expected
+# calibration error (ECE) is their mean gap, weighed by how many tokens are in each.
 
 # %%
 confidence, right = (
@@ -604,8 +623,8 @@ display(Markdown(
     "a wrong one (AUC; chance is 50 %)."))
 
 # %% [markdown]
-# *What to see: above the dotted line E_l is right more often than it says, below it less often. Bins with fewer than 20 tokens are not drawn. The line above says which of the two
-# it is on average; it differs from run to run.*
+# *What to see: above the dotted line E_l is right more often than it says, below it less often. Bins with fewer than 20
+# tokens are not drawn. The line above says which of the two it is on average; it differs from run to run.*
 #
 # Where is it sure?
 
@@ -625,10 +644,11 @@ path = run.save_figure(fig, "confidence")
 
 
 # %% [markdown]
-# *What to see: fur is dark all over, since many tokens are possible there. The cup is surer: brightest along its white rim and on plain red, where few tokens fit. White in
-# the last column is more frequent where the third is bright.*
+# *What to see: fur is dark all over, since many tokens are possible there. The cup is surer: brightest along its white rim
+# and on plain red, where few tokens fit. White in the last column is more frequent where the third is bright.*
 #
-# So E_l's own confidence already tells good tokens from bad ones to some degree. Keep its AUC in mind: the evaluator φ_e of notebook 05 is a whole network for that job and has to do better.
+# So E_l's own confidence already tells good tokens from bad ones to some degree. Keep its AUC in mind: the evaluator φ_e of
+# notebook 05 is a whole network for that job and has to do better.
 #
 # ## What you learned
 #
@@ -642,13 +662,15 @@ path = run.save_figure(fig, "confidence")
 #
 # <details><summary>1. Why can S_l, E_l's argmax, look flat although E_l is a good classifier?</summary>
 #
-# Where several textures are equally likely, each place takes its own most likely token, and the safe one is often the smooth one.
+# Where several textures are equally likely, each place takes its own most likely token, and the safe one is often the smooth
+# one.
 #
 # </details>
 #
 # <details><summary>2. What are the three ways to turn E_l's probabilities into a picture, and what does each cost?</summary>
 #
-# Argmax: sharp but flat. A sample: texture, with neighbours that do not know of each other. The mean of codes: blurred, and best in PSNR.
+# Argmax: sharp but flat. A sample: texture, with neighbours that do not know of each other. The mean of codes: blurred, and
+# best in PSNR.
 #
 # </details>
 #
@@ -668,7 +690,8 @@ path = run.save_figure(fig, "confidence")
 #
 # Fill in the function, run the check below it. The solution is the folded cell between them.
 #
-# **1 · How many keys?** Count, without a mask, the tokens that the one at (y, x) sees on an h×w map (both multiples of `side`), plain or shifted by half a side.
+# **1 · How many keys?** Count, without a mask, the tokens that the one at (y, x) sees on an h×w map (both multiples of
+# `side`), plain or shifted by half a side.
 
 # %% tags=["exercise"]
 def count_keys(y: int, x: int, h: int, w: int, side: int, shifted: bool) -> int:
@@ -735,7 +758,8 @@ assert top_k_accuracy(log_probs, s_h, K) == 1
 
 
 # %% [markdown]
-# **4 · One number to calibrate.** Divide the logits by a temperature before the softmax: above 1 flattens, below 1 sharpens, the argmax stays. Find the one of several candidates with the lowest cross-entropy.
+# **4 · One number to calibrate.** Divide the logits by a temperature before the softmax: above 1 flattens, below 1 sharpens,
+# the argmax stays. Find the one of several candidates with the lowest cross-entropy.
 
 # %% tags=["exercise"]
 def best_temperature(logits: torch.Tensor, tokens: torch.Tensor, candidates: list[float]) -> float:
