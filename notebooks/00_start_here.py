@@ -134,7 +134,7 @@ widgets.before_after_slider(bicubic, result)
 
 # %%
 cat = photos["chelsea"][0]
-# T = 8 and α = .5, and draws that are a little cooler than 1
+# T = 8 steps, threshold α = .5, and tokens drawn at a temperature a little below 1
 eight = {"preset": "paper", "temperature": 0.85, "seed": run.seed}
 trace, rocket = (model.restore(photos[name][0][None], **eight) for name in ("chelsea", "rocket"))
 answer = match_colors(trace.image.cpu().clone(), cat[None].cpu(), "wavelet")[0]
@@ -142,8 +142,7 @@ assert torch.equal(answer, model.upscale(cat, **eight))
 
 
 def five_pictures(axes, trace, lq):
-    ("LQ, S_l, its good tokens, the middle of the steps and the result of one restoration, "
-     "on five axes.")
+    """One restoration on five axes, from LQ to the result."""
     count = len(trace.restored.steps)
     middle = max(1, count // 2) if count else 0
     pictures = {
@@ -172,8 +171,8 @@ path = run.save_figure(fig, "five_pictures")
 # 1. **LQ.** The bad photo.
 # 2. **S_l.** The LQ encoder E_l reads it as tokens, one for each small square, and the decoder D_H paints them. The
 #    distortion goes, and so does the texture.
-# 3. **m_s.** The evaluator φ_e judges each token: blue is good and is kept, grey is to be made anew. How many are good
-#    decides how many steps are taken, T_s: nearly all of them for the cat's fur, fewer for the rocket's plain sky.
+# 3. **m_s.** The evaluator φ_e gives each token a probability of being good. Blue is at least α and is kept; grey is to be
+#    made anew. How many are good decides how many steps are taken, T_s. The line below has the numbers.
 # 4. **S_t.** In each step the refiner φ_r proposes tokens for the grey places, φ_e judges again, and some more are kept.
 # 5. **Result.** After the last step all tokens are kept; D_H paints them.
 
@@ -271,24 +270,23 @@ path = run.save_figure(fig, "map")
 #
 # ## 6 · Your own photo
 #
-# Put a path in place of `None` and run this cell; the result is shown, and `write` would save it. A large photo takes a while
-# on a CPU: begin with a small one.
+# Put a path in place of `None` and run this cell: the result is shown, and saved as `my_photo_x4.png` in the folder of the
+# notebook. A large photo takes a while on a CPU: begin with a small one.
 
 # %%
 my_photo = None  # for example "holiday.jpg"
 
 if my_photo is None:
     mine = bundled("test")["coffee"][:, 150:230, 200:320]  # a small one to show the way
+    large = model.upscale(mine, seed=run.seed)
 else:
-    mine = read(my_photo)
-large = model.upscale(mine, seed=run.seed)
+    large = model.upscale(read(my_photo), seed=run.seed)
+    write(large, "my_photo_x4.png")  # with the photo's transparency, colour profile and EXIF
 pixels = to_tensor(large)[0]
 fig, axis = plt.subplots(figsize=(5, 3.4), layout="constrained")
 axis.imshow(pixels.permute(1, 2, 0))
 axis.axis("off")
 path = run.save_figure(fig, "own_photo")
-# for a photo that read gave: keeps its transparency, colour profile and EXIF
-# write(large, "holiday_x4.png")
 
 # %% [markdown]
 # `upscale` gives back the kind that it gets. From the command line, for one photo or many:
@@ -388,7 +386,7 @@ def compression(f: int, codes: int) -> float:
 
 # %% tags=["check"]
 assert compression(1, 2**24) == 1
-assert abs(compression(8, 512) - 24 * 64 / 9) < 1e-9
+assert math.isclose(compression(8, 512), 24 * 64 / 9)
 assert compression(8, 512) > compression(4, 512) > compression(4, 1024)
 
 
@@ -411,12 +409,14 @@ def wipe(before: torch.Tensor, after: torch.Tensor, position: float) -> torch.Te
 # %% tags=["check"]
 for position in (0.0, 0.25, 1.0):
     wiped = wipe(bicubic, result, position)
-    assert wiped.shape == result.shape
+    assert wiped.shape == result.shape, (
+        f"the shape is {tuple(wiped.shape)}, expected {tuple(result.shape)}: join along the columns")
     view = to_tensor(widgets.before_after_view(bicubic, result, position))[0]
     line = round(position * result.shape[-1])
     apart = ((wiped - view).abs().amax(0) > 1 / 255).any(0).nonzero().flatten().tolist()
     assert set(apart) <= {line - 1, line}, (
-        "only the drawn line may differ from widgets.before_after_view")
+        f"position {position}: columns {apart[:5]} … differ from the picture of section 2, "
+        f"expected none but {line - 1} and {line}, where the line is drawn")
 
 # %% [markdown]
 # ## 9 · Is everything here?
