@@ -15,9 +15,9 @@
 # %% [markdown]
 # # 01 · From a sharp photo to a bad one
 #
-# **What you build.** The machine that makes ITER's training pairs: it takes a sharp photo (HQ) and returns what a cheap
-# camera, a chat app and a few years of re-uploading would have left of it (LQ). Four operators by hand, each asserted equal
-# to `itersr.degradation`; then the chain, its random draws, and the second order.
+# **What you build.** The degradation that makes ITER's training pairs: it takes a sharp photo (HQ) and returns what a cheap
+# camera and several uploads would have left of it (LQ). Four operators by hand, each asserted equal to
+# `itersr.degradation`; then the chain, its random draws, and the *second order*: all four operators again.
 #
 # **Why.** Nobody has a million pairs of the same scene, once bad and once good. So one takes good photos and ruins them. The
 # network will learn to undo *this* ruin and nothing else: what is missing here, it will never repair.
@@ -137,10 +137,6 @@ cosines = torch.cos(axis[:, None] * waves)  # (13, 1000); the sines cancel, as t
 by_hand = cosines @ passes @ cosines.T
 assert torch.allclose(by_hand / by_hand.sum(), deg.sinc_kernel(13, math.pi / 2), atol=1e-4)
 
-# %% [markdown]
-# Caption: kernels of 21×21, bright is more weight. Below, what each does to the cup. See the direction of the *aniso* blur in
-# the rim, and the echo lines that *sinc* leaves beside it.
-
 # %%
 kernels = {
     "iso σ 2": deg.generalized_kernel(21, 2, 2),
@@ -155,6 +151,10 @@ path = show(pictures | {"blurred: " + n: deg.blur(hq, k)[..., 20:116, 40:136]
                         for n, k in kernels.items()}, "kernels", 5, 1.55)
 
 # %% [markdown]
+# *Above: the weights of each kernel, 21×21. Brightness is the square root of the weight, so that small weights show; the
+# negative weights of sinc are black. Below: a piece of the cup, blurred by each. See the direction of the aniso blur in the
+# rim, and the echo lines that sinc leaves beside it.*
+#
 # A property that a bug would break: blurring a constant changes nothing (weights sum to 1), and the sinc kernel does what it
 # says. Its frequency response, by FFT, is near 1 below ω and near 0 above.
 
@@ -207,10 +207,6 @@ for name, weight, reach in (("bilinear", linear, 1), ("bicubic", cubic, 2)):
     by_hand = along_rows(along_rows(hq, 62, weight, reach).mT, 62, weight, reach).mT
     assert torch.allclose(by_hand, deg.resize(hq, (62, 62), name), atol=1e-5)
 
-# %% [markdown]
-# Caption: stripes three pixels apart, reduced 3.1 times: too fine for the smaller grid. All three show wide bands that were
-# never there. With area they are faint; with bilinear and bicubic they have the stripes' full contrast.
-
 # %%
 stripes = (torch.arange(192) % 3 < 1).float().expand(1, 3, 192, 192)
 pictures = {"stripes": stripes[..., :62, :62]} | {
@@ -218,6 +214,9 @@ pictures = {"stripes": stripes[..., :62, :62]} | {
 path = show(pictures, "resize")
 
 # %% [markdown]
+# *Stripes three pixels apart, and the same reduced 3.1 times: they are too fine for the smaller grid. All three show wide
+# bands that were never there. With area they are faint; with bilinear and bicubic they have the stripes' full contrast.*
+#
 # ## 3 · Noise
 #
 # **Gaussian** noise is the electronics': the same everywhere. **Poisson** noise is the light's own: a pixel that expects λ
@@ -247,8 +246,6 @@ assert torch.equal(
 # %% [markdown]
 # The property: measure the noise at every brightness of a ramp. Gaussian must be flat; Poisson must follow $s\sqrt{x / v}$
 # with scale s and v = 256 photons for white.
-#
-# Caption: dots are measured, lines are the two laws. Light is noisiest where it is bright; electronics do not care.
 
 # %%
 ramp = (torch.arange(256) / 255).expand(1, 3, 400, 256)
@@ -273,13 +270,13 @@ path = run.save_figure(fig, "noise_laws")
 
 
 # %% [markdown]
+# *Brightness to the right, σ of the noise upwards: dots are measured, the black lines are the two laws.*
+#
 # ## 4 · JPEG
 #
 # JPEG cuts the picture into 8×8 blocks and rounds their frequencies, the more coarsely the lower the quality; and it keeps
 # colour at half the resolution (4:2:0). An imitation would miss details that real files have, so the module uses the real
 # codec: write, then read.
-#
-# Caption: blocks and lost colour at quality 30; at 95 hardly anything.
 
 # %%
 def jpeg_by_hand(picture, quality):
@@ -295,6 +292,9 @@ path = show({"HQ": crop, **{f"JPEG {q}": deg.jpeg(hq, q)[..., 20:84, 40:104]
                             for q in (95, 60, 30)}}, "jpeg")
 
 # %% [markdown]
+# *A piece of the cup, as it is and at three qualities. At 30 there are blocks, and colour is lost; at 95 hardly anything
+# changes.*
+#
 # ## 5 · The chain
 #
 # **First order:** blur → resize → noise → JPEG. **Second order:** the same again, with milder ranges, as if the photo was
@@ -353,10 +353,6 @@ print("LQ", tuple(lq.shape), "| same seed, same batch:", torch.equal(lq, again),
       "| batch = singles:", torch.equal(lq, singles))
 print("different pictures:", len({picture.numpy().tobytes() for picture in lq}), "of", len(lq))
 
-# %% [markdown]
-# Caption: the same cup, eleven draws. This is what E_l has to see through: the same cup may come soft, noisy, blocky,
-# ringing, or nearly clean.
-
 # %%
 many = degrade(hq.expand(11, -1, -1, -1), generator=run.generator(6, "cpu"))
 path = show({"HQ / 4": deg.resize(hq, (48, 48), "area")}
@@ -364,6 +360,9 @@ path = show({"HQ / 4": deg.resize(hq, (48, 48), "area")}
 
 
 # %% [markdown]
+# *The cup at a quarter of its side, by area, and eleven draws. The LQ encoder E_l (notebook 03) must recognise one cup in all
+# of them: it may come soft, noisy, blocky, ringing, or nearly clean.*
+#
 # ## 6 · What the second order buys
 #
 # The first order is the classical model: each flaw once, in a fixed order, so noise is always *on top* of blur. In a real bad
@@ -373,8 +372,7 @@ path = show({"HQ / 4": deg.resize(hq, (48, 48), "area")}
 
 # %%
 def grain(lq):
-    ("Correlation of neighbouring pixels of what was added to a flat grey picture: "
-     "0 is white noise.")
+    """Correlation of neighbouring pixels of the noise on a flat grey picture: 0 is white noise."""
     error = lq - lq.mean((2, 3), keepdim=True)
     return float((error[..., 1:] * error[..., :-1]).mean() / error.square().mean())
 
@@ -391,11 +389,6 @@ display(Markdown(
     "Correlation of neighbours: "
     + ", ".join(f"{name} **{value:.2f}**" for name, value in grains.items()) + "."))
 
-# %% [markdown]
-# Caption: the same five seeds without (above) and with the second order (below). Above, noise in dots of single pixels (draws
-# 1 and 4) or a little blur. Below, what a second pass makes of that: coloured blotches of several pixels (draw 1), more blur
-# (draw 2), the edges of JPEG's blocks (draw 5). Photos from the web look like that.
-
 # %%
 five = hq.expand(5, -1, -1, -1)
 pair = [degrade(five, generator=run.generator(8, "cpu"), ranges=r)
@@ -406,6 +399,10 @@ path = show(titled, "second_order", 5, 1.55)
 
 
 # %% [markdown]
+# *The same five draws without (above) and with the second order (below). At seed 0: above, noise in dots of single pixels
+# (draws 1 and 4) or a little blur. Below, what a second pass makes of that: coloured blotches of several pixels (draw 1), more
+# blur (draw 2), the edges of JPEG's blocks (draw 5). Photos from the web look like that.*
+#
 # ## 7 · The whole distribution
 #
 # One wrong range (noise σ in [1, 30] instead of [1, 30]/255, a quality read as percent) still makes plausible single
@@ -438,7 +435,9 @@ kodak = ROOT.parent / "shared" / "data" / "test" / "kodak24"  # nothing of it is
 folder = run.data or (kodak if kodak.is_dir() else None)
 sources = (list(photos.values()) if folder is None
            else [read(path).tensor for path in image_files(folder)[:24]])
-crops = torch.stack([p[:, (p.shape[1] - 192) // 2 :, (p.shape[2] - 192) // 2 :][:, :192, :192]
+# from the middle of each photo; smaller where a photo is smaller
+side = min(192, *(n // 4 * 4 for p in sources for n in p.shape[1:]))
+crops = torch.stack([p[:, (p.shape[1] - side) // 2 :, (p.shape[2] - side) // 2 :][:, :side, :side]
                      for p in sources])
 bicubic = F.interpolate(crops, scale_factor=1 / 4, mode="bicubic", antialias=True).clamp(0, 1)
 where = "scikit-image" if folder is None else folder.name
@@ -484,10 +483,6 @@ display(Markdown("\n".join(lines)))
 #
 # The limits asserted below are wide enough for any photos and narrow enough for a wrong range: with a tenth of the noise the
 # noise row leaves them at once.
-#
-# Caption: left, the published ranges cost several decibels more than the mild ones. Middle, noise that is left in LQ: most
-# published draws have less of it than mild ones, since the second pass blurs and compresses it away, and a few have far more.
-# Right, sharpness: the published ranges spread to both sides, blurred and over-sharpened.
 
 # %%
 median = {name: rows[:, 2].tolist() for name, rows in table.items()}
@@ -500,16 +495,30 @@ assert 0.1 < median["published"][2] < 1.0, (
     f"sharpness {median['published'][2]:.2f}: most LQ images are softer than bicubic")
 assert median["wrong range"][1] < 0.8 * median["published"][1], "a tenth of the noise must show"
 
-fig, axes = plt.subplots(1, 3, figsize=(8, 2.2))
+# %%
+fig, axes = plt.subplots(1, 3, figsize=(8, 2.4), layout="constrained")
 for row, (label, ax) in enumerate(zip(("PSNR (dB)", "noise σ (1/255)", "sharpness"), axes)):
-    for name in ("published", "mild"):
-        ax.hist(measured[name][row].numpy(), bins=24, density=True, histtype="step", label=name)
+    values = {name: measured[name][row].numpy() for name in ("published", "mild")}
+    edges = np.histogram_bin_edges(np.concatenate(list(values.values())), 30)  # for both
+    for name, v in values.items():
+        ax.hist(v, edges, weights=np.full(len(v), 1 / len(v)), histtype="step", label=name)
     ax.set_xlabel(label)
-    ax.set_yticks([])
+axes[0].set_ylabel("share of draws")
 axes[0].legend(fontsize=8)
 path = run.save_figure(fig, "distribution")
 
+# %%
+beyond = (measured["published"][1] > measured["mild"][1].max()).double().mean()
+spread = {name: f"{rows[2, 0]:.2f} to {rows[2, -1]:.2f}" for name, rows in table.items()}
+display(Markdown(
+    f"Median PSNR: published {median['published'][0]:.1f} dB, mild {median['mild'][0]:.1f} dB. "
+    f"Median noise: {median['published'][1]:.1f} and {median['mild'][1]:.1f}; "
+    f"{beyond:.1%} of the published draws have more noise than any of the mild ones. "
+    f"Sharpness of the middle 90 % of draws: {spread['published']} and {spread['mild']}."))
+
 # %% [markdown]
+# *Height is the share of the draws, in 30 bins that both ranges have in common; the sentence above has the numbers. The noise is what is left in LQ: a second blur, the shrinking and JPEG take away much of what the first pass put in.*
+#
 # ## 8 · How good is a picture? A primer on metrics
 #
 # From the next notebook on, pictures are judged by numbers. Four of them are met everywhere, and each can be fooled.
@@ -524,7 +533,8 @@ path = run.save_figure(fig, "distribution")
 # Two more belong to this course: **token accuracy**, the share of tokens that equal S_h's (from notebook 02 on), and
 # **coherence**, whether neighbouring tokens fit each other ([10](10_where_steps_pay.ipynb)).
 #
-# Now spoil three photos in seven ways and ask all four.
+# Now spoil three photos of scikit-image (192 pixels a side) in seven ways and ask all four. The table has the means over the
+# three.
 
 # %%
 from itersr.lab import metrics
@@ -553,7 +563,8 @@ for axis, (name, images) in zip(axes.flat, {"HQ": sharp, **spoiled}.items()):
 path = run.save_figure(fig, "spoiled")
 
 # %% [markdown]
-# *A piece of the cup, and the same piece after each treatment. The last one is sharp, clean and wrong.*
+# *A piece of the cup, and the same piece after each treatment. In the last one, each photo stands in for the next: sharp,
+# clean and wrong.*
 
 # %%
 import pandas as pd
@@ -572,7 +583,7 @@ for name in scores:
     order = own.sort_values(ascending=lower[name]).index
     words.append(f"- **{name}** likes “{order[0]}” best and “{order[-1]}” least.")
 if "NIQE" in scores:
-    better = [way for way in spoiled if scores.NIQE[way] < scores.NIQE["HQ itself"]]
+    better = [way for way in spoiled if scores.NIQE[way] < scores.NIQE["HQ itself"] - 1e-6]
     words.append("- NIQE finds " + (", ".join(f"“{way}”" for way in better) or "nothing")
                  + " better than the originals.")
 for name in scores.columns.intersection(["PSNR", "LPIPS"]):
@@ -589,15 +600,17 @@ assert ("LPIPS" not in scores
 assert "NIQE" not in scores or scores.NIQE["sharpened"] < scores.NIQE["HQ itself"]
 
 # %% [markdown]
+# Two numbers of the table are so by construction. Equal pictures would have an infinite PSNR; the code adds 10⁻⁸ to the MSE,
+# which makes it 80 dB. And “another photo” has the NIQE of HQ, because it is a mean over the same three photos.
+#
 # What to take along:
 #
 # - **PSNR rewards the mean.** Where the truth is not known, the mean of all answers has the least error, and the mean of sharp
 #   pictures is blurred. A shift of two pixels, which nobody sees, costs more than a blur that everybody sees.
 # - **LPIPS** forgives small shifts and punishes blur and grain, which is nearer to what people say; it is the main number of
-#   this course. It still needs HQ, and a method that trains on it knows its taste. Sharpening hardly troubles it.
-# - **NIQE needs no HQ, so it cannot know whether the picture is the right one**: another photo scores as well as the true
-#   one, and sharpening improves it. On the real photos of RealSRSet it finds ESRGAN (4.86), which learned to undo bicubic
-#   shrinking alone, better than BSRGAN (5.49), which was made for such photos.
+#   this course. It still needs HQ, it favours a method that was trained with it, and sharpening hardly changes it.
+# - **NIQE needs no HQ, so it cannot know whether the picture is the right one**: any other good photo scores as well, and
+#   sharpening improves it. It is the number of the paper's Table 1 (notebook [09](09_benchmark.ipynb)).
 # - So look at several numbers, at intervals, and at the pictures.
 #
 # ## 9 · Play
@@ -672,7 +685,9 @@ sample = deg.add_poisson_noise(
     ramp, 3, grey=False, generator=torch.Generator().manual_seed(0)) - ramp
 for level in (60, 128, 250):
     seen = float(sample[..., level - 3 : level + 4].std() * 255)
-    assert abs(poisson_sigma(level / 255, 3, 256) - seen) < 0.06 * seen
+    answer = poisson_sigma(level / 255, 3, 256)
+    assert math.isclose(answer, seen, rel_tol=0.06), (
+        f"brightness {level}: σ is {answer:.2f}, measured {seen:.2f}; section 3 has the law")
 
 
 # %% [markdown]
@@ -692,9 +707,14 @@ def sigma_of_both(first: float, second: float) -> float:
 
 
 # %% tags=["check"]
-twice = deg.blur(deg.blur(hq, deg.generalized_kernel(21, 1.5, 1.5)), deg.generalized_kernel(21, 2.0, 2.0))
-once = deg.blur(hq, deg.generalized_kernel(21, sigma_of_both(1.5, 2.0), sigma_of_both(1.5, 2.0)))
-assert (twice - once)[..., 24:-24, 24:-24].abs().max() < 0.005
+both = sigma_of_both(1.5, 2.0)
+twice = deg.blur(deg.blur(hq, deg.generalized_kernel(21, 1.5, 1.5)),
+                 deg.generalized_kernel(21, 2.0, 2.0))
+once = deg.blur(hq, deg.generalized_kernel(21, both, both))
+apart = float((twice - once)[..., 24:-24, 24:-24].abs().max())
+assert apart < 0.005, (
+    f"one blur of σ = {both:.2f} differs from the two by up to {apart:.4f}, expected less than "
+    "0.005: what adds up when independent random numbers are added?")
 
 
 # %% [markdown]
@@ -715,7 +735,8 @@ def old_prints() -> Degradation:
 
 # %% tags=["check"]
 drawn = draw(200, generator=torch.Generator().manual_seed(0), ranges=old_prints())
-assert all(o.noise.grey and o.noise.kind == "gaussian" for d in drawn for o in (d.first, d.second))
+assert {(o.noise.kind, "grey" if o.noise.grey else "colour")
+        for d in drawn for o in (d.first, d.second)} == {("gaussian", "grey")}
 assert min(min(d.jpeg_first, d.jpeg_last) for d in drawn) >= 85
 assert {d.first.interpolation for d in drawn} == set(deg.INTERPOLATIONS)
 
