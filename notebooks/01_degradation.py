@@ -517,7 +517,8 @@ display(Markdown(
     f"Sharpness of the middle 90 % of draws: {spread['published']} and {spread['mild']}."))
 
 # %% [markdown]
-# *Height is the share of the draws, in 30 bins that both ranges have in common; the sentence above has the numbers. The noise is what is left in LQ: a second blur, the shrinking and JPEG take away much of what the first pass put in.*
+# *Height is the share of the draws, in 30 bins that both ranges have in common; the sentence above has the numbers. The noise
+# is what is left in LQ: a second blur, the shrinking and JPEG take away much of what the first pass put in.*
 #
 # ## 8 · How good is a picture? A primer on metrics
 #

@@ -165,7 +165,7 @@ print(f"subtract first: {n * k * d:,} numbers; multiplied out: {n * k:,} (1/{d})
 # ## 4 · A gradient through a step
 #
 # `argmin` jumps. Move a latent a little and, unless it crosses a border between two codes, its code does not move at all: the
-# true gradient is 0, and E_H would never learn. The **straight-through** trick lies to autograd about the step:
+# true gradient is 0, and E_H would never learn. The **straight-through** trick puts another gradient in its place:
 #
 # z_q = z + sg[e − z]
 #
@@ -279,14 +279,14 @@ print(f"β = {beta}: pull on the latent / pull on its code = "
       f"{(on_latent.flatten() / on_code).mean():.2f}")
 
 # %% [markdown]
-# The last line of that cell hides a problem: **a code that nobody chooses gets no gradient, ever.** Where the codes start
+# The last assertion of that cell hides a problem: **a code that nobody chooses gets no gradient, ever.** Where the codes start
 # decides how many live.
 #
 # ## 6 · Where codes start: cells in two dimensions
 #
 # Give latents two channels and the codebook can be drawn. The codes cut the plane into cells (Voronoi cells); every latent in
-# a cell gets its code's number. On the left the usual start, uniform in ±1/K, a tight bunch at the origin. On the right
-# k-means of the latents, by hand: assign, average, repeat.
+# a cell gets its code's number. The usual start is uniform in ±1/K, all codes close to the origin. The other one is k-means
+# of the latents, here by hand: assign, average, repeat.
 
 # %%
 g = run.generator(1, device="cpu")
@@ -326,31 +326,36 @@ print({name: round(value, 3) for name, value in errors.items()})
 
 
 # %%
-def draw_cells(axis, points: torch.Tensor, codes: torch.Tensor, title: str) -> None:
-    ("Cells of `codes` as the module's `nearest` sees them, the points, "
-     "and the codes (red: nobody's nearest).")
+def draw_cells(axis, points: torch.Tensor, codes: torch.Tensor, title: str,
+               area=(-4.0, 5.0, -4.0, 4.0)) -> None:
+    """The points, the codes (red: nearest to no point) and their cells by `Codebook.nearest`."""
     book = Codebook(len(codes), 2)
     book.load_state_dict({"embedding.weight": codes})
-    x, y = torch.meshgrid(torch.linspace(-4, 5, 300), torch.linspace(-4, 4, 300), indexing="xy")
+    x, y = torch.meshgrid(torch.linspace(*area[:2], 300), torch.linspace(*area[2:], 300),
+                          indexing="xy")
     cells = book.nearest(torch.stack([x, y])[None])[0]
     used = torch.bincount(book.nearest(points.T[None, :, None])[0, 0], minlength=len(codes)) > 0
-    axis.imshow((cells * 7 % len(codes)).numpy(), origin="lower", extent=(-4, 5, -4, 4),
+    axis.imshow((cells * 7 % len(codes)).numpy(), origin="lower", extent=area,
                 cmap="Pastel1", interpolation="nearest", aspect="auto")
     axis.scatter(*points.T, s=3, color="0.35", linewidths=0)
     axis.scatter(*codes[~used].T, color="red", marker="x", s=24)
     axis.scatter(*codes[used].T, color="k", marker="x", s=24)
     axis.set(title=f"{title}: {int(used.sum())} of {len(codes)} codes used",
-             xlim=(-4, 5), ylim=(-4, 4))
+             xlim=area[:2], ylim=area[2:])
 
 
 fig, axes = plt.subplots(1, 2, figsize=(8, 3.4), layout="constrained")
 draw_cells(axes[0], blobs, uniform, "Uniform start")
 draw_cells(axes[1], blobs, from_module, "k-means start")
+inset = axes[0].inset_axes((0.02, 0.03, 0.34, 0.4))
+draw_cells(inset, blobs, uniform, "", area=(-0.06, 0.06, -0.06, 0.06))
+inset.set(title="", xticks=[], yticks=[])
 path = run.save_figure(fig, "cells")
 
 # %% [markdown]
-# *What to see: latents are grey, codes are crosses, cells are coloured. On the left the cells are wedges that meet at the
-# origin, and red codes own no latent. On the right cells are small where latents are dense: detail where it is needed.*
+# *What to see: latents are grey, codes are crosses, cells are coloured. On the left all codes lie within ±1/24 of the origin;
+# the inset shows ±0.06. The cells of the outer codes are wedges that hold all latents; red codes have none. On the right
+# cells are small where latents are dense: detail where it is needed.*
 #
 # This is why training starts as a **plain autoencoder**, without a codebook: k-means needs latents that already mean something.
 #
@@ -383,8 +388,8 @@ draw_cells(axes[1], blobs, restarted, "Restarted")
 path = run.save_figure(fig, "restart")
 
 # %% [markdown]
-# *What to see: the red codes at the lower right own empty land. After the restart each sits among latents; the black ones did
-# not move.*
+# *What to see: the red codes at the lower right are nearest to no latent. After the restart each lies among latents; the black
+# ones did not move.*
 #
 # ## 8 · The adversary
 #
@@ -424,7 +429,7 @@ print(f"image 96×96 -> logits {tuple(judged.shape[-2:])}; "
       f"one logit sees {len(ys)}×{len(xs)} pixels")
 
 # %% [markdown]
-# ## 9 · Train: autoencoder, k-means, VQGAN, GAN
+# ## 9 · Train: autoencoder, k-means, VQGAN, adversary
 #
 # | share of the run | what |
 # |---|---|
@@ -433,12 +438,12 @@ print(f"image 96×96 -> logits {tuple(judged.shape[-2:])}; "
 # | … `gan_start` | Eq. 1: + codebook + β · commitment; dead codes restart in the first half |
 # | … 1 | + `gan_weight` · L_G; the discriminator trains in turn |
 #
-# One plan in shares serves runs of any length, in steps or in minutes. The GAN comes late: an adversary that is faced with
-# mush from step 0 wins at once and teaches nothing. Where LPIPS' weights cannot be had, an L1 of image gradients stands in
-# (the curve says which). `load_or_train` loads this tier's weights if they ship or this run has them, and trains otherwise.
+# One plan in shares serves runs of any length, in steps or in minutes. The adversary joins late, or never (`gan_start = 1`,
+# as for `tiny`): a discriminator that gets blurred pictures from step 0 wins at once, and D_H learns nothing from it. Where
+# LPIPS' weights cannot be had, an L1 of image gradients stands in (the curve says which). `load_or_train` loads this tier's
+# weights if they ship or this run has them, and trains otherwise.
 
 # %%
-settings = run.tier.train["vqgan"]
 model = load_or_train("vqgan", run.tier, run.data, run.checkpoints,
                       seed=run.seed, device=str(run.device))
 vqgan = model.vqgan
@@ -459,7 +464,7 @@ def trace(split: str, name: str):
 look = "lpips" if "lpips" in set(curve.name) else "gradients"
 # as the log tells: the first step with this term
 when = {label: curve[(curve.name == name) & (curve.value != 0)].step.min()
-        for label, name in (("k-means", "codebook"), ("GAN joins", "adversarial"))}
+        for label, name in (("k-means", "codebook"), ("adversary joins", "adversarial"))}
 fig, axes = plt.subplots(2, 2, figsize=(8, 4.8), layout="constrained", sharex=True)
 for axis, split, name, title in (
         (axes[0, 0], "train", "l1", "L1, training"),
@@ -481,25 +486,32 @@ assert l1[-1] < l1[0], "the L1 loss must fall"
 assert trace("validation", "psnr")[1][-1] > trace("validation", "psnr")[1][0], (
     "the held-out PSNR must rise")
 
-# %% [markdown]
-# *What to see: before the first dotted line no codebook, so its term is 0; from there on it is the squared distance between
-# latents and their codes. L1 takes a knock at the same moment: K vectors are less than a continuum. The first held-out point
-# of the shown run lies before that line: it decodes tokens of a codebook that nobody has made yet, and so it says nothing of
-# the autoencoder.*
-#
-# ## 10 · Held-out photos
-#
-# Three photos that no tier ever trains on. Photo, tokens (each code its own colour), and what D_H draws from the tokens alone.
+# %%
+joins = when["adversary joins"]
+display(Markdown(
+    "This log has no adversarial loss: the weights were trained without the adversary."
+    if math.isnan(joins) else f"The adversary joined at step {joins}, the red line."))
 
 # %% [markdown]
+# *What to see: the log of the training, step by step; left on training crops, right on held-out ones. Before the black dotted
+# line there is no codebook, so its term is 0; from there on the term is the squared distance between latents and their
+# codes, and L1 suffers from it too. A held-out point before that line decodes tokens of a codebook that has not been made
+# yet: it says nothing of the autoencoder.*
+#
 # **The run behind the weights that ship.** Its command, and what its log showed on the way: a run that is far from this at
-# minute 2 has something wrong, and need not be waited for.
+# minute 2 has something wrong, and need not be waited for. The perplexity (section 12) is of the tokens of the held-out crops.
 
 # %%
 line, healthy = recipe("vqgan")
 display(Markdown(line))
 healthy.loc[["train: l1", "train: lpips", "validation: psnr", "validation: lpips",
-             "validation: codes used", "validation: perplexity"]]
+             "validation: perplexity"]]
+
+# %% [markdown]
+# ## 10 · Held-out photos
+#
+# Three photos that no tier ever trains on. Photo, tokens (each code its own colour), and what D_H draws from the tokens alone,
+# with its PSNR (over RGB here; over luma in section 8 of 01).
 
 # %%
 unit = run.tier.vqgan.factor * run.tier.vqgan.swin.window  # whole windows in D_H's Swin layers
@@ -536,8 +548,8 @@ path = run.save_figure(fig, "reconstruction")
 # codes could not say: faint colours, fine hair, straight lines that wobble with the token grid. (At `smoke` all photos
 # trained on are a portrait and a motorcycle: where should a code for a blue sky come from?)*
 #
-# Is it any good? The weakest decoder that is honest about not having seen the photo answers the mean colour of the *training*
-# photos everywhere. A VQGAN that learned anything must beat it by far; this notebook demands 6 dB.
+# Is it any good? The weakest decoder that has not seen the photo answers the mean colour of the *training* photos everywhere.
+# A VQGAN that learned anything must beat it by far; this notebook demands 6 dB.
 
 # %%
 training, _ = Photos.of(run.data).split()
@@ -613,8 +625,8 @@ if local:
 
 
 # %% [markdown]
-# *What to see: black dots, if any, lie near the border, where the crop's zero padding shows; beyond the receptive field
-# (right, red) there can be none.*
+# *What to see: left, the token map of the crop; right, the share of equal tokens at each distance from its border. Black dots,
+# if any, lie near the border, where the crop's zero padding shows; beyond the receptive field (red) there can be none.*
 #
 # What would break it? Any layer that looks at the whole picture. `GroupNorm`, which the published network uses, divides by a
 # standard deviation over *all* positions. Two untrained encoders, same widths, one image and its crop; how far do the
@@ -675,9 +687,9 @@ path = run.save_figure(fig, "usage")
 assert evenness > 4, "the codebook has collapsed"
 
 # %% [markdown]
-# *What to see: a few codes for sky, table and shadow take much of the picture, and a long tail does the rest. Remember the
-# tallest bar: a network that always answers that code is right that often. It is the guess that E_l has to beat in notebook
-# 03.*
+# *What to see: the tokens of the three photos of section 10. A few codes for sky, table and shadow take much of the pictures,
+# and a long tail does the rest. (The perplexity in section 9's table is of other photos.) A network that always answers the
+# code of the tallest bar is right that often. Notebook 03 has such a guess too, on its own crops.*
 #
 # ## 13 · What does one code look like?
 #
@@ -723,11 +735,10 @@ print("colour of the atlas tile against colour of the mean patch, "
 
 # %% [markdown]
 # *What to see: most used codes first, row by row. A code carries a shade, and many carry a stripe or a grain. Atlas and mean
-# patch agree roughly, not exactly: D_H reads a token together with its neighbours, so a code alone is a word without its
-# sentence. (White on the right: not used in these photos.)*
+# patch agree roughly, not exactly: D_H reads a token together with its neighbours, so a code looks different beside others.
+# (White on the right: not used in these photos.)*
 #
-# That is what makes the rest of this course worth while. A restored token map must be a *sentence*: each token right, and
-# right beside its neighbours.
+# The rest of this course needs this: in a restored token map each token must be right by itself *and* fit its neighbours.
 #
 # ## What you learned
 #
@@ -767,8 +778,8 @@ print("colour of the atlas tile against colour of the mean patch, "
 #
 # Fill in the function, run the check below it. The solution is the folded cell between them.
 #
-# **1 · EMA instead of Eq. 1's first term.** Many VQGANs move codes without a gradient: after each batch, code ← decay · code
-# + (1 − decay) · mean of the latents that chose it. Codes that nobody chose stay.
+# **1 · EMA instead of Eq. 1's codebook term.** Many VQGANs move codes without a gradient. After each batch,
+# code ← decay · code + (1 − decay) · mean of the latents that chose it. Codes that nobody chose stay.
 
 # %% tags=["exercise"]
 def ema_update(codes: torch.Tensor, latents: torch.Tensor, decay: float) -> torch.Tensor:
@@ -812,7 +823,9 @@ def round_straight_through(x: torch.Tensor) -> torch.Tensor:
 _x = torch.tensor([0.2, 0.8, -1.6], requires_grad=True)
 _y = round_straight_through(_x)
 assert torch.equal(_y.detach(), torch.tensor([0.0, 1.0, -2.0]))
-assert torch.equal(torch.autograd.grad((3 * _y).sum(), _x)[0], torch.full((3,), 3.0))
+(_slope,) = torch.autograd.grad((3 * _y).sum(), _x)
+assert torch.equal(_slope, torch.full((3,), 3.0)), (
+    f"the gradient of 3 · y is {_slope.tolist()}, expected 3 everywhere: see z_q in section 4")
 
 
 # %% [markdown]
