@@ -66,7 +66,8 @@ from itersr.vqgan import VQGAN, Codebook, PatchDiscriminator
 # ## 1 · The path of a photo
 #
 # A toy VQGAN first, small enough to look at. `multipliers` has three entries, so the encoder halves the sides twice: **f =
-# 4**, and a token stands for a patch of 4×4 pixels (and sees somewhat more than that, section 11). Follow the shapes.
+# 4**, and a token stands for a patch of 4×4 pixels (and sees somewhat more than that, section 11). `swin` is for the attention
+# layers in D_H, which notebook 03 builds. Follow the shapes.
 
 # %% tags=["nbval-check-output"]
 toy = config.VQGANConfig(width=8, multipliers=(1, 2, 4), codes=16, code_dim=4, encoder_swin=False,
@@ -245,9 +246,10 @@ print(f"largest slope at the code {at_code.abs().max():.4f}, "
 #
 # $$\mathcal{L} = \mathcal{L}_{\text{image}}(x, \hat x)\;+\;\underbrace{\lVert \mathrm{sg}[E_H(x)] - z_q \rVert^2}_{\text{codebook}}\;+\;\beta\,\underbrace{\lVert E_H(x) - \mathrm{sg}[z_q] \rVert^2}_{\text{commitment}}$$
 #
-# The first moves codes to the latents. The second makes the encoder *commit*: its latents may not drift away from the codes
-# faster than those can follow. **β is on the encoder's side.** (Easy to get wrong: in the authors' released code it sits on
-# the other term.) `quantize` returns both; see who gets a gradient.
+# The image term is L1 and LPIPS (section 9). The codebook term moves codes to the latents. The commitment term makes the
+# encoder *commit*: its latents may not drift away from the codes faster than those can follow. **β is on the encoder's
+# side.** (Easy to get wrong: in the authors' released code it sits on the other term.) `quantize` returns both; see who gets
+# a gradient.
 
 # %% tags=["nbval-check-output"]
 toy_vqgan = VQGAN(toy)
@@ -347,7 +349,7 @@ def draw_cells(axis, points: torch.Tensor, codes: torch.Tensor, title: str,
 fig, axes = plt.subplots(1, 2, figsize=(8, 3.4), layout="constrained")
 draw_cells(axes[0], blobs, uniform, "Uniform start")
 draw_cells(axes[1], blobs, from_module, "k-means start")
-inset = axes[0].inset_axes((0.02, 0.03, 0.34, 0.4))
+inset = axes[0].inset_axes((0.01, 0.02, 0.31, 0.38))
 draw_cells(inset, blobs, uniform, "", area=(-0.06, 0.06, -0.06, 0.06))
 inset.set(title="", xticks=[], yticks=[])
 path = run.save_figure(fig, "cells")
