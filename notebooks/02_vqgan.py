@@ -492,7 +492,7 @@ assert trace("validation", "psnr")[1][-1] > trace("validation", "psnr")[1][0], (
 joins = when["adversary joins"]
 display(Markdown(
     "This log has no adversarial loss: the weights were trained without the adversary."
-    if math.isnan(joins) else f"The adversary joined at step {joins}, the red line."))
+    if math.isnan(joins) else f"The adversary is in the log from step {joins} on (red line)."))
 
 # %% [markdown]
 # *What to see: the log of the training, step by step; left on training crops, right on held-out ones. Before the black dotted
@@ -684,7 +684,7 @@ axis.bar(range(len(usage)), 100 * usage[order] / usage.sum(), width=1.0)
 axis.axhline(100 / len(usage), color="k", linestyle=":", label="all used evenly")
 axis.set(xlabel="codes, most used first", ylabel="% of tokens",
          title=f"{used} of {len(usage)} codes used, perplexity {evenness:.0f}")
-axis.legend()
+axis.legend(loc="upper right")
 path = run.save_figure(fig, "usage")
 assert evenness > 4, "the codebook has collapsed"
 
