@@ -318,7 +318,7 @@ path = run.save_figure(fig, "masks_over_t")
 
 # %% [markdown]
 # *What to see: the forward process, left to right, with the linear schedule above and the cosine below; masked tokens are
-# grey. Every mask contains the one before it (the cell asserts it: the mask is absorbing). Half way, at t = 4, the linear
+# grey. What is masked stays masked (the cell asserts it: the mask is absorbing). Half way, at t = 4, the linear
 # schedule keeps half of the tokens, the cosine fewer than a third. Inference starts at t = 8 and has to predict what is grey.*
 
 # %% [markdown]

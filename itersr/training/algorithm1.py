@@ -55,8 +55,7 @@ class Algorithm1(Task):
     def corrupted(self, s_h: Tensor, batch: dict[str, Tensor], coin: Tensor, inputs: tuple[Tensor | None, ...]) -> Tensor:
         """S_h (B, h, w) where, in a share `corrupt` of the images, half to all tokens are φ_r's own samples.
 
-        At inference what is kept was sampled by φ_r: it must learn what that is worth. In the other images it sees the truth,
-        as in the paper, or it would learn to distrust all neighbours.
+        At inference what is kept was sampled by φ_r. In the other images it sees the truth, as in the paper.
         """
         share = torch.where(coin < self.config.corrupt, 0.5 + 0.5 * coin / self.config.corrupt, 0.0)  # ½ to 1, or none
         sampled = self.noise(batch, "corrupt", s_h.shape[1:]) < share
