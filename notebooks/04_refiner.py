@@ -890,6 +890,7 @@ for start in (informed(*maps), looking(*maps, looking.lq_features(lq[:1]))):
     torch.testing.assert_close(start.log_softmax(1), log_probs[:1], atol=1e-4, rtol=1e-4)
 print("untrained, with `posterior`, or with `reads_lq` as well: φ_r = E_l")
 
+
 # %% [markdown]
 # **What has φ_r added to E_l?** A network that begins with a good answer can stay with it, and its loss looks good from the
 # first step on. So compare it with E_l, on the same places, with half of the true tokens kept. Where φ_r has the convolution
@@ -1022,6 +1023,7 @@ for name, evidence in forms.items():
     lines.append(f"- **{name}**: φ_r's proposals are {by_proposal} E_l's; "
                  f"Algorithm 2 is {by_steps} one sample of E_l.")
 display(Markdown("\n".join(lines)))
+
 
 # %% [markdown]
 # *The table has LPIPS differences, mean and 95 % interval over photos; the sentences below it go by the intervals.* The forms

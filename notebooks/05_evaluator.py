@@ -391,6 +391,7 @@ display(Markdown(
     f"({right_l.float().mean():.1%}). A loss mixes two things: are good tokens "
     "ranked above bad ones (section 6), and are the probabilities right (section 7)?"))
 
+
 # %% [markdown]
 # ## 6. Ranking: AUC and ROC
 #
@@ -538,7 +539,6 @@ display(Markdown(
     f"crops it says {too} than is so. The calibration error, the mean distance to the dotted "
     f"line, is **{error_raw:.3f}**. Section 10c tries to correct it."))
 
-
 # %% [markdown]
 # ## 8. Where φ_e is right: score maps against true errors
 #
@@ -632,7 +632,6 @@ axes[3].plot(alphas, [row[2] for row in by_alpha], "o-", ms=3)
 axes[3].set(xlabel="α", ylabel="mean T_s of 8", ylim=(0, 8.3))
 path = run.save_figure(fig, "alpha_preview")
 
-
 # %% [markdown]
 # *What to see. Left: what is kept of S_l at three thresholds (set so that ¾, ½ and ¼ of the tokens of this crop pass); masked
 # places are grey. A high α keeps only the surest tokens and starts at a larger T_s, so more steps are run; a low one keeps most
@@ -697,6 +696,7 @@ display(Markdown(
     f"**{moved['AUC of φ_e on samples at 0.25']:+.3f}** where a quarter is masked and the rest "
     f"true, by {moved['AUC of φ_e on samples at 1.0']:+.3f} where all are sampled; on S_l by "
     f"{moved['AUC of φ_e on S_l']:+.3f}."))
+
 
 # %% [markdown]
 # Hence `Algorithm1` counts Eq. 5 on samples only in those maps whose kept tokens are φ_r's samples (`corrupt`, notebook 04,
