@@ -361,7 +361,7 @@ right.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
 path = run.save_figure(fig, "training")
 
 # %% [markdown]
-# *What to see. Left: the loss on both kinds of maps; one batch a point, so neighbouring points differ much; it must end below
+# *What to see. Left: the loss on both kinds of maps; one batch a point, so neighbouring points differ much; it should end below
 # the dotted line. Right: how well φ_e tells good from bad on crops of photos held out of the training set, for S_l and at four
 # mask ratios; the dotted line is chance. What an AUC is comes in section 6. (From here on "held-out photos" are again the three
 # of section 1, as in notebook 04.)*
