@@ -74,8 +74,9 @@ from itersr.training.data import Crops, Photos, ranges, validation_pairs
 # MaskGIT keeps the k tokens that φ_r itself gave the highest probability. That costs nothing, and it has limits:
 #
 # 1. **S_l is not φ_r's.** At the start of Algorithm 2 the tokens come from E_l; φ_r has never given them a probability.
-# 2. **φ_r reads a kept token.** Eq. 4 over all places teaches it to copy there, so its probability says nothing about quality.
-#    MaskGIT never judges a kept token again: an early mistake stays.
+# 2. **φ_r reads a kept token.** Eq. 4 over all places teaches it to copy there, so its probability says little about quality.
+#    (These weights trained on masked places alone; section 6 measures what φ_r says there.) MaskGIT never judges a kept token
+#    again: an early mistake stays.
 # 3. **It judges before the map is complete.** A confidence is computed while the neighbours are still masked; whether the
 #    drawn tokens *fit together* shows only in the finished map.
 # 4. **It picks the easy places.** The most confident places are next to kept tokens, so the kept regions grow from what is
