@@ -41,8 +41,8 @@ def train(out: Path, corrupt: float, data: Path, steps: int, side: int = 128) ->
     return ITER.from_pretrained(out / "weights", "cpu")
 
 
-def measure(model: ITER, store: Path, pictures: int = 24, seeds: Sequence[int] = (0, 1, 2), names: Sequence[str] = ("lpips", "psnr")
-            ) -> dict[str, Any]:
+def measure(model: ITER, store: Path, pictures: int = 24, seeds: Sequence[int] = (0, 1, 2), *,
+            names: Sequence[str] = ("lpips", "psnr")) -> dict[str, Any]:
     """Losses by the share of S_h that is kept, and rows over T and temperature at the lowest dial."""
     pairs = worlds.pairs(model.tier, pictures, worlds.DIALS[0], size=96)
     base = model.sampler(adaptive=False, policy="random", remask=False)

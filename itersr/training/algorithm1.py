@@ -1,6 +1,7 @@
-"""Algorithm 1: train E_l (Eq. 2), φ_r (Eq. 4) and φ_e (Eq. 5) on pairs of HQ and LQ images, all at once or in stages.
+"""Algorithm 1: train φ_r (Eq. 4) and φ_e (Eq. 5) on pairs of HQ and LQ images, and E_l (Eq. 2) at the same time or before.
 
-The VQGAN is frozen: it only says which tokens S_h each HQ image has.
+The printed algorithm takes S_l as given; that E_l trains at the same time is in the paper's training details. The VQGAN is
+frozen: it only says which tokens S_h each HQ image has.
 """
 
 from __future__ import annotations
@@ -54,8 +55,7 @@ class Algorithm1(Task):
     def corrupted(self, s_h: Tensor, batch: dict[str, Tensor], coin: Tensor, inputs: tuple[Tensor | None, ...]) -> Tensor:
         """S_h (B, h, w) where, in a share `corrupt` of the images, half to all tokens are φ_r's own samples.
 
-        At inference what is kept was sampled by φ_r: it must learn what that is worth. In the other images it sees the truth,
-        as in the paper, or it would learn to distrust all neighbours.
+        At inference what is kept was sampled by φ_r. In the other images it sees the truth, as in the paper.
         """
         share = torch.where(coin < self.config.corrupt, 0.5 + 0.5 * coin / self.config.corrupt, 0.0)  # ½ to 1, or none
         sampled = self.noise(batch, "corrupt", s_h.shape[1:]) < share
@@ -82,11 +82,11 @@ class Algorithm1(Task):
         seen = log_probs if net.tier.evaluator.posterior else None
         judged_l = net.evaluator(s_l, s_l, seen).float()
         _, alpha, coin = self.noise(batch, "per image", (3, 1, 1)).unbind(1)  # coin: whether known tokens are true
-        m_l = (judged_l.detach().softmax(1)[:, 1] >= alpha) & (self.noise(batch, "start", (1, 1)) > 0.5)
+        m_s = (judged_l.detach().softmax(1)[:, 1] >= alpha) & (self.noise(batch, "start", (1, 1)) > 0.5)
 
         # φ_r restores S_h from S_t, in which ⌈γ(r)·N⌉ tokens are masked
         m_t = self.random_mask(batch, s_h)
-        inputs = (s_l, m_l, log_probs if net.tier.refiner.posterior else None, net.refiner.lq_features(batch["lq"]))
+        inputs = (s_l, m_s, log_probs if net.tier.refiner.posterior else None, net.refiner.lq_features(batch["lq"]))
         s_t = self.corrupted(s_h, batch, coin, inputs) if self.config.corrupt else s_h
         logits_r = net.refiner(s_t, m_t, *inputs).float()
         scalars |= {"refiner": losses.refiner(logits_r, s_h, ~m_t if self.config.masked_loss else everywhere),
@@ -94,7 +94,7 @@ class Algorithm1(Task):
                     "refiner masked accuracy": losses.share_right(logits_r, s_h, ~m_t)}
 
         # φ_e judges φ_r's sampled, complete map: only maps as inference has them, where some tokens are φ_r's own. Beside true
-        # tokens φ_e would learn which were sampled (notebook 05, section 5).
+        # tokens φ_e would learn which were sampled (notebook 05, section 10b).
         drawn, _ = categorical(logits_r.detach(), self.noise(batch, "sample", s_h.shape[1:]))
         complete = torch.where(m_t, s_t, drawn)
         counted = everywhere & (coin < self.config.corrupt) if self.config.corrupt else everywhere
@@ -162,8 +162,8 @@ def validate(model: ITER, pairs: dict[str, Tensor], look: nn.Module, networks: t
         def each(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
             return torch.cat([function(*(x[i : i + 1] for x in inputs)) for i in range(len(s_h))])
 
-        def refine(tokens: Tensor, keep: Tensor, s_l: Tensor, m_l: Tensor, seen: Tensor, lq: Tensor) -> Tensor:
-            return model.functions(seen, model.lq_features(lq))[0](tokens, keep, s_l, m_l)
+        def refine(tokens: Tensor, keep: Tensor, s_l: Tensor, m_s: Tensor, seen: Tensor, lq: Tensor) -> Tensor:
+            return model.functions(seen, model.lq_features(lq))[0](tokens, keep, s_l, m_s)
 
         def judge(tokens: Tensor, s_l: Tensor, seen: Tensor) -> Tensor:
             return model.functions(seen)[1](tokens, s_l)
