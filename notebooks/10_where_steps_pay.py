@@ -512,6 +512,60 @@ display(Markdown(
 # folder of weights to `python -m tests.elsewhere FOLDER`; the authors' weights become such a folder by
 # `itersr.published.load("folder with the .pth files").save("published")`.
 #
+# ### Do own samples in training take the gain away?
+#
+# `TrainConfig.corrupt` shows φ_r its own samples in half of the training pictures ([notebook 04](04_refiner.ipynb), section 8d).
+# Beside them the best answer ignores the neighbours, so this training itself could lower what steps bring. The test: φ_r of
+# `stripes` trained on from the weights that ship, with and without own samples, all else equal. `python -m tests.own_samples`
+# made `figures/10_own_samples.json`, which says for how many steps.
+
+# %%
+file = ROOT / "figures" / "10_own_samples.json"
+own_samples = json.loads(file.read_text(encoding="utf-8"))
+arms = {name: pd.DataFrame(arm["rows"]) for name, arm in own_samples["arms"].items()}
+without, with_own = arms
+
+
+def of_arm(name, T, temperature=None):
+    """An arm's rows at T steps; without a temperature, at its best one."""
+    rows = arms[name][arms[name].method == f"T = {T}"]
+    at_one = rows[rows.dial == temperature]
+    return experiments.at_its_best(rows, "lpips") if temperature is None else at_one
+
+
+def between_arms(T, temperature=None):
+    """Without − with own samples, in LPIPS."""
+    both = (of_arm(name, T, temperature) for name in (without, with_own))
+    return experiments.difference(*both, "lpips")
+
+
+# %%
+def cells_of(T, temperature=None):
+    """A table's row: LPIPS of both arms, and their difference."""
+    means = {name: f"{of_arm(name, T, temperature).lpips.mean():.3f}" for name in arms}
+    return {**means, "difference": ledger.show(between_arms(T, temperature))}
+
+
+pd.DataFrame({(f"T = {T}", "temperature 1" if x else "each at its best"): cells_of(T, x)
+              for x in (1.0, None) for T in (1, 8, 16)}).T
+
+# %%
+arm_gains = {name: experiments.difference(of_arm(name, 8), of_arm(name, 1), "lpips")
+             for name in arms}
+worth = {name: arm["loss"]["0.0"] - arm["loss"]["0.75"]
+         for name, arm in own_samples["arms"].items()}
+hot, best_gap = between_arms(8, 1.0), between_arms(8)
+display(Markdown(
+    f"Trained on for {own_samples['steps']} steps, without own samples true neighbours take "
+    f"{worth[without]:.2f} nats off φ_r's loss, with them {worth[with_own]:.2f}. Without them "
+    f"LPIPS at T = 8 is {says(hot, 'better', 'worse')} at temperature 1 ({ledger.show(hot)}) and "
+    f"{says(best_gap, 'better', 'worse')} with each at its best ({ledger.show(best_gap)}). "
+    f"What eight steps change at the best temperatures: {ledger.show(arm_gains[without])} without, "
+    f"{ledger.show(arm_gains[with_own])} with own samples: "
+    + ("these lie apart." if apart(*arm_gains.values()) else
+       "these intervals overlap, so own samples in training are not what keeps the gain small.")))
+
+# %% [markdown]
 # ## 7. Who should judge?
 #
 # So far the masks were random. Is there a critic that does better? The candidates:
@@ -954,6 +1008,9 @@ learned = [
     f"({says(more_whole, 'falls', 'rises')}); best setting minus one sample of φ_r "
     f"{ledger.show(whole_gain)} ({says(whole_gain, 'lower', 'higher')}). The best setting has "
     f"{ours.coherence.mean():.2f}, the oracle {oracle_best.coherence.mean():.2f}.",
+    f"Own samples in φ_r's training, without minus with, T = 8: {ledger.show(hot)} at temperature 1 "
+    f"({says(hot, 'better', 'worse')}), {ledger.show(best_gap)} with each at its best "
+    f"({says(best_gap, 'better', 'worse')}).",
     "The critic of the paper: φ_e's masks minus random ones at T = 8, each at its best "
     f"temperature: {ledger.show(at_its_best)} ({says(at_its_best, 'better', 'worse')}).",
     f"The best setting (most often {champion}) minus random masks at their best setting: "
@@ -1066,6 +1123,7 @@ path = run.record(
     losses={name: {"true": found[False], "own": found[True]} for name, found in told.items()},
     critics=lines, **{"critics on photos": on_photos}, champion=champion,
     way_to_oracle=critic_way, best_alpha=best_alpha,
+    own_samples={"at temperature 1": hot, "each at its best": best_gap, "gains": arm_gains},
     weights=experiments.fingerprint(model), photos=few, seeds=len(seeds), side=side,
     by_T=[{"place": name, **row} for name, found in curves.items()
           for row in experiments.summary(found, [v for v in values if v in found],
