@@ -153,18 +153,8 @@ def _load(metric: Metric, device: str, hub: str) -> Any:
         return pyiqa.create_metric(metric.pyiqa_name, device=torch.device(device), **dict(metric.options)).eval()
 
 
-@dataclass(frozen=True)
-class Interval:
-    """A mean and its 95 % bootstrap interval; `n` is the number of images."""
-
-    mean: float
-    low: float
-    high: float
-    n: int
-
-
-def mean_interval(values: Any, generator: torch.Generator, resamples: int = 10_000) -> Interval:
-    """Mean and 95 % percentile bootstrap interval of values (images,) or (images, seeds).
+def mean_interval(values: Any, generator: torch.Generator, resamples: int = 10_000) -> dict[str, float]:
+    """Mean and 95 % percentile bootstrap interval of values (images,) or (images, seeds): {"mean", "low", "high", "n"}.
 
     Images are resampled, and seeds (crossed with them) where there are several. The same state of `generator` gives the same
     interval. ValueError: fewer than two images, NaN or infinity, another shape.
@@ -182,4 +172,4 @@ def mean_interval(values: Any, generator: torch.Generator, resamples: int = 10_0
         means.append(x[rows, columns].mean((1, 2)))
     tail = (1 - 0.95) / 2
     low, high = torch.quantile(torch.cat(means), torch.tensor([tail, 1 - tail], dtype=torch.float64)).tolist()
-    return Interval(float(x.mean()), low, high, images)
+    return {"mean": float(x.mean()), "low": low, "high": high, "n": images}

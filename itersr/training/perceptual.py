@@ -112,3 +112,14 @@ def perceptual() -> nn.Module:
     except (RuntimeError, OSError) as error:
         log.warning("perceptual loss: image gradients instead of LPIPS (%s)", error)
         return GradientLoss()
+
+
+def scores(image: Tensor, hq: Tensor, look: nn.Module) -> dict[str, float]:
+    """PSNR and the perceptual distance of pictures (B, 3, H, W) from HQ, means over pictures, each of which is seen alone."""
+    distances = [look(a, b) for a, b in zip(image.split(1), hq.split(1), strict=True)]
+    return {"psnr": psnr(image, hq).mean().item(), str(look.name): torch.cat(distances).mean().item()}
+
+
+def psnr(image: Tensor, target: Tensor) -> Tensor:
+    """PSNR in dB over RGB in [0, 1], one value per image, (B,)."""
+    return -10 * torch.log10((image - target).square().mean((1, 2, 3)).clamp(min=1e-10))
