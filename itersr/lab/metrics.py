@@ -23,7 +23,7 @@ from torch import Tensor
 
 from itersr.pictures import to_tensor
 from itersr.training import perceptual
-from itersr.training.perceptual import hub_folder, not_here
+from itersr.training.perceptual import not_here
 
 
 class MetricUnavailable(RuntimeError):
@@ -109,7 +109,7 @@ def score(name: str, image: Any, reference: Any = None, device: str | torch.devi
             raise ValueError(f"{name}: reference has the shape {tuple(pictures[1].shape)}, needed {tuple(pictures[0].shape)}")
     if not available(name):
         raise MetricUnavailable(_how_to_get(name))
-    network = _load(metric, str(torch.device(device)), str(hub_folder()))
+    network = _load(metric, str(torch.device(device)), torch.hub.get_dir())
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         values = network(*(picture.to(device) for picture in pictures))
@@ -126,7 +126,7 @@ def fetch(name: str, timeout: float = 20.0) -> None:
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(timeout)
     try:
-        _load(find(name), "cpu", str(hub_folder()))
+        _load(find(name), "cpu", torch.hub.get_dir())
     except Exception as error:
         raise MetricUnavailable(f"{_how_to_get(name)} (tried just now: {error})") from error
     finally:

@@ -2,7 +2,7 @@
 
 `export` completes RUN/weights, at the end of `itersr train all`; to ship them is to copy that folder to itersr/shipped/TIER.
 What is chosen is chosen on photos that training held out. The numbers on test photos come later, from notebook 09:
-`python -m itersr.lab.ledger` writes them into the card.
+`python -m tests.ledger_tools` writes them into the card.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from itersr.training.perceptual import perceptual
 from itersr.training.validate import calibrate, held_out, make_pairs, neighbour_information
 
 log = logging.getLogger(__name__)
-CARD_BEGIN, CARD_END = "<!-- test photos -->", "<!-- /test photos -->"  # the ledger writes between them
+CARD_BEGIN, CARD_END = "<!-- test photos -->", "<!-- /test photos -->"  # numbers on test photos stand between them
 CURVE_ROWS = 60  # training rows kept of every curve
 TEMPERATURES, ALPHAS = (0.3, 0.5, 0.7, 0.85, 1.0), (0.5, 0.7, 1.0)  # α is 0.5 in the paper and 0.7 in the authors' code
 MASKS = (("evaluator", False), ("evaluator", True), ("evaluator_greedy", True), ("topk", False))  # policy, re-masking

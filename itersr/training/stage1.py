@@ -16,7 +16,7 @@ from itersr.config import Tier
 from itersr.losses import hinge_discriminator, hinge_generator
 from itersr.training.data import Crops, generator_for
 from itersr.training.loop import Task
-from itersr.training.perceptual import perceptual, psnr, scores  # noqa: F401 (notebook 02 takes psnr from here)
+from itersr.training.perceptual import perceptual, psnr, scores  # noqa: F401 (notebooks 02 and 03 take psnr from here)
 from itersr.vqgan import VQGAN, PatchDiscriminator
 
 RESTART_EVERY = 100  # steps over which the use of codes is counted
