@@ -30,7 +30,7 @@ from itersr.token_nets import Evaluator
 from itersr.training.validate import fit_shift
 from itersr.upscaling.write import write
 from itersr.vqgan import VQGAN
-from tests import foretold, ledger_tools
+from tests import elsewhere, ledger_tools
 
 
 def mask(*rows: str) -> torch.Tensor:
@@ -405,7 +405,7 @@ def test_the_gain_of_steps_is_a_share_of_one_steps_mean() -> None:
 
 
 def test_a_point_for_notebook_10_is_measured(model: ITER) -> None:
-    found = foretold.point(model, photos=2, seeds=(0,), value="gmsd")
+    found = elsewhere.point(model, photos=2, seeds=(0,), value="gmsd")
     assert found["gain"]["n"] == 2 and abs(found["information"]) < 0.2, "random weights read no neighbour"
 
 
