@@ -58,6 +58,7 @@ from itersr import config
 from itersr.lab.course import learning_curve, load_or_train, recipe
 from itersr.pictures import bundled
 from itersr.training import stage1
+from itersr.training.perceptual import psnr as psnr_of
 from itersr.training.data import Photos
 from itersr.losses import hinge_discriminator, hinge_generator
 from itersr.vqgan import VQGAN, Codebook, PatchDiscriminator
@@ -526,7 +527,7 @@ with torch.no_grad():
     decoded = {name: vqgan.decode(ids).float().clamp(0, 1) for name, ids in tokens.items()}
 
 # %%
-psnr = {name: stage1.psnr(decoded[name], photo).item() for name, photo in photos.items()}
+psnr = {name: psnr_of(decoded[name], photo).item() for name, photo in photos.items()}
 colours = torch.rand(run.tier.vqgan.codes, 3, generator=run.generator(2, device="cpu"))
 f, side = run.tier.vqgan.factor, 192
 
@@ -558,9 +559,9 @@ training, _ = Photos.of(run.data).split()
 mean_colour = torch.stack(
     [training[i].mean((1, 2)) for i in range(min(len(training), 50))]
 ).mean(0).to(run.device).view(1, 3, 1, 1)
-constant = {name: stage1.psnr(mean_colour.expand_as(photo), photo).item()
+constant = {name: psnr_of(mean_colour.expand_as(photo), photo).item()
             for name, photo in photos.items()}
-own = {name: stage1.psnr(photo.mean((2, 3), keepdim=True).expand_as(photo), photo).item()
+own = {name: psnr_of(photo.mean((2, 3), keepdim=True).expand_as(photo), photo).item()
        for name, photo in photos.items()}
 
 

@@ -69,8 +69,7 @@ from itersr.swin import (
 )
 from itersr.training.algorithm1 import auc
 from itersr.training.data import Crops, Photos, ranges, validation_pairs
-from itersr.training.perceptual import perceptual
-from itersr.training.stage1 import psnr
+from itersr.training.perceptual import perceptual, psnr
 
 # %% [markdown]
 # ## 1 · What E_l must do

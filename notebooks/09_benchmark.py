@@ -120,7 +120,8 @@ made_up = (np.random.default_rng(1).normal(size=(24, 3))
            + np.random.default_rng(2).normal(size=(24, 1)))
 hand = interval_by_hand(made_up)
 package = metrics.mean_interval(made_up, run.generator(2, "cpu"), resamples=4000)
-assert np.allclose(hand, (package.mean, package.low, package.high), atol=0.06), (hand, package)
+bounds = [package[name] for name in ("mean", "low", "high")]
+assert np.allclose(hand, bounds, atol=0.06), (hand, package)
 
 # %% [markdown]
 # ## A property, before any network: how many photos make an interval?

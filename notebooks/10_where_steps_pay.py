@@ -608,8 +608,8 @@ def trained_further(label):
     """Rows of φ_e trained further by a label, with all else as it is."""
     folder = run.checkpoints / "critics" / label
     critics.train_critic(label, folder, data=pictures(800), minutes=9, device=str(run.device))
-    other = critics.with_critic(ITER.from_pretrained("stripes", str(run.device)),
-                                folder / "weights" / "evaluator.safetensors")
+    other = ITER.from_pretrained("stripes", str(run.device))
+    weights.load(other.evaluator, folder / "weights" / "evaluator.safetensors")
     judges = ["evaluator, re-masking", "evaluator, greedy, re-masking"]
     judged = experiments.critics(other, contest, seeds, temperatures, only=judges, **options)
     return judged.assign(method=judged.method.str.replace("evaluator", f"φ_e, label {label}"))

@@ -24,9 +24,8 @@ from itersr.lab.rivals import settings_of, train_iter, train_rival
 from itersr.lab.rivals.measure import last_scores, logs_of
 from itersr.training.data import Photos
 from itersr.training.loop import TrainingError
-from itersr.training.perceptual import perceptual
+from itersr.training.perceptual import perceptual, scores
 from itersr.training.run import materials
-from itersr.training.stage1 import psnr
 
 RATES = (1 / 3, 1.0, 3.0)  # times the usual learning rate
 SEEDS = (0, 1, 2)
@@ -64,10 +63,7 @@ def train(run: dict[str, Any], config: Tier, photos: tuple[Photos, Photos], out:
 def bicubic_row(config: Tier, photos: tuple[Photos, Photos]) -> dict[str, Any]:
     """What bicubic reaches on the same held-out crops: worse than this is no result."""
     _, pairs = materials(config, config.train["iter"], photos, 0, torch.device("cpu"))
-    ruler, images = perceptual(), bicubic(pairs["lq"], config.scale)
-    distances = [ruler(a, b) for a, b in zip(images.split(1), pairs["hq"].split(1), strict=True)]
-    return {"method": "bicubic", "psnr": psnr(images, pairs["hq"]).mean().item(),
-            str(ruler.name): torch.cat(distances).mean().item()}
+    return {"method": "bicubic", **scores(bicubic(pairs["lq"], config.scale), pairs["hq"], perceptual())}
 
 
 def grid(config: Tier, data: Path | None, out: Path, minutes: float, **options: Any) -> list[dict[str, Any]]:

@@ -13,9 +13,9 @@ import dataclasses
 import itertools
 import json
 import resource
-import subprocess
-import sys
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -184,13 +184,7 @@ def _log(file: Path, points: int) -> dict[str, list[list[float]]]:
 
 
 def memory(folder: Path, family: str, side: int) -> float:
-    """MB that a restoration of an LQ image of side² takes beyond the loaded networks, in a process of its own."""
-    call = [sys.executable, "-m", "itersr.lab.rivals.measure", str(folder), "--minutes", "0", "--memory", family, str(side)]
-    return float(subprocess.run(call, check=True, capture_output=True, text=True).stdout)
-
-
-def own_memory(folder: Path, family: str, side: int) -> float:
-    """`memory`, of this process."""
+    """MB that a restoration of an LQ image of side² takes beyond the loaded networks; for a process that does nothing else."""
     net: Any = ITER.from_pretrained(folder, "cpu") if family == "ITER" else rivals.load(f"rival-{family.lower()}", folder)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     net.restore(torch.rand(1, 3, side, side))
@@ -203,12 +197,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--grid", type=Path, metavar="GRID", help="the folder of `python -m itersr.lab.rivals.grid`")
     parser.add_argument("--minutes", type=float, required=True, help="that each of the three was trained, for the record")
     parser.add_argument("--seeds", type=int, default=1, help="restorations of each photo (default: %(default)s)")
-    parser.add_argument("--memory", nargs=2, metavar=("FAMILY", "SIDE"), help=argparse.SUPPRESS)
     args = parser.parse_args(arguments)
     folder = args.runs / "weights"
-    if args.memory:
-        print(own_memory(args.runs, args.memory[0], int(args.memory[1])))
-        return 0
     model = ITER.from_pretrained(folder, "cpu")
     gan, ldm = (rivals.load(what, folder) for what in rivals.RIVALS)
     size = experiments.sizes(model.tier)
@@ -220,7 +210,8 @@ def main(arguments: list[str] | None = None) -> int:
             *(name for name in ("psnr", "lpips", "niqe") if name in rows)]
     spent = costs(model, gan, ldm)
     for family, own in spent.items():
-        own["megabytes"] = round(memory(folder, family, size.side // model.tier.scale))
+        with ProcessPoolExecutor(1, get_context("spawn")) as fresh:
+            own["megabytes"] = round(fresh.submit(memory, folder, family, size.side // model.tier.scale).result())
     record = {"tier": model.tier.name, "minutes": args.minutes, "weights": experiments.fingerprint(model), "costs": spent,
               "logs": logs_of(args.runs), "noise": noise(model, gan, ldm, pairs, (10, 25)), "grid": grid,
               "rows": {name: [round(x, 5) if isinstance(x, float) else x for x in rows[name]] for name in kept}}
