@@ -106,7 +106,7 @@ gpu:
 
 figures: setup
 	$(PY) -m tests.notebook_tools build $(ONLY)
-	$(PY) -m itersr.lab.ledger
+	$(PY) -m tests.ledger_tools
 
 exercises: setup
 	$(PY) -m tests.notebook_tools exercises

@@ -17,7 +17,6 @@ import logging
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn, get_args
 
@@ -239,12 +238,36 @@ def _train(args: argparse.Namespace) -> int:
     """Train all of a tier's networks, or one stage of them: Stage I (vqgan), then Stages II and III by iter (Alg. 1, all at
     once), or by lq_encoder and then token_nets (refiner and evaluator). Or a rival to compare with: a GAN, or continuous
     diffusion (itersr.lab.rivals)."""
+    from itersr import weights
     from itersr.lab import rivals
-    from itersr.training.run import run
+    from itersr.model import pick_device
+    from itersr.training import run, ship
 
     if args.data is not None and not Path(args.data).is_dir():
         raise NotADirectoryError(f"--data {args.data}: is not a folder")
-    return run(args, {"rival-iter": rivals.train_iter, **{name: partial(rivals.train_rival, name) for name in rivals.RIVALS}})
+    config, out = weights.read_tier(args.tier), Path(args.out)
+    pick_device(args.device)  # before anything is written
+    given = {name: value for name in ("minutes", "steps", "batch", "crop", "lr") if (value := getattr(args, name)) is not None}
+    for name, value in given.items():
+        if not value > 0:
+            raise ValueError(f"--{name} {value:g}: must be above 0")
+    changes = {name: value for name, value in given.items() if name != "minutes"}
+    config = dataclasses.replace(config, train={name: dataclasses.replace(settings, **changes)
+                                                for name, settings in config.train.items()})
+    options = {name: getattr(args, name) for name in ("seed", "device", "precision", "minutes", "workers")}
+    if args.what == "all":
+        said = {"data": "DIR"} if args.data else {}
+        by = ship.call("all", tier=Path(args.tier).name, **said, **given, **({"seed": args.seed} if args.seed else {}))
+        scalars = run.train_all(config, args.data, out, by=by, **options)
+    elif args.what == "rival-iter":
+        scalars = rivals.train_iter(config, args.data, out, changes=changes, resume=args.resume, **options)
+    elif args.what in rivals.RIVALS:
+        scalars = rivals.train_rival(args.what, config, args.data, out, changes=changes, resume=args.resume, **options)
+    else:
+        scalars = run.train_stage(args.what, config, args.data, out, resume=args.resume, **options)
+    for name, value in scalars.items():
+        print(f"{args.what}: {name} {value:.4g}")
+    return 0
 
 
 def _add_evaluate(p: argparse.ArgumentParser) -> None:

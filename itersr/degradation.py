@@ -299,13 +299,8 @@ def _squared_distance(size: int, sigma_x: float, sigma_y: float, angle: float) -
     return (along / sigma_x) ** 2 + (across / sigma_y) ** 2  # (size, size)
 
 
-def gaussian_kernel(size: int, sigma_x: float, sigma_y: float, angle: float = 0.0) -> Tensor:
-    """Gaussian kernel exp(−q/2), q = xᵀ Σ⁻¹ x: (size, size) float64 of sum 1. Isotropic for σ_x = σ_y."""
-    return generalized_kernel(size, sigma_x, sigma_y, angle, beta=1.0)
-
-
-def generalized_kernel(size: int, sigma_x: float, sigma_y: float, angle: float, beta: float) -> Tensor:
-    """Generalized Gaussian exp(−q^β / 2): peaked for β < 1, flat-topped for β > 1. (size, size) float64 of sum 1."""
+def generalized_kernel(size: int, sigma_x: float, sigma_y: float, angle: float = 0.0, beta: float = 1.0) -> Tensor:
+    """Generalized Gaussian exp(−q^β / 2), q = xᵀ Σ⁻¹ x: the Gaussian for β = 1, peaked for β < 1, flat-topped for β > 1."""
     kernel = torch.exp(-0.5 * _squared_distance(size, sigma_x, sigma_y, angle) ** beta)
     return kernel / kernel.sum()
 

@@ -97,8 +97,7 @@ class ITER(nn.Module):
         tier, extra = weights.read_config(folder)
         model = cls(tier)
         for network in weights.NETWORKS:
-            path = folder / f"{network}.safetensors"
-            weights.load_state(model.get_submodule(network), weights.read_tensors(path), str(path))
+            weights.load(model.get_submodule(network), folder / f"{network}.safetensors")
         model.calibration = float(extra.get("calibration", 0.0))
         model.fingerprint = weights.fingerprint(folder)
         return model.ready(device)

@@ -273,6 +273,12 @@ def resize(x: Tensor, size: tuple[int, int] | torch.Size) -> Tensor:
     return big[0].clamp(0, 1)
 
 
+def middle(x: Tensor, h: int, w: int) -> Tensor:
+    """The middle h×w places of (…, H, W), as a view; where a side cannot be halved, one place more is left below or right."""
+    top, left = (x.shape[-2] - h) // 2, (x.shape[-1] - w) // 2
+    return x[..., top : top + h, left : left + w]
+
+
 def luma(x: Tensor) -> Tensor:
     """(..., 3, H, W) -> (..., 1, H, W): 0.299 R + 0.587 G + 0.114 B (BT.601), what PIL's convert("L") computes."""
     return (x * x.new_tensor([0.299, 0.587, 0.114]).view(3, 1, 1)).sum(-3, keepdim=True)

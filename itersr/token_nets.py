@@ -98,7 +98,7 @@ class Refiner(TokenNet):
         """Logits (B, codes, h, w).
 
         tokens, keep: S_t and m_t, (B, h, w); where m_t is False the token is masked and its value is not seen.
-        condition, condition_keep: S_l and m_l; a token judged bad keeps its value and is flagged.
+        condition, condition_keep: S_l and m_s; a token judged bad keeps its value and is flagged.
         log_probs: log p_l(token | LQ), (B, codes, h, w), for a network with `posterior`.
         lq_features: `self.lq_features` of the LQ image, (B, width, h, w), for a network with `reads_lq`.
         """

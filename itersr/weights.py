@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from safetensors.torch import save as to_bytes
-from torch import Tensor, nn
+from torch import nn
 
 from itersr.config import TIERS, Tier, from_dict, to_dict
 from itersr.disk import replace_file
@@ -50,29 +51,14 @@ def locate(name: str | Path | None) -> Path:
     return folder
 
 
-def load_state(module: nn.Module, state: dict[str, Tensor], source: str) -> None:
-    """Fill `module` from named tensors; WeightsError names the first tensor that is missing, unexpected or of another shape."""
-    own = module.state_dict()
-    for name, tensor in own.items():
-        if name not in state:
-            raise WeightsError(f"{source}: tensor {name} is missing")
-        if state[name].shape != tensor.shape:
-            shapes = f"{tuple(state[name].shape)}, needed is {tuple(tensor.shape)}"
-            raise WeightsError(f"{source}: tensor {name} has shape {shapes}")
-    for name in state:
-        if name not in own:
-            raise WeightsError(f"{source}: tensor {name} is unexpected")
-    module.load_state_dict({name: tensor.to(own[name].dtype) for name, tensor in state.items()})
-
-
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file; WeightsError where it is missing or not one."""
+def load(module: nn.Module, path: Path) -> None:
+    """Fill `module` from a safetensors file; WeightsError where that is missing, damaged, or of another network."""
     try:
-        return load_file(path)
+        module.load_state_dict(load_file(path))
     except FileNotFoundError:
         raise WeightsError(f"{path}: no such file") from None
-    except (SafetensorError, OSError, ValueError) as error:
-        raise WeightsError(f"{path}: not a readable safetensors file ({str(error).splitlines()[0]})") from None
+    except (SafetensorError, OSError, ValueError, RuntimeError) as error:
+        raise WeightsError(f"{path}: not weights of this network ({textwrap.shorten(str(error), 200)})") from None
 
 
 def save(folder: Path, networks: dict[str, nn.Module], tier: Tier, extra: dict[str, Any] | None = None, *,

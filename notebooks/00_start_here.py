@@ -17,9 +17,10 @@
 #
 # **What you do.** Upscale a photo ×4 in the first minute, see how it came about, and find your way through the other notebooks.
 #
-# **Why.** *Iterative Token Evaluation and Refinement* (ITER; Chen et al., AAAI 2024) restores photos that were blurred, shrunk,
-# noised and compressed. It works on **tokens**: a picture becomes a small map of numbers, each the name of an entry of a learned
-# codebook; wrong tokens are found and drawn anew. This course builds every part of it by hand, trains it, and measures it.
+# **Why.** *Iterative Token Evaluation and Refinement* (ITER; Chen et al., AAAI 2024) restores photos that were blurred,
+# shrunk, noised and compressed. It works on **tokens**: a picture becomes a small map of numbers, each the name of an entry
+# of a learned codebook; wrong tokens are found and drawn anew. This course builds every part of it by hand, trains it, and
+# measures it.
 #
 # **What you need.** Python, some PyTorch. Nothing about diffusion: that is what the course teaches.
 # Symbols: [one table](symbols.md). **Minutes.** Ten to read, one to run.
@@ -60,8 +61,9 @@ from itersr.upscaling.write import write
 # %% [markdown]
 # ## 1 · A photo, upscaled
 #
-# A cup of coffee, a photo inside scikit-image that no model here was trained on. We take a square of it, make it bad as a camera and
-# the internet do (blur, a quarter of the side, noise, JPEG: notebook [01](01_degradation.ipynb)), and have ITER undo it.
+# A cup of coffee, a photo inside scikit-image that no model here was trained on. We take a square of it, make it bad as a
+# camera and the internet do (blur, a quarter of the side, noise, JPEG: notebook [01](01_degradation.ipynb)), and have ITER
+# undo it.
 
 # %%
 model = ITER.from_pretrained(
@@ -89,9 +91,9 @@ if model.tier.name == "smoke":
 display(Markdown(words))
 
 # %% [markdown]
-# *See: the left picture is all that the model got. In ITER's the rim of the cup and the foam have sharp edges again. It is not the
-# truth: what was lost is replaced by what the codebook learned from other photos. The rim is a little ragged, and of the spoon below
-# on the right ITER saw bright spots and painted glitter.*
+# *See: the left picture is all that the model got. In ITER's the rim of the cup and the foam have sharp edges again. It is
+# not the truth: what was lost is replaced by what the codebook learned from other photos. The rim is a little ragged, and of
+# the spoon below on the right ITER saw bright spots and painted glitter.*
 #
 # **Try it on a photo of yours now:** section 6 is one line.
 #
@@ -123,15 +125,16 @@ widgets.before_after_slider(bicubic, result)
 # %% [markdown]
 # ## 3 · What happened, in five pictures
 #
-# `upscale` ran ITER with the settings that are best for these weights, which for `tiny` is a single step. The paper takes eight
-# (`preset="paper"`); that is what we look at here. [Notebook 10](10_where_steps_pay.ipynb) asks when eight are worth their price.
+# `upscale` ran ITER with the settings that are best for these weights, which for `tiny` is a single step. The paper takes
+# eight (`preset="paper"`); that is what we look at here. [Notebook 10](10_where_steps_pay.ipynb) asks when eight are worth
+# their price.
 #
 # `model.restore` is the algorithm behind `upscale` and hands back every step of it, a `Trace`. (`upscale` afterwards takes the
 # colours' low frequencies from the input.)
 
 # %%
 cat = photos["chelsea"][0]
-# T = 8 and α = .5, and draws that are a little cooler than 1
+# T = 8 steps, threshold α = .5, and tokens drawn at a temperature a little below 1
 eight = {"preset": "paper", "temperature": 0.85, "seed": run.seed}
 trace, rocket = (model.restore(photos[name][0][None], **eight) for name in ("chelsea", "rocket"))
 answer = match_colors(trace.image.cpu().clone(), cat[None].cpu(), "wavelet")[0]
@@ -139,8 +142,7 @@ assert torch.equal(answer, model.upscale(cat, **eight))
 
 
 def five_pictures(axes, trace, lq):
-    ("LQ, S_l, its good tokens, the middle of the steps and the result of one restoration, "
-     "on five axes.")
+    """One restoration on five axes, from LQ to the result."""
     count = len(trace.restored.steps)
     middle = max(1, count // 2) if count else 0
     pictures = {
@@ -167,10 +169,10 @@ path = run.save_figure(fig, "five_pictures")
 
 # %% [markdown]
 # 1. **LQ.** The bad photo.
-# 2. **S_l.** The LQ encoder E_l reads it as tokens, one for each small square, and the decoder D_H paints them. The distortion goes,
-#    and so does the texture.
-# 3. **m_s.** The evaluator φ_e judges each token: blue is good and is kept, grey is to be made anew. How many are good decides how
-#    many steps are taken, T_s: nearly all of them for the cat's fur, fewer for the rocket's plain sky.
+# 2. **S_l.** The LQ encoder E_l reads it as tokens, one for each small square, and the decoder D_H paints them. The
+#    distortion goes, and so does the texture.
+# 3. **m_s.** The evaluator φ_e gives each token a probability of being good. Blue is at least α and is kept; grey is to be
+#    made anew. How many are good decides how many steps are taken, T_s. The line below has the numbers.
 # 4. **S_t.** In each step the refiner φ_r proposes tokens for the grey places, φ_e judges again, and some more are kept.
 # 5. **Result.** After the last step all tokens are kept; D_H paints them.
 
@@ -241,8 +243,8 @@ axis.axis("off")
 path = run.save_figure(fig, "map")
 
 # %% [markdown]
-# *See: what lies on white runs on a photo of yours; the coloured band exists in training only, because there the HQ photo is known.
-# φ_r and φ_e both read S_l and the current S_t; the loop between S_t and the two is Algorithm 2.*
+# *See: what lies on white runs on a photo of yours; the coloured band exists in training only, because there the HQ photo is
+# known. φ_r and φ_e both read S_l and the current S_t; the loop between S_t and the two is Algorithm 2.*
 #
 # | notebook | what you build | in the paper |
 # |---|---|---|
@@ -255,37 +257,37 @@ path = run.save_figure(fig, "map")
 # | [07 Top-k or evaluator](07_topk_vs_evaluator.ipynb) | who should choose the tokens to keep | Fig. 8 |
 # | [08 α curves](08_alpha_curves.ipynb) | what the threshold trades | Fig. 7 |
 # | [09 Benchmark](09_benchmark.ipynb) | the method against others, with intervals | Table 1, Figs. 1, 4, 6 |
-# | [10 Where the steps pay](10_where_steps_pay.ipynb) | a world in which eight steps beat one, and one number that foretells it | – |
+# | [10 Where the steps pay](10_where_steps_pay.ipynb) | a world in which eight steps beat one, and a number that goes with their gain | – |
 # | [11 Rivals](11_rivals.ipynb) | a GAN and continuous diffusion, trained alike | abstract, Fig. 5 |
 #
 # Read them in order for the whole story (nine to ten hours). In a hurry: 02, 04, 06. For the results alone: 07–11.
 #
-# Four words that all notebooks use: **token**, a number that names a codebook entry; **mask**, True where a token is good and kept;
-# **tier**, a size of the networks (`smoke` trains in minutes, `tiny` and `small` are better, `paper` has the published sizes);
-# **S_h, S_l, S_t**: the token maps of the HQ photo, of E_l's guess, and after the step to t.
+# Four words that all notebooks use: **token**, a number that names a codebook entry; **mask**, True where a token is good and
+# kept; **tier**, a size of the networks (`smoke` trains in minutes, `tiny` and `small` are better, `paper` has the published
+# sizes); **S_h, S_l, S_t**: the token maps of the HQ photo, of E_l's guess, and after the step to t.
 #
-# The abstract of Chen et al. (2024) claims two things of ITER: training is easy, and eight steps are enough. README's table says
-# what came of these and other claims here.
+# The abstract of Chen et al. (2024) claims two things of ITER: training is easy, and eight steps are enough. README's table
+# says what came of these and other claims here.
 #
 # ## 6 · Your own photo
 #
-# Put a path in place of `None` and run this cell; the result is shown, and `write` would save it. A large photo takes a while on a CPU: begin with a small one.
+# Put a path in place of `None` and run this cell: the result is shown, and saved as `my_photo_x4.png` in the folder of the
+# notebook. A large photo takes a while on a CPU: begin with a small one.
 
 # %%
 my_photo = None  # for example "holiday.jpg"
 
 if my_photo is None:
     mine = bundled("test")["coffee"][:, 150:230, 200:320]  # a small one to show the way
+    large = model.upscale(mine, seed=run.seed)
 else:
-    mine = read(my_photo)
-large = model.upscale(mine, seed=run.seed)
+    large = model.upscale(read(my_photo), seed=run.seed)
+    write(large, "my_photo_x4.png")  # with the photo's transparency, colour profile and EXIF
 pixels = to_tensor(large)[0]
 fig, axis = plt.subplots(figsize=(5, 3.4), layout="constrained")
 axis.imshow(pixels.permute(1, 2, 0))
 axis.axis("off")
 path = run.save_figure(fig, "own_photo")
-# for a photo that read gave: keeps its transparency, colour profile and EXIF
-# write(large, "holiday_x4.png")
 
 # %% [markdown]
 # `upscale` gives back the kind that it gets. From the command line, for one photo or many:
@@ -316,8 +318,8 @@ for picture in (flat, Image.fromarray(flat), Image.fromarray(flat).convert("L"),
 #
 # <details><summary>1. Which of the parts run when a photo is upscaled, and which only in training?</summary>
 #
-# E_l, φ_r, φ_e and the decoder D_H run. (With a single step there is nothing to choose, and φ_e is not called.) E_H is needed in
-# training alone: it turns sharp photos into the tokens S_h that the others learn from.
+# E_l, φ_r, φ_e and the decoder D_H run. (With a single step there is nothing to choose, and φ_e is not called.) E_H is needed
+# in training alone: it turns sharp photos into the tokens S_h that the others learn from.
 #
 # </details>
 #
@@ -335,16 +337,18 @@ for picture in (flat, Image.fromarray(flat), Image.fromarray(flat).convert("L"),
 #
 # <details><summary>4. A photo of a face in strong noise comes out with odd texture. Is that a bug?</summary>
 #
-# No. The weights that ship learned mild distortions of everyday photos. They take noise for texture, and know little of faces and small text.
+# No. The weights that ship learned mild distortions of everyday photos. They take noise for texture, and know little of faces
+# and small text.
 #
 # </details>
 #
 # ## 8 · Exercises
 #
-# Each exercise is a cell to fill in, a folded solution and a check. `make exercises` writes copies of the notebooks without the solutions.
+# Each exercise is a cell to fill in, a folded solution and a check. `make exercises` writes copies of the notebooks without
+# the solutions.
 #
-# **1.** A token covers f × f pixels of the HQ picture, and the LQ picture has 1/scale of its sides. How many tokens (rows, columns) does an LQ picture become?
-# Assume that the sides fit.
+# **1.** A token covers f × f pixels of the HQ picture, and the LQ picture has 1/scale of its sides. How many tokens (rows,
+# columns) does an LQ picture become? Assume that the sides fit.
 
 # %% tags=["exercise"]
 def token_grid(lq_size: tuple[int, int], scale: int, f: int) -> tuple[int, int]:
@@ -366,7 +370,8 @@ assert (token_grid(tuple(lq.shape[-2:]), model.tier.scale, model.tier.vqgan.fact
 
 
 # %% [markdown]
-# **2.** Tokens are few. A token out of K codes needs log₂ K bits, a pixel 24. By what factor is the token map of an HQ picture smaller than the picture?
+# **2.** Tokens are few. A token out of K codes needs log₂ K bits, a pixel 24. By what factor is the token map of an HQ
+# picture smaller than the picture?
 
 # %% tags=["exercise"]
 def compression(f: int, codes: int) -> float:
@@ -382,7 +387,7 @@ def compression(f: int, codes: int) -> float:
 
 # %% tags=["check"]
 assert compression(1, 2**24) == 1
-assert abs(compression(8, 512) - 24 * 64 / 9) < 1e-9
+assert math.isclose(compression(8, 512), 24 * 64 / 9)
 assert compression(8, 512) > compression(4, 512) > compression(4, 1024)
 
 
@@ -405,12 +410,14 @@ def wipe(before: torch.Tensor, after: torch.Tensor, position: float) -> torch.Te
 # %% tags=["check"]
 for position in (0.0, 0.25, 1.0):
     wiped = wipe(bicubic, result, position)
-    assert wiped.shape == result.shape
+    assert wiped.shape == result.shape, (
+        f"the shape is {tuple(wiped.shape)}, expected {tuple(result.shape)}: join along the columns")
     view = to_tensor(widgets.before_after_view(bicubic, result, position))[0]
     line = round(position * result.shape[-1])
     apart = ((wiped - view).abs().amax(0) > 1 / 255).any(0).nonzero().flatten().tolist()
     assert set(apart) <= {line - 1, line}, (
-        "only the drawn line may differ from widgets.before_after_view")
+        f"position {position}: columns {apart[:5]} … differ from the picture of section 2, "
+        f"expected none but {line - 1} and {line}, where the line is drawn")
 
 # %% [markdown]
 # ## 9 · Is everything here?
@@ -428,8 +435,8 @@ print("photos that need no download:", *bundled("test"))
 assert not missing
 
 # %% [markdown]
-# What depends on your machine: a GPU is used if there is one; some metrics need weights that may not be here (then the notebooks
-# say so and use the others).
+# What depends on your machine: a GPU is used if there is one; some metrics need weights that may not be here (then the
+# notebooks say so and use the others).
 
 # %%
 print("device:", run.device.type,

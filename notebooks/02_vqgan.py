@@ -15,11 +15,13 @@
 # %% [markdown]
 # # 02 · The VQGAN (Stage I)
 #
-# **What you will build.** An encoder E_H that turns a photo into a small map of whole numbers, the *tokens*, and a decoder D_H that turns the map back
-# into a photo. Between them sits a *codebook*: K vectors, and a token is the number of one of them.
+# **What you will build.** An encoder E_H that turns a photo into a small map of whole numbers, the *tokens*, and a decoder
+# D_H that turns the map back into a photo. Between them sits a *codebook*: K vectors, and a token is the number of one of
+# them.
 #
-# **Why.** ITER never predicts pixels. It predicts tokens, one choice out of K at each place, and leaves the drawing to D_H. The diffusion of the
-# later notebooks therefore works on indices of a codebook, and that codebook was learned from sharp pictures alone (Chen et al. 2024, abstract and Stage I).
+# **Why.** ITER never predicts pixels. It predicts tokens, one choice out of K at each place, and leaves the drawing to D_H.
+# The diffusion of the later notebooks therefore works on indices of a codebook, and that codebook was learned from sharp
+# pictures alone (Chen et al. 2024, abstract and Stage I).
 #
 # Everything later stands on this: no restoration can look better than what D_H draws from the *right* tokens.
 #
@@ -27,8 +29,9 @@
 # [01](01_degradation.ipynb)).
 # Symbols: [one table](symbols.md).
 #
-# **Time.** About 35 minutes to read. As it stands the notebook shows `tiny`, whose weights ship. With `tier = "smoke"` in the next cell the
-# networks train from scratch while you watch, one to two minutes on two CPU cores and well under a minute on a GPU; the numbers are then other ones.
+# **Time.** About 35 minutes to read. As it stands the notebook shows `tiny`, whose weights ship. With `tier = "smoke"` in the
+# next cell the networks train from scratch while you watch, one to two minutes on two CPU cores and well under a minute on a
+# GPU; the numbers are then other ones.
 
 # %% tags=["parameters"]
 tier = "tiny"
@@ -55,6 +58,7 @@ from itersr import config
 from itersr.lab.course import learning_curve, load_or_train, recipe
 from itersr.pictures import bundled
 from itersr.training import stage1
+from itersr.training.perceptual import psnr as psnr_of
 from itersr.training.data import Photos
 from itersr.losses import hinge_discriminator, hinge_generator
 from itersr.vqgan import VQGAN, Codebook, PatchDiscriminator
@@ -62,8 +66,9 @@ from itersr.vqgan import VQGAN, Codebook, PatchDiscriminator
 # %% [markdown]
 # ## 1 · The path of a photo
 #
-# A toy VQGAN first, small enough to look at. `multipliers` has three entries, so the encoder halves the sides twice: **f = 4**, and a token stands for a
-# patch of 4×4 pixels (and sees somewhat more than that, section 11). Follow the shapes.
+# A toy VQGAN first, small enough to look at. `multipliers` has three entries, so the encoder halves the sides twice: **f =
+# 4**, and a token stands for a patch of 4×4 pixels (and sees somewhat more than that, section 11). `swin` is for the attention
+# layers in D_H, which notebook 03 builds. Follow the shapes.
 
 # %% tags=["nbval-check-output"]
 toy = config.VQGANConfig(width=8, multipliers=(1, 2, 4), codes=16, code_dim=4, encoder_swin=False,
@@ -100,8 +105,8 @@ for name in config.TIERS:
 # %% [markdown]
 # ## 2 · The nearest code, by two loops
 #
-# Quantization is one sentence: *each latent vector becomes the code nearest to it*. Four codes at the corners of a square, and a 2×3 map of latents with two
-# channels; you can do it by eye.
+# Quantization is one sentence: *each latent vector becomes the code nearest to it*. Four codes at the corners of a square,
+# and a 2×3 map of latents with two channels; you can do it by eye.
 
 # %% tags=["nbval-check-output"]
 corners = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])  # K = 4 codes of D = 2
@@ -143,7 +148,8 @@ print(f"{by_loops.numel()} tokens, all equal")
 #
 # ‖z − e‖² = ‖z‖² − 2 z·e + ‖e‖²,
 #
-# and the middle term is one matrix product, N·K numbers. ‖z‖² is the same for every code, so for the *nearest* one it can go too.
+# and the middle term is one matrix product, N·K numbers. ‖z‖² is the same for every code, so for the *nearest* one it can go
+# too.
 
 # %%
 with torch.no_grad():
@@ -160,13 +166,14 @@ print(f"subtract first: {n * k * d:,} numbers; multiplied out: {n * k:,} (1/{d})
 # %% [markdown]
 # ## 4 · A gradient through a step
 #
-# `argmin` jumps. Move a latent a little and, unless it crosses a border between two codes, its code does not move at all: the true gradient is 0, and E_H
-# would never learn. The **straight-through** trick lies to autograd about the step:
+# `argmin` jumps. Move a latent a little and, unless it crosses a border between two codes, its code does not move at all: the
+# true gradient is 0, and E_H would never learn. The **straight-through** trick puts another gradient in its place:
 #
 # z_q = z + sg[e − z]
 #
-# `sg` is *stop gradient* (`.detach()`). The value is e. The gradient that reaches z is the one that arrived at e, as if the step were not there. With one
-# channel it can be drawn: four codes on a line, and a loss (z_q − 0.9)² that wants to go to 0.9.
+# `sg` is *stop gradient* (`.detach()`). The value is e. The gradient that reaches z is the one that arrived at e, as if the
+# step were not there. With one channel it can be drawn: four codes on a line, and a loss (z_q − 0.9)² that wants to go to
+# 0.9.
 
 # %%
 line = torch.tensor([-1.6, -0.3, 0.7, 1.7])
@@ -192,11 +199,12 @@ right.set(xlabel="z", ylabel="loss", title="The loss, and −gradient as handed 
 path = run.save_figure(fig, "straight_through")
 
 # %% [markdown]
-# *What to see: the loss is flat but for its jumps, and yet each red arrow points to where a better code is. The arrow is the same along a whole flat,
-# because it is the gradient at the code; at the best code it is nearly 0.*
+# *What to see: the loss is flat but for its jumps, and yet each red arrow points to where a better code is. The arrow is the
+# same along a whole flat, because it is the gradient at the code; at the best code it is nearly 0.*
 #
-# Now the proof by finite differences, on the module. Let `head` be any smooth function of the quantized latent. Its gradient in z,
-# as autograd reports it, must be the measured slope of `head` **at the code**; while the slope measured through the quantizer is exactly 0.
+# Now the proof by finite differences, on the module. Let `head` be any smooth function of the quantized latent. Its gradient
+# in z, as autograd reports it, must be the measured slope of `head` **at the code**; while the slope measured through the
+# quantizer is exactly 0.
 
 # %%
 weight = torch.randn(4, generator=g, dtype=torch.float64)
@@ -234,13 +242,15 @@ print(f"largest slope at the code {at_code.abs().max():.4f}, "
 # %% [markdown]
 # ## 5 · Equation 1: who moves to whom
 #
-# Straight-through teaches E_H and D_H, but no gradient reaches the codes: in z + sg[e − z] the code is inside the `sg`. So Eq. 1 adds two terms with the
-# same value and opposite gradients:
+# Straight-through teaches E_H and D_H, but no gradient reaches the codes: in z + sg[e − z] the code is inside the `sg`. So
+# Eq. 1 adds two terms with the same value and opposite gradients:
 #
 # $$\mathcal{L} = \mathcal{L}_{\text{image}}(x, \hat x)\;+\;\underbrace{\lVert \mathrm{sg}[E_H(x)] - z_q \rVert^2}_{\text{codebook}}\;+\;\beta\,\underbrace{\lVert E_H(x) - \mathrm{sg}[z_q] \rVert^2}_{\text{commitment}}$$
 #
-# The first moves codes to the latents. The second makes the encoder *commit*: its latents may not drift away from the codes faster than those can follow.
-# **β is on the encoder's side.** (Easy to get wrong: in the authors' released code it sits on the other term.) `quantize` returns both; see who gets a gradient.
+# The image term is L1 and LPIPS (section 9). The codebook term moves codes to the latents. The commitment term makes the
+# encoder *commit*: its latents may not drift away from the codes faster than those can follow. **β is on the encoder's
+# side.** (Easy to get wrong: in the authors' released code it sits on the other term.) `quantize` returns both; see who gets
+# a gradient.
 
 # %% tags=["nbval-check-output"]
 toy_vqgan = VQGAN(toy)
@@ -253,8 +263,8 @@ for term in ("codebook_loss", "commitment_loss"):
     print(f"{term:16}", touched)
 
 # %% [markdown]
-# And β by hand. One latent z, its nearest code e: the code is pulled by 2(e − z)/D, the latent by β·2(z − e)/D. So the pull on the latent is −β times the pull on
-# the code.
+# And β by hand. One latent z, its nearest code e: the code is pulled by 2(e − z)/D, the latent by β·2(z − e)/D. So the pull
+# on the latent is −β times the pull on the code.
 
 # %%
 beta = run.tier.train["vqgan"].commitment
@@ -272,12 +282,14 @@ print(f"β = {beta}: pull on the latent / pull on its code = "
       f"{(on_latent.flatten() / on_code).mean():.2f}")
 
 # %% [markdown]
-# The last line of that cell hides a problem: **a code that nobody chooses gets no gradient, ever.** Where the codes start decides how many live.
+# The last assertion of that cell hides a problem: **a code that nobody chooses gets no gradient, ever.** Where the codes start
+# decides how many live.
 #
 # ## 6 · Where codes start: cells in two dimensions
 #
-# Give latents two channels and the codebook can be drawn. The codes cut the plane into cells (Voronoi cells); every latent in a cell gets its code's number.
-# On the left the usual start, uniform in ±1/K, a tight bunch at the origin. On the right k-means of the latents, by hand: assign, average, repeat.
+# Give latents two channels and the codebook can be drawn. The codes cut the plane into cells (Voronoi cells); every latent in
+# a cell gets its code's number. The usual start is uniform in ±1/K, all codes close to the origin. The other one is k-means
+# of the latents, here by hand: assign, average, repeat.
 
 # %%
 g = run.generator(1, device="cpu")
@@ -294,7 +306,8 @@ for _ in range(25):
                          for i in range(K)])  # average
 
 # %% [markdown]
-# The module's way is `Stage1.start_codebook`: SciPy's k-means (with its smarter "++" start) on the latents of 64 crops. It must do about as well as ours.
+# The module's way is `Stage1.start_codebook`: SciPy's k-means (with its smarter "++" start) on the latents of 64 crops. It
+# must do about as well as ours.
 
 # %%
 flat = dataclasses.replace(config.tier("smoke"),
@@ -316,38 +329,44 @@ print({name: round(value, 3) for name, value in errors.items()})
 
 
 # %%
-def draw_cells(axis, points: torch.Tensor, codes: torch.Tensor, title: str) -> None:
-    ("Cells of `codes` as the module's `nearest` sees them, the points, "
-     "and the codes (red: nobody's nearest).")
+def draw_cells(axis, points: torch.Tensor, codes: torch.Tensor, title: str,
+               area=(-4.0, 5.0, -4.0, 4.0)) -> None:
+    """The points, the codes (red: nearest to no point) and their cells by `Codebook.nearest`."""
     book = Codebook(len(codes), 2)
     book.load_state_dict({"embedding.weight": codes})
-    x, y = torch.meshgrid(torch.linspace(-4, 5, 300), torch.linspace(-4, 4, 300), indexing="xy")
+    x, y = torch.meshgrid(torch.linspace(*area[:2], 300), torch.linspace(*area[2:], 300),
+                          indexing="xy")
     cells = book.nearest(torch.stack([x, y])[None])[0]
     used = torch.bincount(book.nearest(points.T[None, :, None])[0, 0], minlength=len(codes)) > 0
-    axis.imshow((cells * 7 % len(codes)).numpy(), origin="lower", extent=(-4, 5, -4, 4),
+    axis.imshow((cells * 7 % len(codes)).numpy(), origin="lower", extent=area,
                 cmap="Pastel1", interpolation="nearest", aspect="auto")
     axis.scatter(*points.T, s=3, color="0.35", linewidths=0)
     axis.scatter(*codes[~used].T, color="red", marker="x", s=24)
     axis.scatter(*codes[used].T, color="k", marker="x", s=24)
     axis.set(title=f"{title}: {int(used.sum())} of {len(codes)} codes used",
-             xlim=(-4, 5), ylim=(-4, 4))
+             xlim=area[:2], ylim=area[2:])
 
 
 fig, axes = plt.subplots(1, 2, figsize=(8, 3.4), layout="constrained")
 draw_cells(axes[0], blobs, uniform, "Uniform start")
 draw_cells(axes[1], blobs, from_module, "k-means start")
+inset = axes[0].inset_axes((0.01, 0.02, 0.31, 0.38))
+draw_cells(inset, blobs, uniform, "", area=(-0.06, 0.06, -0.06, 0.06))
+inset.set(title="", xticks=[], yticks=[])
 path = run.save_figure(fig, "cells")
 
 # %% [markdown]
-# *What to see: latents are grey, codes are crosses, cells are coloured. On the left the cells are wedges that meet at the origin, and red codes own no latent. On the right
+# *What to see: latents are grey, codes are crosses, cells are coloured. On the left all codes lie within ±1/24 of the origin;
+# the inset shows ±0.06. The cells of the outer codes are wedges that hold all latents; red codes have none. On the right
 # cells are small where latents are dense: detail where it is needed.*
 #
 # This is why training starts as a **plain autoencoder**, without a codebook: k-means needs latents that already mean something.
 #
 # ## 7 · A dead code and its restart
 #
-# Latents move while E_H trains, so codes can still be left behind. Every 100 steps `restart_dead_codes` moves each code that nobody chose onto a latent
-# picked at random. It stops half-way through a run (`restart_until`): Stages II and III learn token *numbers*, which must hold still.
+# Latents move while E_H trains, so codes can still be left behind. Every 100 steps `restart_dead_codes` moves each code that
+# nobody chose onto a latent picked at random. It stops half-way through a run (`restart_until`): Stages II and III learn
+# token *numbers*, which must hold still.
 
 # %%
 left_behind = from_module.clone()
@@ -372,12 +391,14 @@ draw_cells(axes[1], blobs, restarted, "Restarted")
 path = run.save_figure(fig, "restart")
 
 # %% [markdown]
-# *What to see: the red codes at the lower right own empty land. After the restart each sits among latents; the black ones did not move.*
+# *What to see: the red codes at the lower right are nearest to no latent. After the restart each lies among latents; the black
+# ones did not move.*
 #
 # ## 8 · The adversary
 #
-# L1 and LPIPS alone leave textures soft: where many textures are possible their mean is the safest answer. A *patch discriminator* D looks at overlapping patches and
-# gives each a logit, high for "real". Its hinge loss, and what D_H gets from it:
+# L1 and LPIPS alone leave textures soft: where many textures are possible their mean is the safest answer. A *patch
+# discriminator* D looks at overlapping patches and gives each a logit, high for "real". Its hinge loss, and what D_H gets
+# from it:
 #
 # L_D = ½ · mean( max(0, 1 − D(x)) + max(0, 1 + D(x̂)) ),  L_G = − mean D(x̂)
 
@@ -398,7 +419,8 @@ print("pull on fake logits", [round(p, 3) + 0.0 for p in pull[1].tolist()],
       "(0 where a logit is beyond −1)")
 
 # %% [markdown]
-# That is the point of the hinge: what is already judged clearly is left alone. How large are the patches? Ask the gradient of one logit.
+# That is the point of the hinge: what is already judged clearly is left alone. How large are the patches? Ask the gradient of
+# one logit.
 
 # %% tags=["nbval-check-output"]
 discriminator = PatchDiscriminator(width=8)
@@ -410,7 +432,7 @@ print(f"image 96×96 -> logits {tuple(judged.shape[-2:])}; "
       f"one logit sees {len(ys)}×{len(xs)} pixels")
 
 # %% [markdown]
-# ## 9 · Train: autoencoder, k-means, VQGAN, GAN
+# ## 9 · Train: autoencoder, k-means, VQGAN, adversary
 #
 # | share of the run | what |
 # |---|---|
@@ -419,11 +441,12 @@ print(f"image 96×96 -> logits {tuple(judged.shape[-2:])}; "
 # | … `gan_start` | Eq. 1: + codebook + β · commitment; dead codes restart in the first half |
 # | … 1 | + `gan_weight` · L_G; the discriminator trains in turn |
 #
-# One plan in shares serves runs of any length, in steps or in minutes. The GAN comes late: an adversary that is faced with mush from step 0 wins at once
-# and teaches nothing. Where LPIPS' weights cannot be had, an L1 of image gradients stands in (the curve says which). `load_or_train` loads this tier's weights if they ship or this run has them, and trains otherwise.
+# One plan in shares serves runs of any length, in steps or in minutes. The adversary joins late, or never (`gan_start = 1`,
+# as for `tiny`): a discriminator that gets blurred pictures from step 0 wins at once, and D_H learns nothing from it. Where
+# LPIPS' weights cannot be had, an L1 of image gradients stands in (the curve says which). `load_or_train` loads this tier's
+# weights if they ship or this run has them, and trains otherwise.
 
 # %%
-settings = run.tier.train["vqgan"]
 model = load_or_train("vqgan", run.tier, run.data, run.checkpoints,
                       seed=run.seed, device=str(run.device))
 vqgan = model.vqgan
@@ -444,7 +467,7 @@ def trace(split: str, name: str):
 look = "lpips" if "lpips" in set(curve.name) else "gradients"
 # as the log tells: the first step with this term
 when = {label: curve[(curve.name == name) & (curve.value != 0)].step.min()
-        for label, name in (("k-means", "codebook"), ("GAN joins", "adversarial"))}
+        for label, name in (("k-means", "codebook"), ("adversary joins", "adversarial"))}
 fig, axes = plt.subplots(2, 2, figsize=(8, 4.8), layout="constrained", sharex=True)
 for axis, split, name, title in (
         (axes[0, 0], "train", "l1", "L1, training"),
@@ -466,24 +489,32 @@ assert l1[-1] < l1[0], "the L1 loss must fall"
 assert trace("validation", "psnr")[1][-1] > trace("validation", "psnr")[1][0], (
     "the held-out PSNR must rise")
 
-# %% [markdown]
-# *What to see: before the first dotted line no codebook, so its term is 0; from there on it is the squared distance between latents and their codes. L1
-# takes a knock at the same moment: K vectors are less than a continuum. The first held-out point of the shown run lies before that line: it decodes
-# tokens of a codebook that nobody has made yet, and so it says nothing of the autoencoder.*
-#
-# ## 10 · Held-out photos
-#
-# Three photos that no tier ever trains on. Photo, tokens (each code its own colour), and what D_H draws from the tokens alone.
+# %%
+joins = when["adversary joins"]
+display(Markdown(
+    "This log has no adversarial loss: the weights were trained without the adversary."
+    if math.isnan(joins) else f"The adversary is in the log from step {joins} on (red line)."))
 
 # %% [markdown]
-# **The run behind the weights that ship.** Its command, and what its log showed on the way: a run that is far from this at minute 2 has
-# something wrong, and need not be waited for.
+# *What to see: the log of the training, step by step; left on training crops, right on held-out ones. Before the black dotted
+# line there is no codebook, so its term is 0; from there on the term is the squared distance between latents and their
+# codes, and L1 suffers from it too. A held-out point before that line decodes tokens of a codebook that has not been made
+# yet: it says nothing of the autoencoder.*
+#
+# **The run behind the weights that ship.** Its command, and what its log showed on the way: a run that is far from this at
+# minute 2 has something wrong, and need not be waited for. The perplexity (section 12) is of the tokens of the held-out crops.
 
 # %%
 line, healthy = recipe("vqgan")
 display(Markdown(line))
 healthy.loc[["train: l1", "train: lpips", "validation: psnr", "validation: lpips",
-             "validation: codes used", "validation: perplexity"]]
+             "validation: perplexity"]]
+
+# %% [markdown]
+# ## 10 · Held-out photos
+#
+# Three photos that no tier ever trains on. Photo, tokens (each code its own colour), and what D_H draws from the tokens alone,
+# with its PSNR (over RGB here; over luma in section 8 of 01).
 
 # %%
 unit = run.tier.vqgan.factor * run.tier.vqgan.swin.window  # whole windows in D_H's Swin layers
@@ -496,7 +527,7 @@ with torch.no_grad():
     decoded = {name: vqgan.decode(ids).float().clamp(0, 1) for name, ids in tokens.items()}
 
 # %%
-psnr = {name: stage1.psnr(decoded[name], photo).item() for name, photo in photos.items()}
+psnr = {name: psnr_of(decoded[name], photo).item() for name, photo in photos.items()}
 colours = torch.rand(run.tier.vqgan.codes, 3, generator=run.generator(2, device="cpu"))
 f, side = run.tier.vqgan.factor, 192
 
@@ -516,20 +547,21 @@ for column, (name, photo) in zip(axes.T, photos.items(), strict=True):
 path = run.save_figure(fig, "reconstruction")
 
 # %% [markdown]
-# *What to see: edges and shading are already in the token map; equal areas share tokens. In the last row look for what K codes could not say: faint colours, fine hair, straight
-# lines that wobble with the token grid. (At `smoke` all photos trained on are a portrait and a motorcycle: where should a code for a blue sky come from?)*
+# *What to see: edges and shading are already in the token map; equal areas share tokens. In the last row look for what K
+# codes could not say: faint colours, fine hair, straight lines that wobble with the token grid. (At `smoke` all photos
+# trained on are a portrait and a motorcycle: where should a code for a blue sky come from?)*
 #
-# Is it any good? The weakest decoder that is honest about not having seen the photo answers the mean colour of the *training* photos everywhere. A VQGAN that learned
-# anything must beat it by far; this notebook demands 6 dB.
+# Is it any good? The weakest decoder that has not seen the photo answers the mean colour of the *training* photos everywhere.
+# A VQGAN that learned anything must beat it by far; this notebook demands 6 dB.
 
 # %%
 training, _ = Photos.of(run.data).split()
 mean_colour = torch.stack(
     [training[i].mean((1, 2)) for i in range(min(len(training), 50))]
 ).mean(0).to(run.device).view(1, 3, 1, 1)
-constant = {name: stage1.psnr(mean_colour.expand_as(photo), photo).item()
+constant = {name: psnr_of(mean_colour.expand_as(photo), photo).item()
             for name, photo in photos.items()}
-own = {name: stage1.psnr(photo.mean((2, 3), keepdim=True).expand_as(photo), photo).item()
+own = {name: psnr_of(photo.mean((2, 3), keepdim=True).expand_as(photo), photo).item()
        for name, photo in photos.items()}
 
 
@@ -547,8 +579,8 @@ assert gain >= 6, f"held-out PSNR is only {gain:.1f} dB above the mean colour: n
 # %% [markdown]
 # ## 11 · A token is local
 #
-# The same pixels inside a whole photo and inside a crop should get the same tokens. Then tokens of a photo can be cached, and a large picture can be restored in tiles.
-# How far does a token see? Ask the gradient again.
+# The same pixels inside a whole photo and inside a crop should get the same tokens. Then tokens of a photo can be cached, and
+# a large picture can be restored in tiles. How far does a token see? Ask the gradient again.
 
 # %%
 probe = photos["coffee"][..., :128, :128].clone().requires_grad_(True)
@@ -596,10 +628,12 @@ if local:
 
 
 # %% [markdown]
-# *What to see: black dots, if any, lie near the border, where the crop's zero padding shows; beyond the receptive field (right, red) there can be none.*
+# *What to see: left, the token map of the crop; right, the share of equal tokens at each distance from its border. Black dots,
+# if any, lie near the border, where the crop's zero padding shows; beyond the receptive field (red) there can be none.*
 #
-# What would break it? Any layer that looks at the whole picture. `GroupNorm`, which the published network uses, divides by a standard deviation over *all* positions.
-# Two untrained encoders, same widths, one image and its crop; how far do the interior latents move?
+# What would break it? Any layer that looks at the whole picture. `GroupNorm`, which the published network uses, divides by a
+# standard deviation over *all* positions. Two untrained encoders, same widths, one image and its crop; how far do the
+# interior latents move?
 
 # %%
 def randomize(network: torch.nn.Module, generator: torch.Generator) -> torch.nn.Module:
@@ -623,12 +657,13 @@ assert max(moved["none"], moved["layer"]) < 1e-3 < moved["group"]
 
 
 # %% [markdown]
-# With GroupNorm no token of a crop can be trusted to be the photo's. That is why the tiers `smoke`, `tiny` and `small` have none, and no Swin layers in E_H; `paper` keeps the
-# published layers.
+# With GroupNorm no token of a crop can be trusted to be the photo's. That is why the tiers `smoke`, `tiny` and `small` have
+# none, and no Swin layers in E_H; `paper` keeps the published layers.
 #
 # ## 12 · Are all codes used?
 #
-# *Perplexity* counts codes the way they are used: exp of the entropy of the token histogram. K codes used evenly give K; one code alone gives 1.
+# *Perplexity* counts codes the way they are used: exp of the entropy of the token histogram. K codes used evenly give K; one
+# code alone gives 1.
 
 # %% tags=["nbval-check-output"]
 def perplexity(counts: list[int]) -> float:
@@ -650,17 +685,19 @@ axis.bar(range(len(usage)), 100 * usage[order] / usage.sum(), width=1.0)
 axis.axhline(100 / len(usage), color="k", linestyle=":", label="all used evenly")
 axis.set(xlabel="codes, most used first", ylabel="% of tokens",
          title=f"{used} of {len(usage)} codes used, perplexity {evenness:.0f}")
-axis.legend()
+axis.legend(loc="upper right")
 path = run.save_figure(fig, "usage")
 assert evenness > 4, "the codebook has collapsed"
 
 # %% [markdown]
-# *What to see: a few codes for sky, table and shadow take much of the picture, and a long tail does the rest. Remember the tallest bar: a network that always answers that
-# code is right that often. It is the guess that E_l has to beat in notebook 03.*
+# *What to see: the tokens of the three photos of section 10. A few codes for sky, table and shadow take much of the pictures,
+# and a long tail does the rest. (The perplexity in section 9's table is of other photos.) A network that always answers the
+# code of the tallest bar is right that often. Notebook 03 has such a guess too, on its own crops.*
 #
 # ## 13 · What does one code look like?
 #
-# Decode a map that holds the same token everywhere, for every code. Beside it the mean patch of pixels where E_H chose that code in the held-out photos.
+# Decode a map that holds the same token everywhere, for every code. Beside it the mean patch of pixels where E_H chose that
+# code in the held-out photos.
 
 # %%
 from torchvision.utils import make_grid
@@ -700,10 +737,11 @@ print("colour of the atlas tile against colour of the mean patch, "
 
 
 # %% [markdown]
-# *What to see: most used codes first, row by row. A code carries a shade, and many carry a stripe or a grain. Atlas and mean patch agree roughly, not exactly: D_H reads a
-# token together with its neighbours, so a code alone is a word without its sentence. (White on the right: not used in these photos.)*
+# *What to see: most used codes first, row by row. A code carries a shade, and many carry a stripe or a grain. Atlas and mean
+# patch agree roughly, not exactly: D_H reads a token together with its neighbours, so a code looks different beside others.
+# (White on the right: not used in these photos.)*
 #
-# That is what makes the rest of this course worth while. A restored token map must be a *sentence*: each token right, and right beside its neighbours.
+# The rest of this course needs this: in a restored token map each token must be right by itself *and* fit its neighbours.
 #
 # ## What you learned
 #
@@ -743,8 +781,8 @@ print("colour of the atlas tile against colour of the mean patch, "
 #
 # Fill in the function, run the check below it. The solution is the folded cell between them.
 #
-# **1 · EMA instead of Eq. 1's first term.** Many VQGANs move codes without a gradient: after each batch, code ← decay · code + (1 − decay) · mean of the latents that chose it.
-# Codes that nobody chose stay.
+# **1 · EMA instead of Eq. 1's codebook term.** Many VQGANs move codes without a gradient. After each batch,
+# code ← decay · code + (1 − decay) · mean of the latents that chose it. Codes that nobody chose stay.
 
 # %% tags=["exercise"]
 def ema_update(codes: torch.Tensor, latents: torch.Tensor, decay: float) -> torch.Tensor:
@@ -770,7 +808,8 @@ assert torch.equal(ema_update(_codes, _latents, 1.0), _codes)
 
 
 # %% [markdown]
-# **2 · Straight through a rounding.** Finite scalar quantization needs no codebook: it rounds each channel. Write the rounding whose gradient is 1.
+# **2 · Straight through a rounding.** Finite scalar quantization needs no codebook: it rounds each channel. Write the
+# rounding whose gradient is 1.
 
 # %% tags=["exercise"]
 def round_straight_through(x: torch.Tensor) -> torch.Tensor:
@@ -787,11 +826,14 @@ def round_straight_through(x: torch.Tensor) -> torch.Tensor:
 _x = torch.tensor([0.2, 0.8, -1.6], requires_grad=True)
 _y = round_straight_through(_x)
 assert torch.equal(_y.detach(), torch.tensor([0.0, 1.0, -2.0]))
-assert torch.equal(torch.autograd.grad((3 * _y).sum(), _x)[0], torch.full((3,), 3.0))
+(_slope,) = torch.autograd.grad((3 * _y).sum(), _x)
+assert torch.equal(_slope, torch.full((3,), 3.0)), (
+    f"the gradient of 3 · y is {_slope.tolist()}, expected 3 everywhere: see z_q in section 4")
 
 
 # %% [markdown]
-# **3 · Nearest by direction.** Some codebooks normalise latents and codes, so that only the angle counts. When both have length 1, ‖z − e‖² = 2 − 2 z·e.
+# **3 · Nearest by direction.** Some codebooks normalise latents and codes, so that only the angle counts. When both have
+# length 1, ‖z − e‖² = 2 − 2 z·e.
 
 # %% tags=["exercise"]
 def nearest_by_angle(latent: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
@@ -813,7 +855,8 @@ assert torch.equal(nearest_by_angle(100 * _latent, _codes), nearest_by_angle(_la
 
 
 # %% [markdown]
-# **4 · Bits that a photo really needs.** With an ideal entropy coder a token costs not log₂ K bits but the entropy of the histogram, in bits. How many for a whole map?
+# **4 · Bits that a photo really needs.** With an ideal entropy coder a token costs not log₂ K bits but the entropy of the
+# histogram, in bits. How many for a whole map?
 
 # %% tags=["exercise"]
 def coded_bits(tokens: torch.Tensor, codes: int) -> float:
@@ -836,7 +879,8 @@ assert math.isclose(coded_bits(torch.tensor([[0, 0], [0, 1]]), 512),
 # %% [markdown]
 # ## Next
 #
-# You can turn a good photo into tokens and back. Next, a network that guesses those tokens from the *damaged* photo: [03 · The LQ encoder E_l](03_lq_encoder.ipynb).
+# You can turn a good photo into tokens and back. Next, a network that guesses those tokens from the *damaged* photo: [03 ·
+# The LQ encoder E_l](03_lq_encoder.ipynb).
 
 # %%
 path = run.record(

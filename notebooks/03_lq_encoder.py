@@ -15,19 +15,22 @@
 # %% [markdown]
 # # 03 · The LQ encoder E_l (Stage II) and its Swin layers
 #
-# **What you will build.** E_l, a network that reads the damaged, small photo and says for every place which token the good photo has there. Its heart are *Swin layers*,
-# attention inside small windows of tokens; all four networks of ITER use them, so you build them here by hand, once.
+# **What you will build.** E_l, a network that reads the damaged, small photo and says for every place which token the good
+# photo has there. It ends in *Swin layers*, attention inside small windows of tokens; all four networks of ITER use them, so
+# you build them here by hand, once.
 #
-# **Why.** ITER splits restoration into two jobs (Chen et al. 2024, abstract). The first is to remove the distortion: E_l reads the LQ image and predicts HQ
-# tokens, in one pass. The second is to add texture: φ_r refines those tokens, step by step.
+# **Why.** ITER splits restoration into two jobs (Chen et al. 2024, abstract). The first is to remove the distortion: E_l
+# reads the LQ image and predicts HQ tokens, in one pass. The second is to add texture: φ_r refines those tokens, step by
+# step.
 #
 # E_l's answer S_l is what the diffusion of notebooks 04 to 06 starts from, and what all of it must beat.
 #
 # **What you need to know.** Attention (queries, keys, values), cross-entropy, and notebook 02.
 # Symbols: [one table](symbols.md).
 #
-# **Time.** About 35 minutes to read. As it stands the notebook shows `tiny`, whose weights ship. With `tier = "smoke"` E_l trains while you watch, under a minute on two CPU cores
-# (and the VQGAN first, if notebook 02 of this run has not left one); the numbers are then other ones.
+# **Time.** About 35 minutes to read. As it stands the notebook shows `tiny`, whose weights ship. With `tier = "smoke"` E_l
+# trains while you watch, under a minute on two CPU cores (and the VQGAN first, if notebook 02 of this run has not left one);
+# the numbers are then other ones.
 
 # %% tags=["parameters"]
 tier = "tiny"
@@ -66,14 +69,14 @@ from itersr.swin import (
 )
 from itersr.training.algorithm1 import auc
 from itersr.training.data import Crops, Photos, ranges, validation_pairs
-from itersr.training.perceptual import perceptual
-from itersr.training.stage1 import psnr
+from itersr.training.perceptual import perceptual, psnr
 
 # %% [markdown]
 # ## 1 · What E_l must do
 #
-# In: an LQ image, s times smaller than the HQ one (s = 4). Out: K logits for every token of the HQ image. A token covers f HQ pixels a side, so there are f/s LQ pixels to a
-# token: with f = 4 exactly one, and E_l needs no stride; with f = 8, as published, E_l halves its map once.
+# In: an LQ image, s times smaller than the HQ one (s = 4). Out: K logits for every token of the HQ image. A token covers f HQ
+# pixels a side, so there are f/s LQ pixels to a token: with f = 4 exactly one, and E_l needs no stride; with f = 8, as
+# published, E_l halves its map once.
 
 # %% tags=["nbval-check-output"]
 swin = config.SwinConfig(width=16, groups=1, depth=2, heads=2, window=4, mlp_ratio=2)
@@ -85,8 +88,9 @@ for f in (4, 8):
           f"HQ would be {4 * 16}×{4 * 24}, S_h {4 * 16 // f}×{4 * 24 // f}")
 
 # %% [markdown]
-# It is a *classifier at every place*, like semantic segmentation: K classes, no ambiguity about the loss. That is why Stage II is easy to train. What makes it hard is the
-# photo: many good photos give the same bad one, and E_l can only name how likely each token is.
+# It is a *classifier at every place*, like semantic segmentation: K classes, no ambiguity about the loss. That is why Stage
+# II is easy to train. What makes it hard is the photo: many good photos give the same bad one, and E_l can only name how
+# likely each token is.
 #
 # Convolutions first; then Swin layers, so that each token can ask those around it.
 #
@@ -118,8 +122,9 @@ for side in (32, 64, 128):
 # %% [markdown]
 # ## 3 · Where is the neighbour? The relative position bias
 #
-# Attention alone does not know where a token stands. Swin adds a number to the score of query i and key j that depends only on the offset (y−y′, x−x′). In a window of side w an
-# offset takes 2w−1 values an axis, so a head has a table of (2w−1)² numbers. By hand: which row of the table does each pair use?
+# Attention alone does not know where a token stands. Swin adds a number to the score of query i and key j that depends only
+# on the offset (y−y′, x−x′). In a window of side w an offset takes 2w−1 values an axis, so a head has a table of (2w−1)²
+# numbers. By hand: which row of the table does each pair use?
 
 # %% tags=["nbval-check-output"]
 def row_of_table(y: int, x: int, y2: int, x2: int, side: int) -> int:
@@ -139,16 +144,15 @@ print(by_hand, "\nrows used:", relative_index(8).unique().numel(), "=", (2 * 8 -
 #
 # ## 4 · Window attention is full attention with a mask
 #
-# The clearest way to say what window attention does: *all* tokens attend to all tokens, and every pair in different windows is forbidden (score −∞). Written so, it is slow
-# and cannot be wrong.
+# The clearest way to say what window attention does: *all* tokens attend to all tokens, and every pair in different windows
+# is forbidden (score −∞). Written so, it is slow, and easy to check.
 
 # %%
 SIDE = 4
 
 
 def visible(y: int, x: int, y2: int, x2: int, shift: int = 0) -> bool:
-    ("May the token at (y, x) see the one at (y2, x2)? Yes within one window; "
-     "windows begin `shift` later.")
+    """Are (y, x) and (y2, x2) in one window? Windows begin `shift` later."""
     return ((y - shift) // SIDE == (y2 - shift) // SIDE
             and (x - shift) // SIDE == (x2 - shift) // SIDE)
 
@@ -168,8 +172,7 @@ def full_attention(layer: WindowAttention, x: torch.Tensor, shift: int) -> torch
 
 
 def randomize(network: torch.nn.Module, generator: torch.Generator) -> torch.nn.Module:
-    ("Random weights from our own generator, biases and bias tables included, "
-     "so that every part matters.")
+    """Random weights, biases and bias tables included, so that every part matters."""
     with torch.no_grad():
         for p in network.parameters():
             p.normal_(0, p.shape[-1] ** -0.5, generator=generator)
@@ -189,8 +192,10 @@ print("96 tokens in 6 windows, 2 heads: "
 # %% [markdown]
 # ## 5 · Shifted windows
 #
-# Windows have walls: two neighbours on either side of one never meet. So every second block moves its windows by half a side. Nothing changes in the definition: `shift` is 2 in `visible`,
-# and −1 // 4 = −1 makes the strip at the edge a window of its own.
+# Two neighbours on either side of a window's border never see each other. So every second block moves its windows by half a
+# side.
+# Nothing changes in the definition: `shift` is 2 in `visible`, and −1 // 4 = −1 makes the strip at the edge a window of its
+# own.
 
 # %%
 fig, axes = plt.subplots(1, 2, figsize=(7, 3.4), layout="constrained")
@@ -206,15 +211,17 @@ path = run.save_figure(fig, "windows")
 
 
 # %% [markdown]
-# *What to see: 16×16 tokens, one colour a window. The walls on the right run through the middle of the windows on the left. The windows at the edges are cut: 2 wide, or 2×2 in the corners.*
+# *What to see: 16×16 tokens. Neighbouring windows differ in colour (a colour may come again); × is one token, which sees the
+# window that it is in. The borders on the right run through the middle of the windows on the left. The windows at the edges
+# are cut: 2 wide, or 2×2 in the corners.*
 #
-# Cut windows are a nuisance for a GPU that wants equal shapes. The module therefore **rolls** the map by (−2, −2), so that all windows are whole again, and the cut
-# pieces from opposite edges share a window. They must not see each other: that is `shift_mask`. How many keys does each token really see?
+# A GPU wants windows of one shape. The module therefore **rolls** the map by (−2, −2), so that all windows are whole again,
+# and the cut pieces from opposite edges share a window. They must not see each other: that is `shift_mask`. How many keys
+# does each token really see?
 
 # %% tags=["nbval-check-output"]
 def keys_seen(h: int, w: int, side: int) -> torch.Tensor:
-    ("How many keys each token of the map sees, from the module's mask, "
-     "rolled back to where the tokens are.")
+    """How many keys each token sees by the module's mask, rolled back to its place."""
     seen = (shift_mask(h, w, side) == 0).sum(-1)  # (windows, side²)
     return unwindows(seen.unsqueeze(-1), side, h, w).view(h, w).roll((side // 2, side // 2), (0, 1))
 
@@ -225,7 +232,8 @@ assert keys_seen(8, 8, SIDE).flatten().tolist() == [
     sum(visible(*a, *b, shift=2) for b in spots) for a in spots]
 
 # %% [markdown]
-# 4 in the corners, 8 at the edges, 16 inside, as the picture says. And the attention itself, rolled and masked by −100 in the module, must be the full attention with `shift=2`.
+# 4 in the corners, 8 at the edges, 16 inside, as the picture says. And the attention itself, rolled and masked by −100 in the
+# module, must be the full attention with `shift=2`.
 
 # %%
 shifted = randomize(WindowAttention(swin, shifted=True), g)
@@ -239,8 +247,9 @@ print(f"shifted: differ by at most {difference:.1e} (with the wrong shift it wou
 # %% [markdown]
 # ## 6 · Two ways to compute the same thing
 #
-# `attend` has the three textbook lines and a call of PyTorch's fused kernel `scaled_dot_product_attention`. It takes the textbook form where the bias table itself is trained, because
-# asking the fused kernel for the gradient of a bias makes PyTorch leave its fast path, and in bfloat16 on a processor, whose products outrun the fused kernel.
+# `attend` has the three textbook lines and a call of PyTorch's fused kernel `scaled_dot_product_attention`. It takes the
+# textbook form in two cases: where the bias table is trained (asked for the gradient of a bias, PyTorch leaves its fast
+# path), and in bfloat16 on a CPU, where plain matrix products are faster than the fused kernel.
 
 # %%
 q, k, v = torch.randn(3, 6, 2, 16, 8, generator=g)  # (B·windows, heads, N, d)
@@ -257,8 +266,8 @@ print(f"textbook and fused differ by at most {(explicit - fused).abs().max():.1e
 # %% [markdown]
 # ## 7 · How far can a token see?
 #
-# Before any training, a property that a bug would spoil. Stack 1 to 4 blocks, plain and shifted in turn, and ask by gradient which inputs the output token × depends on. By hand: what it sees through
-# two blocks is what is seen by those it sees.
+# Before any training, a property that a bug would spoil. Stack 1 to 4 blocks, plain and shifted in turn, and ask by gradient
+# which inputs the output token × depends on. By hand: what it sees through two blocks is what is seen by those it sees.
 
 # %% tags=["nbval-check-output"]
 def reach_by_gradient(shifts: list[bool], size: int = 16,
@@ -296,20 +305,22 @@ fig, axes = plt.subplots(1, 5, figsize=(8, 2.1), layout="constrained")
 for axis, (name, seen) in zip(axes, reach.items(), strict=True):
     axis.imshow(seen, cmap="Blues", vmin=0, vmax=1.6)
     axis.scatter([6], [5], color="k", marker="x", s=20)
-    for wall in (3.5, 7.5, 11.5):
-        axis.axhline(wall, color="0.8", linewidth=0.7)
-        axis.axvline(wall, color="0.8", linewidth=0.7)
+    for border in (3.5, 7.5, 11.5):
+        axis.axhline(border, color="0.8", linewidth=0.7)
+        axis.axvline(border, color="0.8", linewidth=0.7)
     axis.set(xticks=[], yticks=[])
     axis.set_title(name, fontsize=9)
 path = run.save_figure(fig, "receptive_field")
 
 # %% [markdown]
-# *What to see: blue is what the token × can depend on, grey lines are the plain windows. Each shifted block lets the view leap over a wall; without a shift it never leaves its window. An unmasked roll
-# would paint the opposite edges blue.*
+# *What to see: blue is what the token × can depend on, grey lines are the borders of the plain windows. With shifted blocks
+# the view grows across borders; without a shift it never leaves its window. An unmasked roll would paint the opposite edges
+# blue.*
 #
 # ## 8 · Equation 2
 #
-# E_l is trained by cross-entropy: the negative log-probability that it gives to the HQ image's token, averaged over all N places,
+# E_l is trained by cross-entropy: the negative log-probability that it gives to the HQ image's token, averaged over all N
+# places,
 #
 # $$\mathcal{L}_{E_l} = -\frac{1}{N}\sum_i \log p_l\big(S_h^{(i)} \mid \text{LQ}\big)$$
 #
@@ -330,7 +341,8 @@ print(f"Eq. 2: {by_hand:.3f} nats; knowing nothing costs log 3 = {math.log(3):.3
 # %% [markdown]
 # ## 9 · Train E_l
 #
-# The VQGAN of notebook 02 is frozen: it only says what S_h is. LQ images come from the degradation of notebook 01, new ones every step.
+# The VQGAN of notebook 02 is frozen: it only says what S_h is. LQ images come from the degradation of notebook 01, new ones
+# every step.
 
 # %%
 where = {"seed": run.seed, "device": str(run.device)}
@@ -358,6 +370,7 @@ nats = F.nll_loss(log_probs, s_h).item()
 accuracy = (s_l == s_h).float().mean().item()
 top5 = (log_probs.topk(5, 1).indices == s_h[:, None]).any(1).float().mean().item()
 
+# %%
 # Two guesses that never look at the photo: the most frequent token of training crops,
 # and of these very photos
 training, _ = Photos.of(run.data).split()
@@ -380,39 +393,45 @@ def trace(split: str, name: str):
 
 fig, (left, right) = plt.subplots(1, 2, figsize=(8, 3.2), layout="constrained")
 left.plot(*trace("train", "lq_encoder"), label="training")
-left.plot(*trace("validation", "E_l cross-entropy"), marker=".", label="held out")
+steps, held_out = trace("validation", "E_l cross-entropy")
+left.plot(steps, held_out, marker=".", label="held out")
 left.axhline(math.log(K), color="k", linestyle=":", label="knowing nothing, log K")
-left.axhline(entropy, color="tab:red", linestyle=":", label="knowing the histogram")
+# E_l explained = 1 − cross-entropy / entropy of the histogram
+left.plot(steps, held_out / (1 - trace("validation", "E_l explained")[1]), color="tab:red",
+          linestyle=":", label="knowing the histogram")
 left.set(title="Eq. 2, nats", xlabel="step")
-left.legend(fontsize=8)
+left.set_ylim(top=1.35 * math.log(K))
+left.legend(fontsize=8, loc="upper right", ncols=2)
 right.plot(*trace("train", "lq_encoder accuracy"), label="training")
 right.plot(*trace("validation", "E_l top-1"), marker=".", label="held out")
 right.plot(*trace("validation", "best constant"), color="tab:red", linestyle=":",
            label="best constant, told the answers")
 right.set(title="Share of right tokens", xlabel="step", ylim=(0, None))
-right.legend(fontsize=8)
+right.set_ylim(top=1.4 * right.get_ylim()[1])
+right.legend(fontsize=8, loc="upper left")
 path = run.save_figure(fig, "learning")
 losses = trace("train", "lq_encoder")[1]
 assert losses[-1] < losses[0], "the loss must fall"
 
 # %%
 display(Markdown(
-    f"On the three held-out photos: **{accuracy:.1%}** of tokens right (top five: {top5:.1%}). "
+    f"On crops of three photos of scikit-image, {hq.shape[-1]} pixels a side, which no tier "
+    f"trains on: **{accuracy:.1%}** of tokens right (top five: {top5:.1%}). "
     f"The best constant guess that training photos offer gets {constant:.1%}; "
     f"one that is told these photos' own most frequent token gets {told:.1%}, "
     f"which E_l {'beats' if accuracy > told else 'does not beat'}. "
-    f"Cross-entropy {nats:.2f} nats of {entropy:.2f}: "
-    f"E_l explains **{1 - nats / entropy:.0%}** of what the histogram leaves open."))
+    f"Cross-entropy {nats:.2f} nats, where their histogram alone leaves {entropy:.2f}: "
+    f"E_l explains **{1 - nats / entropy:.0%}** of that."))
 assert accuracy > constant, (
     f"accuracy {accuracy:.1%} must be above the best constant guess, {constant:.1%}")
 
 # %% [markdown]
-# *What to see: the red lines are the bar. Both know the histogram of the very tokens that are asked for: left, of this notebook's three photos; right, of the crops that
-# training held out, as the orange dots. Below the left one E_l has learned something that depends on the photo; above the right one it is right more often than any fixed answer.*
-
-# %% [markdown]
-# **The run behind the weights that ship.** Its command, and what its log showed on the way: a run that is far from this at minute 2 has
-# something wrong, and need not be waited for.
+# *What to see: the log of the training; orange is of the crops that training held out, which are not the three photos of the
+# line above. The red lines are told how often each token occurs in these very crops. Where orange is below the left one, E_l
+# has learned something that depends on the photo; above the right one it is right more often than any fixed answer.*
+#
+# **The run behind the weights that ship.** Its command, and what its log showed on the way: a run that is far from this at
+# minute 2 has something wrong, and need not be waited for.
 
 # %%
 line, healthy = recipe("lq_encoder")
@@ -422,12 +441,12 @@ healthy.loc[["train: lq_encoder", "train: lq_encoder accuracy",
                                                   "E_l top-5", "best constant", "lpips S_l"))]]
 
 # %% [markdown]
-# An honest warning: this accuracy stays far from 100 % at every tier. Much of it *cannot* be known, because the degradation destroyed it.
+# Do not expect 100 %: much of S_h *cannot* be known from LQ, because the degradation destroyed it.
 #
 # ## 10 · Wrong, but how far off?
 #
-# A wrong token may be a close cousin of the right one. Rank all codes by their distance from E_l's guess: which rank has the true one? As controls, guesses shuffled among places
-# (right frequencies, no photo), and pure chance.
+# A wrong token may look almost like the right one. Rank all codes by their distance from E_l's guess: which rank has the
+# true one? As controls, guesses shuffled among places (right frequencies, no photo), and pure chance.
 
 # %%
 codes = model.vqgan.codebook.embedding.weight.float()
@@ -459,7 +478,8 @@ assert within8["E_l"] > within8["shuffled"], (
     "E_l's misses must be nearer in code space than shuffled guesses")
 
 # %% [markdown]
-# *What to see: the higher the curve rises on the left, the nearer the misses. E_l mixes up codes that look alike. Cross-entropy never told it so: Eq. 2 punishes every wrong token alike.*
+# *What to see: the higher the curve rises on the left, the nearer the misses. E_l mixes up codes that look alike.
+# Cross-entropy never told it so: Eq. 2 punishes every wrong token alike.*
 #
 # ## 11 · Three ways to turn probabilities into a picture
 #
@@ -496,7 +516,6 @@ print(f"drawn by hand: token {by_hand}, as the module; "
       f"300 draws of 64 places are {drift:.4f} from p on average")
 
 # %%
-look = perceptual().to(run.device)
 with torch.no_grad():
     average = torch.einsum("bkhw,kd->bdhw", log_probs.exp(), codes)
 
@@ -512,27 +531,32 @@ with torch.no_grad():
         "bound: S_h": draw(lookup(s_h)),
     }
 
-    def distance(picture: torch.Tensor) -> float:
-        return torch.cat([
-            look(a, b) for a, b in zip(picture.split(1), hq.split(1), strict=True)]).mean().item()
+# %%
+look = perceptual().to(run.device)
 
-    def detail(picture: torch.Tensor) -> float:
-        return (picture.diff(dim=-1).abs().mean() / hq.diff(dim=-1).abs().mean()).item()
 
-    maps = {"argmax S_l": s_l, "a sample of E_l": sample, "bound: S_h": s_h}
-    rows = {
-        name: {
-            "PSNR dB": psnr(picture, hq).mean().item(),
-            look.name: distance(picture),
-            "detail, HQ = 1": detail(picture),
-            "colour off": (picture.mean((2, 3)) - hq.mean((2, 3))).abs().mean().item(),
-            "tokens right": (maps[name] == s_h).float().mean().item() if name in maps else None,
-            "equal neighbours": (
-                (maps[name][..., 1:] == maps[name][..., :-1]).float().mean().item()
-                if name in maps else None),
-        }
-        for name, picture in pictures.items()
+@torch.no_grad()
+def distance(picture: torch.Tensor) -> float:
+    return torch.cat([
+        look(a, b) for a, b in zip(picture.split(1), hq.split(1), strict=True)]).mean().item()
+
+
+def detail(picture: torch.Tensor) -> float:
+    return (picture.diff(dim=-1).abs().mean() / hq.diff(dim=-1).abs().mean()).item()
+
+
+maps = {"argmax S_l": s_l, "a sample of E_l": sample, "bound: S_h": s_h}
+rows = {}
+for name, picture in pictures.items():
+    rows[name] = {
+        "PSNR dB": psnr(picture, hq).mean().item(),
+        look.name: distance(picture),
+        "detail, HQ = 1": detail(picture),
+        "colour off": (picture.mean((2, 3)) - hq.mean((2, 3))).abs().mean().item(),
     }
+for name, ids in maps.items():
+    rows[name]["tokens right"] = (ids == s_h).float().mean().item()
+    rows[name]["equal neighbours"] = (ids[..., 1:] == ids[..., :-1]).float().mean().item()
 assert rows["argmax S_l"]["equal neighbours"] > rows["a sample of E_l"]["equal neighbours"], (
     "independent draws must agree less than the argmax")
 assert rows["averaged latent"]["detail, HQ = 1"] < rows["a sample of E_l"]["detail, HQ = 1"], (
@@ -561,19 +585,22 @@ display(Markdown(
     f"{rows['a sample of E_l']['equal neighbours']:.0%} in the sample."))
 
 # %% [markdown]
-# *What to see, in the pictures and in the last column:*
+# *What to see, in the pictures (a part of each of the three photos) and in the last column of the table:*
 #
-# - *The argmax is too uniform. Where several tokens are possible it takes the same likeliest one again and again: flat areas grow, texture goes.*
-# - *The sample has texture, but every place is drawn **on its own**. E_l gives one distribution a place, not a joint one, so neighbours do not know of each other's draw: grain that fits nothing.*
-# - *The average hedges. It is smooth, and a mean of codes is no code: D_H was trained on codes alone.*
+# - *The argmax is too uniform. Where several tokens are possible it takes the same likeliest one again and again: flat areas
+#   grow, texture goes.*
+# - *The sample has texture, but every place is drawn **on its own**. E_l gives one distribution a place, not a joint one, so
+#   neighbours do not know of each other's draw: the grain of one does not go on in the next.*
+# - *The average is smooth, and a mean of codes is no code: D_H was trained on codes alone.*
 #
-# None is what we want: a draw in which neighbours agree. That takes a network that sees the tokens already chosen, and several steps. It is φ_r, in notebook 04. And note the bar: the whole diffusion only pays off if
-# it beats **one plain sample of E_l**, which needs no further network.
+# None is what we want: a draw in which neighbours agree. That takes a network that sees the tokens already chosen, and
+# several steps. It is φ_r, in notebook 04. And note what must be beaten: the whole diffusion only pays off if it is better
+# than **one plain sample of E_l**, which needs no further network.
 #
 # ## 12 · Does E_l know when it is wrong?
 #
-# *Calibration*: of all tokens with confidence near 0.3 about 30 % should be right. Ten bins of confidence; the expected calibration error (ECE) is their mean gap, weighed by
-# how many tokens are in each.
+# *Calibration*: of all tokens with confidence near 0.3 about 30 % should be right. Ten bins of confidence; the expected
+# calibration error (ECE) is their mean gap, weighed by how many tokens are in each.
 
 # %%
 confidence, right = (
@@ -604,8 +631,8 @@ display(Markdown(
     "a wrong one (AUC; chance is 50 %)."))
 
 # %% [markdown]
-# *What to see: above the dotted line E_l is right more often than it says, below it less often. Bins with fewer than 20 tokens are not drawn. The line above says which of the two
-# it is on average; it differs from run to run.*
+# *What to see: above the dotted line E_l is right more often than it says, below it less often. Bins with fewer than 20
+# tokens are not drawn. The line above says which of the two it is on average; it differs from run to run.*
 #
 # Where is it sure?
 
@@ -625,15 +652,17 @@ path = run.save_figure(fig, "confidence")
 
 
 # %% [markdown]
-# *What to see: fur is dark all over, since many tokens are possible there. The cup is surer: brightest along its white rim and on plain red, where few tokens fit. White in
-# the last column is more frequent where the third is bright.*
+# *What to see: the third column is E_l's confidence, from 0 (dark) to 1 (bright). With the weights of `tiny`, fur is dark all
+# over, since many tokens are possible there. The cup is surer: brightest along its white rim and on plain red, where few
+# tokens fit. White in the last column is more frequent where the third is bright.*
 #
-# So E_l's own confidence already tells good tokens from bad ones to some degree. Keep its AUC in mind: the evaluator φ_e of notebook 05 is a whole network for that job and has to do better.
+# E_l's own confidence tells right tokens from wrong ones to the degree that its AUC says. The evaluator φ_e of notebook 05 is
+# a whole network for that job and has to do better; 05 compares the two on the same tokens.
 #
 # ## What you learned
 #
 # - E_l is a classifier at every place; Eq. 2 is its cross-entropy.
-# - Window attention is full attention with a mask; a shift moves the walls, and a roll plus `shift_mask` makes that cheap.
+# - Window attention is full attention with a mask; a shift moves the borders, and a roll plus `shift_mask` makes that cheap.
 # - With shifts the view grows block by block; without them it never leaves its window.
 # - Accuracy means something only beside a constant guess; misses are nearer in code space than chance.
 # - The argmax is too flat, a sample is not coherent, an average is blurred: the tokens' *joint* distribution is missing.
@@ -642,13 +671,15 @@ path = run.save_figure(fig, "confidence")
 #
 # <details><summary>1. Why can S_l, E_l's argmax, look flat although E_l is a good classifier?</summary>
 #
-# Where several textures are equally likely, each place takes its own most likely token, and the safe one is often the smooth one.
+# Where several textures are equally likely, each place takes its own most likely token, and the safe one is often the smooth
+# one.
 #
 # </details>
 #
 # <details><summary>2. What are the three ways to turn E_l's probabilities into a picture, and what does each cost?</summary>
 #
-# Argmax: sharp but flat. A sample: texture, with neighbours that do not know of each other. The mean of codes: blurred, and best in PSNR.
+# Argmax: sharp but flat. A sample: texture, with neighbours that do not know of each other. The mean of codes: blurred, which
+# PSNR rewards.
 #
 # </details>
 #
@@ -668,7 +699,8 @@ path = run.save_figure(fig, "confidence")
 #
 # Fill in the function, run the check below it. The solution is the folded cell between them.
 #
-# **1 · How many keys?** Count, without a mask, the tokens that the one at (y, x) sees on an h×w map (both multiples of `side`), plain or shifted by half a side.
+# **1 · How many keys?** Count, without a mask, the tokens that the one at (y, x) sees on an h×w map (both multiples of
+# `side`), plain or shifted by half a side.
 
 # %% tags=["exercise"]
 def count_keys(y: int, x: int, h: int, w: int, side: int, shifted: bool) -> int:
@@ -710,8 +742,8 @@ def offset_of_row(row: int, side: int) -> tuple[int, int]:
 
 # %% tags=["check"]
 assert offset_of_row(relative_index(8)[0, 0].item(), 8) == (0, 0)
-assert all(offset_of_row(row_of_table(y, x, y2, x2, 4), 4) == (y - y2, x - x2)
-           for y in range(4) for x in range(4) for y2 in range(4) for x2 in range(4))
+for y, x, y2, x2 in ((0, 0, 0, 0), (3, 0, 0, 2), (0, 3, 1, 0), (1, 2, 3, 3)):
+    assert offset_of_row(row_of_table(y, x, y2, x2, 4), 4) == (y - y2, x - x2)
 
 
 # %% [markdown]
@@ -735,7 +767,8 @@ assert top_k_accuracy(log_probs, s_h, K) == 1
 
 
 # %% [markdown]
-# **4 · One number to calibrate.** Divide the logits by a temperature before the softmax: above 1 flattens, below 1 sharpens, the argmax stays. Find the one of several candidates with the lowest cross-entropy.
+# **4 · One number to calibrate.** Divide the logits by a temperature before the softmax: above 1 flattens, below 1 sharpens,
+# the argmax stays. Find the one of several candidates with the lowest cross-entropy.
 
 # %% tags=["exercise"]
 def best_temperature(logits: torch.Tensor, tokens: torch.Tensor, candidates: list[float]) -> float:

@@ -15,18 +15,23 @@
 # %% [markdown]
 # # 05 · The evaluator φ_e
 #
-# **What you will build.** The network that ITER adds to masked token models: φ_e looks at a complete token map and says of every token
-# how likely it is to be right. You will write its loss (Eq. 5) and its part of Algorithm 1 by hand, measure it with an AUC and a
-# reliability curve of your own, correct its probabilities, and turn them into the masks that
+# **What you will build.** The network that ITER adds to masked token models: φ_e reads a complete token map and says of every
+# token how likely it is to be right. You will write its loss (Eq. 5) and its part of Algorithm 1 by hand, measure it with an
+# AUC and a reliability curve of your own, and turn its probabilities into the masks that
 # [Algorithm 2](06_adaptive_inference.ipynb) starts from.
 #
-# **Why.** φ_r ([notebook 04](04_refiner.ipynb)) samples, and samples are sometimes wrong. Which tokens should be kept, and which drawn again?
-# The paper answers with another network, φ_e, which learns to tell good tokens from bad ones (Chen et al. 2024, abstract and Eq. 5).
+# **Why.** φ_r ([notebook 04](04_refiner.ipynb)) samples, and samples are sometimes wrong. Which tokens should be kept, and
+# which drawn again? The paper answers with another network, φ_e, which learns to tell good tokens from bad ones (Chen et al.
+# 2024, abstract and Eq. 5).
 #
 # **What you need.** Notebook 04; logistic regression.
 # Symbols: [one table](symbols.md).
 #
-# **Minutes.** Reading 35. As it stands the notebook shows `tiny`, whose weights ship. With `tier = "smoke"` the networks train here: the cells then take half a minute on two CPU cores if notebooks 02–04 have run, two to three otherwise.
+# **How it is ordered.** Section 2 has the paper's Eq. 5 and what it takes to train with it. Sections 3 to 9 build, train and
+# measure φ_e. Everything else that the trained weights have beyond the paper is in section 10.
+#
+# **Minutes.** Reading 35. As it stands the notebook shows `tiny`, whose weights ship. With `tier = "smoke"` the networks
+# train here: the cells then take half a minute on two CPU cores if notebooks 02–04 have run, two to three otherwise.
 
 # %% tags=["parameters"]
 tier = "tiny"
@@ -64,22 +69,24 @@ from itersr.training.algorithm1 import Algorithm1, auc
 from itersr.training.data import Crops, Photos, ranges, validation_pairs
 
 # %% [markdown]
-# ## 1. A network that marks its own exam
+# ## 1. Why φ_r does not judge its own tokens
 #
 # MaskGIT keeps the k tokens that φ_r itself gave the highest probability. That costs nothing, and it has limits:
 #
 # 1. **S_l is not φ_r's.** At the start of Algorithm 2 the tokens come from E_l; φ_r has never given them a probability.
-# 2. **A kept token is visible to φ_r.** What φ_r says at a place it can see is about copying, not about quality. So MaskGIT never judges
-#    a kept token again: an early mistake stays.
-# 3. **It judges before it looks.** A confidence is computed while the neighbours are still masked; whether the drawn tokens *fit
-#    together* shows only in the finished map.
-# 4. **It picks the easy places.** The most confident places are next to what is known, so masks grow like a stain
-#    ([notebook 07](07_topk_vs_evaluator.ipynb)).
+# 2. **φ_r reads a kept token.** Eq. 4 over all places teaches it to copy there, so its probability says little about quality.
+#    (These weights trained on masked places alone; section 6 measures what φ_r says there.) MaskGIT never judges a kept token
+#    again: an early mistake stays.
+# 3. **It judges before the map is complete.** A confidence is computed while the neighbours are still masked; whether the
+#    drawn tokens *fit together* shows only in the finished map.
+# 4. **It picks the easy places.** The most confident places are next to kept tokens, so the kept regions grow from what is
+#    already there ([notebook 07](07_topk_vs_evaluator.ipynb)).
 #
-# One thing must be said for it: where φ_r's probabilities are well calibrated, the probability of a freshly drawn token **is** the
-# probability that it equals S_h. There no second network can do better, on average. So we measure both, side by side, in section 6.
+# One thing must be said for it: where φ_r's probabilities are well calibrated, the probability of a freshly drawn token **is**
+# the probability that it equals S_h. There no second network can do better, on average. So we measure both, side by side, in
+# section 6.
 #
-# φ_e is asked another question, and later: *here is a complete map, and S_l: is each token the one that S_h has?* (Eq. 5.)
+# φ_e is asked another question, and later: *here is a complete map: is each of its tokens good?*
 
 # %%
 options = {"seed": run.seed, "device": str(run.device)}
@@ -105,8 +112,33 @@ print(f"S_h, S_l {tuple(s_h.shape)}, {codes} codes")
 # %% [markdown]
 # ## 2. The loss: Eq. 5
 #
-# The target of a token is 1 where it equals S_h and 0 elsewhere; the loss is the cross-entropy of these two classes, averaged over *all* places. φ_e has
-# two outputs a place; only their difference z matters, since p(good) = softmax(…)₁ = σ(z). On a toy of 2×3 places:
+# The paper's loss has two terms, one for each map that φ_e judges:
+# $$\mathcal{L}_e = -\,m_t \log \phi_e(S_t) \;-\; m_l \log \phi_e(S_l) .$$
+# Here φ_e reads one map and gives a probability of "good" at each place. For S_t the target is m_t, the mask of Algorithm 1:
+# a kept token is good. For S_l it is m_l, the mask of what is true: S_l equals S_h there. (m_l is not m_s. m_s is what φ_e
+# says of S_l, cut at a threshold.)
+#
+# As printed, the loss counts the good tokens alone. Then one answer is best: *always good*. Take an evaluator that answers p
+# at every place, where three tokens in ten are good:
+
+# %% tags=["nbval-check-output"]
+print("p      as printed   with both classes")
+for p in (0.1, 0.3, 0.5, 0.9, 0.99):
+    printed = -0.3 * math.log(p)
+    print(f"{p:.2f}   {printed:.3f}        {printed - 0.7 * math.log(1 - p):.3f}")
+
+# %% [markdown]
+# The left column falls to 0 as p goes to 1. The right one, with −(1 − m) log(1 − φ_e) added, is smallest at p = 0.3, the true
+# share. So this project takes cross-entropy with both classes.
+#
+# Two more things differ from the printed form, each for a reason:
+#
+# - **The map is complete.** In S_t a masked token is the mask token, so m_t can be read off the input and there is nothing to
+#   learn; and at inference φ_e judges maps without masked tokens. Here φ_r first draws the masked tokens, and the target is 1
+#   where a token equals S_h and 0 elsewhere: the same target as for S_l.
+# - **φ_e reads S_l as well**, as a second input. Without it a first φ_e ranked sampled tokens no better than chance.
+#
+# φ_e has two outputs a place; only their difference z matters, since p(good) = softmax(…)₁ = σ(z). On a toy of 2×3 places:
 
 # %% tags=["nbval-check-output"]
 # (B, 2, h, w): bad, good
@@ -126,11 +158,11 @@ print("targets", (toy_tokens == toy_truth).int().tolist()[0], "→ the loop equa
 
 
 # %% [markdown]
-# ## 3. Why φ_e never sees the mask
+# ## 3. Why φ_e never reads the mask
 #
-# Most training maps of φ_e are made from S_h: some tokens are kept (all right, by construction), the others are φ_r's samples (often wrong). Would it not
-# help φ_e to know which are which? It would: it would help it to cheat. A "network" that outputs nothing but *was this token
-# kept?*, on maps where a fifth of the samples are right:
+# Most training maps of φ_e are made from S_h: some tokens are kept (all right, by construction), the others are φ_r's samples
+# (often wrong). Would it not help φ_e to know which are which? It would lower its loss, and teach it nothing. Take a "network"
+# that outputs nothing but *was this token kept?*, on maps where a fifth of the samples are right:
 
 # %% tags=["nbval-check-output"]
 def binary_entropy(p: float) -> float:
@@ -151,25 +183,34 @@ for kept in (250, 500, 750):
           f"{loss:.3f}                    {base:.3f}")
 
 # %% [markdown]
-# A brilliant AUC and a low loss, and no knowledge at all: on the samples, the only tokens in question, it is at chance. At inference it
-# would say "good" to whatever is kept, right or wrong, so no mistake would ever be found. That is why φ_e gets a **complete** map and no
-# mask. Its table does not even have a row for the mask token:
+# The AUC (section 6) is high and the loss low, and on the samples, the only tokens in question, it is at chance. At inference
+# it would say "good" to whatever is kept, right or wrong, so no mistake would ever be found. That is why φ_e gets a
+# **complete** map and no mask. Its table does not even have a row for the mask token. (`log_probs` is for section 10.)
 
 # %% tags=["nbval-check-output"]
 print("φ_e is called with:", *list(inspect.signature(Evaluator.forward).parameters)[1:])
 print("rows of φ_r's table beyond the codes:", model.refiner.table.num_embeddings - codes)
 print("rows of φ_e's table beyond the codes:", model.evaluator.table.num_embeddings - codes)
 
+
 # %% [markdown]
 # ## 4. φ_e's part of Algorithm 1, by hand
 #
-# We take the trained φ_r (so that its samples look like something), an untrained φ_e, and four training crops.
+# We take the trained VQGAN and E_l, an untrained φ_r and φ_e with the paper's inputs, and four training crops.
 
 # %%
+def papers(config):
+    """The same sizes without what goes beyond the paper (section 10)."""
+    norm = "layer" if config.norm == "none" else config.norm
+    return dataclasses.replace(config, norm=norm, posterior=False, reads_lq=False)
+
+
+form = dataclasses.replace(run.tier, refiner=papers(run.tier.refiner),
+                           evaluator=papers(run.tier.evaluator))
 with torch.random.fork_rng(devices=[]):  # nothing outside this block sees the seed
     torch.manual_seed(run.seed)
-    fresh = ITER(run.tier).to(run.device)
-for name in ("vqgan", "lq_encoder", "refiner"):
+    fresh = ITER(form).to(run.device)
+for name in ("vqgan", "lq_encoder"):
     fresh.get_submodule(name).load_state_dict(model.get_submodule(name).state_dict())
 settings = dataclasses.replace(run.tier.train["token_nets"], networks=("evaluator",), corrupt=0.0)
 task = Algorithm1(fresh, settings, run.seed)
@@ -178,41 +219,39 @@ training, _ = Photos.of(run.data).split()
 crops = Crops(training, settings.crop, run.seed,
               degradation=ranges(run.tier.degradation), scale=run.tier.scale)
 batch = {name: value.to(run.device)
-         for name, value in default_collate([crops[i] for i in range(4)]).items()}
+         for name, value in default_collate([crops[i] for i in range(8, 12)]).items()}
 with torch.no_grad():
     b_h = fresh.vqgan.encode(batch["hq"])
-    b_log_probs = fresh.lq_encoder(batch["lq"]).float().log_softmax(1)
-b_l = b_log_probs.argmax(1)
-# this and the LQ features go beyond the paper: notebook 04, section 8
-seen_r = b_log_probs if run.tier.refiner.posterior else None
-lq_features_r = fresh.refiner.lq_features(batch["lq"])
-seen_e = b_log_probs if run.tier.evaluator.posterior else None
+    b_l = fresh.lq_encoder(batch["lq"]).argmax(1)
 
 # %% [markdown]
-# **First map: S_l itself**, as it will be judged at the start of Algorithm 2. (φ_e is also told S_l as the condition; here both are the same.)
+# **First map: S_l itself**, as it will be judged at the start of Algorithm 2. (Its second input is S_l too: here both are the
+# same.)
 
 # %%
-judged_l = fresh.evaluator(b_l, b_l, seen_e).float()  # (4, 2, h, w)
+judged_l = fresh.evaluator(b_l, b_l).float()  # (4, 2, h, w)
 loss_l = F.cross_entropy(judged_l, (b_l == b_h).long())
 print(f"S_l: {(b_l == b_h).float().mean():.1%} of the tokens are good; "
-      f"Eq. 5 untrained {loss_l.item():.3f}")
+      f"Eq. 5 untrained {loss_l.item():.3f}, ln 2 = {math.log(2):.3f}")
 
 # %% [markdown]
-# **Second map: φ_r's sample**, as it will be judged at every later step. Mask S_h as in notebook 04, let φ_r propose, and **draw**, as inference
-# does; the argmax would be a map that φ_e never meets. Drawing by hand: the cumulative distribution, inverted at a uniform number.
+# **Second map: φ_r's sample**, as it will be judged at every later step. Mask S_h as in notebook 04, let φ_r propose, and
+# **draw**, as inference does; the argmax would be a map that φ_e never meets. Drawing by hand: the cumulative distribution,
+# inverted at a uniform number.
 
 # %%
-numbers = task.noise(batch, "per image", torch.Size([3]))
+numbers = task.noise(batch, "per image", torch.Size([2]))
 masked = torch.tensor([tokens_to_mask(1 - x, b_h[0].numel(), settings.gamma)
                        for x in numbers[:, 0].tolist()], device=run.device)
 m_t = random_mask(masked, task.noise(batch, "mask", b_h.shape[1:]))
 # α at random …
-m_l = judged_l.softmax(1)[:, 1] >= numbers[:, 1, None, None]
-# … and in half of the pictures nothing known
-m_l = m_l & (task.noise(batch, "start", torch.Size([])) > 0.5)[:, None, None]
+m_s = judged_l.softmax(1)[:, 1] >= numbers[:, 1, None, None]
+# … and in half of the pictures no token is good
+m_s = m_s & (task.noise(batch, "start", torch.Size([])) > 0.5)[:, None, None]
+assert run.seed or (m_s.any() and not m_s.all()), "one value alone would hide a wrong m_s"
 
 with torch.no_grad():
-    logits_r = fresh.refiner(b_h, m_t, b_l, m_l, seen_r, lq_features_r).float()
+    logits_r = fresh.refiner(b_h, m_t, b_l, m_s).float()
 u = task.noise(batch, "sample", b_h.shape[1:])
 drawn_by_hand = (logits_r.softmax(1).cumsum(1) <= u[:, None]).sum(1).clamp(max=codes - 1)
 drawn, _ = categorical(logits_r, u)
@@ -224,7 +263,7 @@ assert (drawn_by_hand == drawn).float().mean() > 0.999
 
 # %%
 complete = torch.where(m_t, b_h, drawn)
-judged = fresh.evaluator(complete, b_l, seen_e).float()
+judged = fresh.evaluator(complete, b_l).float()
 loss_s = F.cross_entropy(judged, (complete == b_h).long())
 
 by_module, scalars = task(batch, 0, "iter")
@@ -234,7 +273,9 @@ print(f"Eq. 5 by hand: S_l {loss_l.item():.3f}, samples {loss_s.item():.3f}, "
 
 
 # %% [markdown]
-# **The two kinds of targets**, on a held-out photo:
+# φ_e is untrained, so these losses are not far from ln 2, that of a coin.
+#
+# **The two kinds of targets**, on a held-out photo. The weights used from here on go beyond the paper; section 10 says how.
 
 # %%
 @torch.no_grad()
@@ -249,15 +290,16 @@ def each(function, *maps: torch.Tensor) -> torch.Tensor:
     return torch.cat([function(*(x[i : i + 1] for x in maps)) for i in range(len(maps[0]))])
 
 
-def refine(tokens, keep, condition, condition_keep, seen, image):
-    return model.functions(seen, model.lq_features(image))[0](
+def refine(tokens, keep, condition, condition_keep, log_p, image):
+    """φ_r's logits; `functions` gives it what its form reads besides (section 10)."""
+    return model.functions(log_p, model.lq_features(image))[0](
         tokens, keep, condition, condition_keep).float()
 
 
-def judge(tokens, condition, seen):
+def judge(tokens, condition, log_p):
     """z, the log-odds of "good", of every token: (1, h, w)."""
     logits = model.evaluator(
-        tokens, condition, seen if run.tier.evaluator.posterior else None).float()
+        tokens, condition, log_p if run.tier.evaluator.posterior else None).float()
     return logits[:, 1] - logits[:, 0]
 
 
@@ -289,15 +331,14 @@ for axis in axes.flat:
 path = run.save_figure(fig, "targets")
 
 # %% [markdown]
-# *What to see. Top: complete maps, decoded. Bottom: the targets of Eq. 5, white = good. S_l is smooth and its mistakes lie together, in texture and
-# along edges. Samples are grainy and so are their mistakes; in the third map half of the tokens are true by construction. φ_e has to read the
-# bottom row off the token maps.*
+# *What to see. Top: complete maps, decoded. Bottom: the targets of Eq. 5, white = good. In the third map half of the tokens
+# are true by construction. φ_e has to say the bottom row, and gets the token maps.*
 
 # %% [markdown]
 # ## 5. Training
 #
-# φ_e was trained beside φ_r (notebook 04 ran it). What should the loss fall below? An evaluator that knows only *how many* tokens are good
-# has the entropy of that share.
+# φ_e was trained beside φ_r (notebook 04 ran it). What should the loss fall below? An evaluator that knows only *how many*
+# tokens are good has the entropy of that share.
 
 # %%
 curve = learning_curve(run.tier, "token_nets", run.checkpoints, "evaluator")
@@ -306,7 +347,7 @@ train_curve, validated = curve[curve["split"] == "train"], curve[curve["split"] 
 for name in ("evaluator on S_l", "evaluator on samples"):
     rows = train_curve[train_curve["name"] == name]
     left.plot(rows["step"], rows["value"], label=name.replace("evaluator", "φ_e"))
-left.axhline(math.log(2), color="grey", ls=":", label="ln 2: knows nothing")
+left.axhline(math.log(2), color="grey", ls=":", label="ln 2: a coin")
 left.set(xlabel="step", ylabel="nats a token", title="Eq. 5 on training crops")
 rows = validated[validated["name"] == "AUC of φ_e on S_l"]
 right.plot(rows["step"], rows["value"], "o-", ms=3, color="black", label="S_l")
@@ -314,18 +355,21 @@ for i, ratio in enumerate((0.25, 0.5, 0.75, 1.0)):
     rows = validated[validated["name"] == f"AUC of φ_e on samples at {ratio}"]
     right.plot(rows["step"], rows["value"], "o-", ms=3, color=plt.cm.viridis(i / 3.5),
                label=f"samples, {ratio:.0%} masked")
-right.axhline(0.5, color="grey", ls=":")
+right.axhline(0.5, color="grey", ls=":", label="chance")
 right.set(xlabel="step", ylabel="AUC", title="held-out crops")
-left.legend(fontsize=8), right.legend(fontsize=7)
+left.legend(fontsize=8)
+right.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
 path = run.save_figure(fig, "training")
 
 # %% [markdown]
-# *What to see. Left: one batch a point, so it is rough; it must end below the dotted line. Right: how well φ_e tells good from bad on held-out crops; 0.5 is chance. What
-# an AUC is comes next.*
+# *What to see. Left: the loss on both kinds of maps; one batch a point, so neighbouring points differ much; it should end below
+# the dotted line. Right: how well φ_e tells good from bad on crops of photos held out of the training set, for S_l and at four
+# mask ratios; the dotted line is chance. What an AUC is comes in section 6. (From here on "held-out photos" are again the three
+# of section 1, as in notebook 04.)*
 
 # %% [markdown]
-# **The run behind the weights that ship.** Its command, and what its log showed on the way: a run that is far from this at minute 2 has
-# something wrong, and need not be waited for.
+# **The run behind the weights that ship.** Its command, and what its log showed on the way: a run that is far from this at
+# minute 2 has an error; do not wait for it.
 
 # %%
 line, healthy = recipe("token_nets", "evaluator")
@@ -348,42 +392,13 @@ display(Markdown(
     f"({right_l.float().mean():.1%}). A loss mixes two things: are good tokens "
     "ranked above bad ones (section 6), and are the probabilities right (section 7)?"))
 
-# %% [markdown]
-# ### Beside the truth
-#
-# In the paper's Algorithm 1 the kept tokens are those of S_h. So φ_e is asked about maps in which some tokens are true and the others sampled, and the leak
-# of section 3 comes back by another door: no mask is shown, but *which tokens were sampled* can be guessed, and those are the bad ones. At inference all
-# of them were sampled.
-#
-# What that costs was measured once. `tiny`'s φ_e had met φ_r's own samples in the place of kept tokens, in every map. From there it was trained on with the truth
-# in half of the maps (φ_r and all else fixed; `itersr train token_nets --tier tiny --networks evaluator --steps 5000 --batch 4 --precision bf16 --seed 9
-# --minutes 40`, on two processes, at commit d915d8a). This is what the log of that run says about held-out crops:
-
-# %%
-tried = pd.read_csv(ROOT / "figures" / "results" / "tried" / "evaluator_beside_truth.csv")
-fig, axis = plt.subplots(figsize=(5, 2.8), layout="constrained")
-for i, ratio in enumerate((0.25, 0.5, 0.75, 1.0)):
-    rows = tried[tried["name"] == f"AUC of φ_e on samples at {ratio}"]
-    axis.plot(rows["step"], rows["value"], "o-", ms=3, color=plt.cm.viridis(i / 3.5),
-              label=f"samples, {ratio:.0%} masked")
-rows = tried[tried["name"] == "AUC of φ_e on S_l"]
-axis.plot(rows["step"], rows["value"], "o-", ms=3, color="black", label="S_l")
-axis.set(xlabel="steps with the truth in half of the maps", ylabel="AUC among sampled tokens")
-axis.legend(fontsize=7)
-path = run.save_figure(fig, "beside_truth")
-
-
-# %% [markdown]
-# *What to see: among sampled tokens φ_e's ranking gets worse the longer it trains, most where most of the map is true (25 % masked), and a little even where
-# everything is sampled; on S_l, which it meets as before, it does not.* Hence `Algorithm1` counts Eq. 5 on samples only in those maps whose kept tokens are
-# samples (`corrupt`), and φ_r alone is shown the truth. That rule has not had a run of its own yet; the φ_e
-# that ships is the one of step 0.
 
 # %% [markdown]
 # ## 6. Ranking: AUC and ROC
 #
-# Draw a good and a bad token at random: how often does φ_e give the good one the higher score? That share is the **AUC**: 1 is perfect, 0.5 is chance, and
-# it does not matter how many tokens are good. By hand it is a double loop over pairs (ties count half):
+# Draw a good and a bad token at random: how often does φ_e give the good one the higher score? That share is the **AUC**: 1 is
+# perfect, 0.5 is chance, and it does not matter how many tokens are good. By hand it is a double loop over pairs (ties count
+# half):
 
 # %%
 def auc_by_hand(score: list[float], good: list[bool]) -> float:
@@ -404,8 +419,8 @@ print("AUC: the double loop == itersr.training.algorithm1.auc, which sorts (N lo
 
 
 # %% [markdown]
-# The same number is the area under the **ROC** curve: lower the threshold from the highest score down, and plot the share of the good tokens found
-# against the share of the bad ones taken by mistake.
+# The same number is the area under the **ROC** curve: lower the threshold from the highest score down, and plot the share of
+# the good tokens found against the share of the bad ones taken by mistake.
 
 # %%
 def roc(score: torch.Tensor, good: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -425,9 +440,10 @@ print("the area under the ROC curve is the AUC")
 # %% [markdown]
 # Now all the judges, on the held-out photos:
 # - **S_l**: φ_e, and E_l's own confidence (the probability of its argmax).
-# - **φ_r's samples** with ¼ … all of the tokens masked, the other tokens true; sampled places only. φ_e, and φ_r's own confidence.
-# - **kept tokens, some of them wrong**: half of the tokens are kept, three in ten of these are replaced by samples of E_l. What inference
-#   really meets. φ_e, and φ_r's probability of the token that it sees there.
+# - **φ_r's samples** with ¼ … all of the tokens masked, the other tokens true; sampled places only. φ_e, and φ_r's own
+#   confidence.
+# - **kept tokens, some of them wrong**: half of the tokens are kept, three in ten of these are replaced by samples of E_l, as
+#   at inference some kept tokens are wrong. φ_e, and φ_r's probability of the token that is kept there.
 
 # %%
 table = {"S_l": (auc(z_l, right_l), auc(log_probs.amax(1), right_l), "E_l")}
@@ -467,33 +483,344 @@ for axis, (title, several) in zip(axes, curves.items()):
 path = run.save_figure(fig, "roc")
 
 # %%
+of_e, own, _ = table["kept tokens, some wrong"]
 wins = [name for name, (of_e, own, _) in table.items() if of_e > own + 0.005]
 losses = [name for name, (of_e, own, _) in table.items() if own > of_e + 0.005]
 display(Markdown(
-    "*What to see: the further to the upper left, the better; the number is the AUC.* "
+    "*What to see: ROC curves on S_l (left) and on maps that φ_r drew whole (right); the further "
+    "to the upper left, the better; the number is the AUC; dotted: chance.* "
     "φ_e ranks better than the network's own confidence on: "
     f"**{', '.join(wins) or 'none of these'}**; worse on: **{', '.join(losses) or 'none'}**. "
     "On fresh samples a well-calibrated φ_r is hard to beat (section 1). The question that "
-    "only φ_e is made for is the last row of the table: which of the kept tokens are wrong? "
+    "φ_e is made for is the last row of the table: which of the kept tokens are wrong? "
+    f"There φ_e has {of_e:.3f}, φ_r's probability of the token it reads {own:.3f}. "
     "The AUC is also not all that counts: a judge that finds only the easy places good "
     "has a fine AUC and bad masks. Notebook 07 compares the *results*."))
 
 
 # %% [markdown]
-# ### Equality is not coherence
+# ## 7. Probabilities: reliability
 #
-# What can φ_e know that φ_r does not? Follow the question that Eq. 5 asks to the place where it is used.
+# α is a threshold on a probability: "keep what is good with at least 50 %". That means something only if 50 % means 50 %. The
+# **reliability curve** groups tokens by what φ_e says and asks how many of each group are good.
+
+# %%
+def reliability(p: torch.Tensor, good: torch.Tensor,
+                bins: int = 10) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """For groups of equal size, by rising p: mean p, share of good tokens, size."""
+    order = p.flatten().argsort()
+    said = p.flatten()[order].chunk(bins)
+    was = good.flatten()[order].float().chunk(bins)
+    return (torch.stack([x.mean() for x in said]), torch.stack([x.mean() for x in was]),
+            torch.tensor([float(len(x)) for x in said]))
+
+
+def calibration_error(p: torch.Tensor, good: torch.Tensor) -> float:
+    """Mean distance between what is said and what is so, over the groups."""
+    said, was, size = reliability(p, good)
+    return ((said - was).abs().cpu() * size).sum().item() / size.sum().item()
+
+
+p_good = z_l.sigmoid()
+error_raw = calibration_error(p_good, right_l)
+fig, axis = plt.subplots(figsize=(4.2, 3.6), layout="constrained")
+said, was, _ = reliability(p_good, right_l)
+axis.plot(said.cpu(), was.cpu(), "o-", ms=4, label="φ_e on S_l")
+axis.plot([0, 1], [0, 1], color="grey", ls=":", label="what it should be")
+axis.set(xlabel="φ_e says: good with", ylabel="share that is good", title="the six held-out crops")
+axis.legend(fontsize=8)
+path = run.save_figure(fig, "reliability")
+
+# %%
+too = "more" if p_good.mean() > right_l.float().mean() else "less"
+display(Markdown(
+    "*What to see: each point is a tenth of the tokens, by rising p(good). Below the dotted line "
+    "φ_e says more than is so, above it less.* "
+    f"φ_e says {p_good.mean():.1%} on average, {right_l.float().mean():.1%} are good: on these "
+    f"crops it says {too} than is so. The calibration error, the mean distance to the dotted "
+    f"line, is **{error_raw:.3f}**. Section 10c tries to correct it."))
+
+# %% [markdown]
+# ## 8. Where φ_e is right: score maps against true errors
 #
-# - At inference *every* token of the map is φ_r's own draw (or E_l's), made from the LQ image. Nobody has shown it S_h.
-# - S_h is another draw from the same LQ image. Given the LQ image, the two know nothing of each other.
-# - So the map adds nothing to the question "does this token equal S_h?". The best possible answer is p(token | LQ): the *confidence* of a network
-#   that reads the LQ image.
+# The score map should look like the map of right tokens, blurred. (A shifted grid, or swapped classes, would be visible at
+# once.)
+
+# %%
+fig, axes = plt.subplots(3, 5, figsize=(8, 5), layout="constrained")
+for row, i in zip(axes, range(3)):
+    row[0].imshow(hq[i].permute(1, 2, 0).cpu())
+    row[1].imshow(picture(s_l[i]))
+    row[2].imshow(right_l[i].cpu(), cmap="gray", vmin=0, vmax=1)
+    row[3].imshow(p_good[i].cpu(), vmin=0, vmax=1)
+    scores = row[4].imshow(log_probs[i].amax(0).exp().cpu(), vmin=0, vmax=1)
+    row[0].set_ylabel(held_out.names[i], fontsize=9)
+    row[3].set_xlabel(f"AUC {auc(z_l[i], right_l[i]):.2f}", fontsize=8)
+    row[4].set_xlabel(f"AUC {auc(log_probs[i].amax(0), right_l[i]):.2f}", fontsize=8)
+for axis, title in zip(
+        axes[0], ("HQ", "S_l decoded", "white: S_l is right", "φ_e", "E_l's confidence")):
+    axis.set_title(title, fontsize=9)
+for axis in axes.flat:
+    axis.set(xticks=[], yticks=[])
+fig.colorbar(scores, ax=axes, label="probability", shrink=0.6)
+path = run.save_figure(fig, "score_maps")
+
+# %% [markdown]
+# *What to see: one crop of each photo. Columns 4 and 5 have one colour scale, yellow is likely right; they should be bright
+# where column 3 is white. The AUC within this crop is below each map. They can agree on which regions are easy, and not token
+# by token: whether one token of a texture is exactly right is mostly chance.*
+
+# %%
+inside = {name: auc(z_l[photo == i], right_l[photo == i]) for i, name in enumerate(held_out.names)}
+fooled = [name for name, value in inside.items() if value < 0.5]
+display(Markdown(
+    f"Over both crops of **{', '.join(fooled)}** φ_e ranks worse than chance: compare the third "
+    "and fourth columns to see what it trusts wrongly. E_l and φ_e learned from the same photos; "
+    "where a picture is unlike those, both can be wrong together, and sure of it." if fooled else
+    "Over both crops of each photo φ_e ranks better than chance, AUC: "
+    + ", ".join(f"{name} {value:.2f}" for name, value in inside.items()) + "."))
+
+
+# %% [markdown]
+# ## 9. Preview: α → m_s → T_s
 #
-# Whether the tokens of a map fit *each other* is another question. Two neighbours that show one edge one pixel apart are both likely, and wrong as a pair.
-# A judge that was asked for equality learns to answer with confidence; it has no reason to look at the neighbours (exercise 3 is the smallest case).
+# What Algorithm 2 does first. Tokens of S_l with p(good) ≥ α are the good ones, **m_s**. The more there are, the later in the
+# schedule one may start: **T_s** is the smallest t whose S_t keeps no more tokens than that. By hand, a search:
+
+# %% tags=["nbval-check-output"]
+def start_by_hand(good: int, n: int, T: int) -> int:
+    t = 0
+    while tokens_to_keep(t, T, n, "cosine") > good:
+        t += 1
+    return t
+
+
+assert all(start_by_hand(g, 64, T) == start_step(g, 64, T, "cosine")
+           for T in range(1, 17) for g in range(65))
+print("good tokens of 64 →", *(f"{g:3d}" for g in (0, 1, 5, 11, 19, 29, 40, 52, 63, 64)))
+print("T_s, for T = 8    →", *(f"{start_step(g, 64, 8, 'cosine'):3d}"
+                               for g in (0, 1, 5, 11, 19, 29, 40, 52, 63, 64)))
+
+
+# %%
+def starts(p: torch.Tensor, alpha: float) -> tuple[float, float]:
+    """Share of good tokens, and mean T_s (of T = 8), over the held-out crops."""
+    good = p >= alpha
+    return (good.float().mean().item(),
+            sum(start_step(int(m.sum()), n, 8, "cosine") for m in good) / len(good))
+
+
+alphas = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9]
+by_alpha = [(a, *starts(p_good, a)) for a in alphas]
+print(" α     good   mean T_s")
+for a, share, t_s in by_alpha:
+    print(f"{a:.1f}  {share:6.1%}   {t_s:.1f}")
+assert all(x[2] <= y[2] for x, y in zip(by_alpha, by_alpha[1:])), (
+    "a stricter α must not need fewer steps")
+
+# %%
+fig, axes = plt.subplots(1, 4, figsize=(8, 2.5), layout="constrained", width_ratios=[1, 1, 1, 1.6])
+image = picture(s_l[which])
+quantiles = torch.quantile(
+    p_good[which].flatten().cpu(), torch.tensor([0.25, 0.5, 0.75])).tolist()
+for axis, a in zip(axes, quantiles):
+    m_s = (p_good[which] >= a).cpu()
+    pixels = m_s.repeat_interleave(f, 0).repeat_interleave(f, 1)
+    axis.imshow(torch.where(pixels[..., None], image, torch.tensor(0.35)))
+    axis.set(xticks=[], yticks=[])
+    axis.set_title(f"α = {a:.2f}: T_s = {start_step(int(m_s.sum()), n, 8, 'cosine')}", fontsize=9)
+axes[3].plot(alphas, [row[2] for row in by_alpha], "o-", ms=3)
+axes[3].set(xlabel="α", ylabel="mean T_s of 8", ylim=(0, 8.3))
+path = run.save_figure(fig, "alpha_preview")
+
+# %% [markdown]
+# *What to see. Left: what is kept of S_l at three thresholds (set so that ¾, ½ and ¼ of the tokens of this crop pass); masked
+# places are grey. A high α keeps only the surest tokens and starts at a larger T_s, so more steps are run; a low one keeps most
+# of S_l. Right: the mean T_s of the six crops against α, from "keep E_l's answer" to "start anew".
+# [Notebook 08](08_alpha_curves.ipynb) measures what α does to the picture.*
+
+# %% [markdown]
+# ## 10. Beyond the paper
 #
-# The argument can be tested. Predict "equals S_h" by logistic regression, from φ_r's log-probability of the token, from φ_e's log-odds, and from both. If φ_e
-# knew something of its own, both together would be clearly better than φ_r alone. Maps with all tokens φ_r's own; each photo is predicted by a fit on the other two.
+# Section 2 has said what the loss needs. Three more things separate these weights from the paper's φ_e; then comes
+# an argument about what any φ_e can learn from this loss.
+#
+# ### 10a. E_l's posterior as an input
+#
+# With `posterior=True` φ_e also reads E_l's log-probabilities, and its output layer starts at zero, so that untrained it finds
+# a token as good as E_l finds it probable ([notebook 04](04_refiner.ipynb), section 8a). So its first loss is not near ln 2,
+# as in section 4; what counts is what training adds to E_l's confidence.
+
+# %%
+with torch.random.fork_rng(devices=[]), torch.no_grad():
+    torch.manual_seed(run.seed)
+    informed = Evaluator(dataclasses.replace(run.tier.evaluator, posterior=True), codes)
+    start = informed.to(run.device)(s_l, s_l, log_probs)
+first = F.cross_entropy(start, right_l.long()).item()
+torch.testing.assert_close(start.log_softmax(1)[:, 1], log_probs.amax(1), atol=1e-3, rtol=1e-3)
+own = auc(log_probs.amax(1), right_l)
+display(Markdown(
+    f"Eq. 5 on S_l of the held-out photos: a φ_e that is E_l's confidence **{first:.3f}**, "
+    f"the trained φ_e **{loss_held:.3f}**; AUC {own:.3f} and {auc(z_l, right_l):.3f}. "
+    + (f"This tier's φ_e, `{run.tier.name}`, reads the posterior." if run.tier.evaluator.posterior
+       else f"This tier's φ_e, `{run.tier.name}`, reads S_l alone.")))
+
+# %% [markdown]
+# ### 10b. Own samples in the place of true tokens
+#
+# In Algorithm 1 the kept tokens are those of S_h. So φ_e meets maps in which some tokens are true and the others sampled. No
+# mask is given, but *which tokens were sampled* can be guessed, and among true tokens those are the bad ones (section 3). At
+# inference all tokens were sampled.
+#
+# In one run φ_e, which had met only sampled maps, trained on with true tokens in half of the maps, all else fixed. The figure
+# is the log of that run.
+
+# %%
+tried = pd.read_csv(ROOT / "figures" / "results" / "tried" / "evaluator_beside_truth.csv")
+logged = {name: rows.set_index("step")["value"] for name, rows in tried.groupby("name")}
+fig, axis = plt.subplots(figsize=(6.5, 2.8), layout="constrained")
+for i, ratio in enumerate((0.25, 0.5, 0.75, 1.0)):
+    rows = logged[f"AUC of φ_e on samples at {ratio}"]
+    axis.plot(rows.index, rows, "o-", ms=3, color=plt.cm.viridis(i / 3.5),
+              label=f"samples, {ratio:.0%} masked")
+rows = logged["AUC of φ_e on S_l"]
+axis.plot(rows.index, rows, "o-", ms=3, color="black", label="S_l")
+axis.set(xlabel="steps with true tokens in half of the maps", ylabel="AUC of φ_e")
+axis.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
+path = run.save_figure(fig, "beside_truth")
+
+# %%
+moved = {name: rows.iloc[-1] - rows.iloc[0] for name, rows in logged.items()}
+display(Markdown(
+    "*What to see: the AUC of φ_e on held-out crops against training steps; coloured: sampled "
+    "tokens at four mask ratios; black: S_l.* Among sampled tokens it moves by "
+    f"**{moved['AUC of φ_e on samples at 0.25']:+.3f}** where a quarter is masked and the rest "
+    f"true, by {moved['AUC of φ_e on samples at 1.0']:+.3f} where all are sampled; on S_l by "
+    f"{moved['AUC of φ_e on S_l']:+.3f}."))
+
+
+# %% [markdown]
+# Hence `Algorithm1` counts Eq. 5 on samples only in those maps whose kept tokens are φ_r's samples (`corrupt`, notebook 04,
+# section 8d).
+#
+# ### 10c. A shift of the log-odds
+#
+# One error is common, and simple to correct: φ_e learned on maps with another **share of good tokens** than those it judges
+# now. By Bayes, if only the share π changes, the log-odds change by a constant:
+# $$z' = z + c, \qquad c = \operatorname{logit} \pi_\text{new} - \operatorname{logit} \pi_\text{old} .$$
+# A toy in which everything is known: scores x ~ N(±1, 1), for which the right log-odds are 2x + logit π. A judge made for
+# π = ½ meets data with π = ⅕.
+
+# %% tags=["nbval-check-output"]
+def logit(p: float) -> float:
+    return math.log(p / (1 - p))
+
+
+toy_good = torch.arange(20_000) < 4_000  # a fifth
+x = torch.randn(20_000, generator=torch.Generator().manual_seed(0)) + toy_good.float() * 2 - 1
+z_toy = 2 * x + logit(0.5)
+c_toy = logit(0.2) - logit(0.5)
+before, after = (calibration_error(z_toy.sigmoid(), toy_good),
+                 calibration_error((z_toy + c_toy).sigmoid(), toy_good))
+assert after < 0.015 < 0.1 < before
+print(f"logit shift {c_toy:.4f}; calibration error before: more than 0.1; after: less than 0.015")
+
+
+# %% [markdown]
+# φ_e met many kinds of maps, so π_old is not one number. But we can fit c: the shift with which the mean probability equals the
+# share of good tokens. A few halvings of an interval find it. This is `ITER.calibration`.
+
+# %%
+def fit_shift(z: torch.Tensor, good: torch.Tensor) -> float:
+    """c with mean σ(z + c) = share of good tokens."""
+    low, high = -12.0, 12.0
+    for _ in range(50):
+        c = (low + high) / 2
+        low, high = (c, high) if (z + c).sigmoid().mean() < good.float().mean() else (low, c)
+    return c
+
+
+with torch.no_grad():  # S_l of 24 more training crops
+    more = [{k: crops[i][k][None].to(run.device) for k in ("hq", "lq")} for i in range(12, 36)]
+    shares = [(fresh.lq_encoder(one["lq"]).argmax(1) == fresh.vqgan.encode(one["hq"]))
+              .float().mean().item() for one in more]
+share_trained = sum(shares) / len(shares)
+print(f"good tokens of S_l: {share_trained:.1%} on {len(more)} training crops, "
+      f"{right_l.float().mean():.1%} on these photos")
+
+# %%
+shift = fit_shift(z_l, right_l)
+corrected = (z_l + shift).sigmoid()
+assert abs(corrected.mean() - right_l.float().mean()) < 1e-3
+assert abs(auc(corrected.double(), right_l) - auc(z_l, right_l)) < 1e-3, (
+    "a shift must not change the ranking")
+
+stored, model.calibration = model.calibration, shift
+# φ_e as Algorithm 2 calls it: the log-probability of "good"
+evaluator_fn = model.functions(log_probs[:1])[1]
+with torch.no_grad():
+    torch.testing.assert_close(evaluator_fn(s_l[:1], s_l[:1]).exp(), corrected[:1],
+                               atol=1e-4, rtol=1e-3)
+model.calibration = stored
+print("σ(z + c) by hand == the model with calibration = c; the AUC stays")
+
+# %% [markdown]
+# c must not be fitted on the photos that it is tested on. So: fit on two photos, test on the third, in turn.
+
+# %%
+rows = []
+for i, name in enumerate(held_out.names):
+    test = photo == i
+    c = fit_shift(z_l[~test], right_l[~test])
+    rows.append((right_l[test].float().mean().item(), c,
+                 calibration_error(z_l[test].sigmoid(), right_l[test]),
+                 calibration_error((z_l[test] + c).sigmoid(), right_l[test])))
+    print(f"{name:<8} {rows[-1][0]:5.1%} good; shift fitted on the others {c:+.2f}; "
+          f"error {rows[-1][2]:.3f} → {rows[-1][3]:.3f}")
+error_before, error_after = (sum(row[k] for row in rows) / len(rows) for k in (2, 3))
+
+# %%
+helped = "helps" if error_after < error_before - 0.005 else "does not help"
+display(Markdown(
+    "A shift moves the curve of section 7 as a whole; it cannot bend it. "
+    f"On photos it was not fitted on, the shift **{helped}**: "
+    f"mean calibration error {error_before:.3f} → {error_after:.3f}. "
+    f"The share of good tokens runs from {min(row[0] for row in rows):.0%} "
+    f"to {max(row[0] for row in rows):.0%} among these photos, so no one shift is right for each "
+    "of them. It can be right for the mean of many photos; that is why it is fitted on many. "
+    f"(The shift stored with this tier's weights is {stored:+.2f}.)"))
+
+# %% [markdown]
+# If the two classes weigh one half each in training, however rare one is, then π_old = ½, and the probabilities come out too
+# high wherever good tokens are rarer than that: the threshold α has to go up to give the same mask (exercise 2). This project
+# trains with plain cross-entropy, so that α stays a probability.
+#
+# What does the shift do to α? The table of section 9, beside it with the shift fitted on these crops:
+
+# %%
+shifted = [(a, *starts(corrected, a)) for a in alphas]
+pd.DataFrame({"α": alphas, "good": [row[1] for row in by_alpha],
+              "good, shifted": [row[1] for row in shifted], "T_s": [row[2] for row in by_alpha],
+              "T_s, shifted": [row[2] for row in shifted]}).set_index("α").round(3)
+
+
+# %% [markdown]
+# ### 10d. Equality is not coherence
+#
+# What can φ_e know that φ_r does not? Follow the question "does this token equal that of S_h?" to the place where it is used.
+#
+# - At inference *every* token of the map is φ_r's own draw (or E_l's), made from the LQ image. S_h played no part in it.
+# - S_h is another draw from the same LQ image. Given the LQ image, the two are independent.
+# - So the map adds nothing to that question. The best possible answer is p(token | LQ): the *confidence* of a network that
+#   reads the LQ image.
+#
+# Whether the tokens of a map fit *each other* is another question. Two neighbours that show one edge one pixel apart are both
+# likely, and wrong as a pair. A judge that was asked for equality learns to answer with confidence; it has no reason to look at
+# the neighbours (exercise 3 is the smallest case).
+#
+# The argument can be tested. Predict "equals S_h" by logistic regression, from φ_r's log-probability of the token, from φ_e's
+# log-odds, and from both. If φ_e knew something of its own, both together would be clearly better than φ_r alone. Maps with all
+# tokens φ_r's own; each photo is predicted by a fit on the other two.
 
 # %%
 def logistic(features: list[torch.Tensor], good: torch.Tensor) -> torch.Tensor:
@@ -526,8 +853,9 @@ for name, maps in told.items():
         w = logistic([m[~test].flatten() for m in inputs], equals[~test].flatten())
         predicted[test] = w[0] + sum(weight * m[test] for weight, m in zip(w[1:], inputs))
     loss = F.binary_cross_entropy_with_logits(predicted, equals.double()).item()
-    regression[name] = {"nats a token": loss, "AUC": auc(predicted, equals)}
-pd.DataFrame(regression).T.round(3)
+    # the share alone ranks nothing: it is one number for each photo
+    regression[name] = {"nats a token": loss, "AUC": auc(predicted, equals) if maps else math.nan}
+pd.DataFrame(regression).T.map(lambda x: "–" if math.isnan(x) else f"{x:.3f}")
 
 # %%
 gain = regression["log φ_r"]["nats a token"] - regression["log φ_r and φ_e"]["nats a token"]
@@ -543,240 +871,22 @@ display(Markdown(
 
 
 # %% [markdown]
-# ## 7. Probabilities: reliability, and the share of good tokens
-#
-# α is a threshold on a probability: "keep what is good with at least 50 %". That means something only if 50 % means 50 %. The **reliability curve** groups tokens
-# by what φ_e says and asks how many of each group are good.
-
-# %%
-def reliability(p: torch.Tensor, good: torch.Tensor,
-                bins: int = 10) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """For groups of equal size, by rising p: mean p, share of good tokens, size."""
-    order = p.flatten().argsort()
-    said = p.flatten()[order].chunk(bins)
-    was = good.flatten()[order].float().chunk(bins)
-    return (torch.stack([x.mean() for x in said]), torch.stack([x.mean() for x in was]),
-            torch.tensor([float(len(x)) for x in said]))
-
-
-def calibration_error(p: torch.Tensor, good: torch.Tensor) -> float:
-    """Mean distance between what is said and what is so, over the groups."""
-    said, was, size = reliability(p, good)
-    return ((said - was).abs().cpu() * size).sum().item() / size.sum().item()
-
-
-error_raw = calibration_error(z_l.sigmoid(), right_l)
-print(f"φ_e says {z_l.sigmoid().mean():.1%} on average, "
-      f"{right_l.float().mean():.1%} are good; calibration error {error_raw:.3f}")
-
-
-# %% [markdown]
-# One fault is common, and simple to mend. φ_e learned on maps with another **share of good tokens**: training crops, whose photos E_l knows, and half-true maps. By
-# Bayes, if only the share π changes, the log-odds change by a constant:
-# $$z' = z + c, \qquad c = \operatorname{logit} \pi_\text{new} - \operatorname{logit} \pi_\text{old} .$$
-# A toy in which everything is known: scores x ~ N(±1, 1), for which the right log-odds are 2x + logit π. A judge made for π = ½ meets data with π = ⅕.
-
-# %% tags=["nbval-check-output"]
-def logit(p: float) -> float:
-    return math.log(p / (1 - p))
-
-
-toy_good = torch.arange(20_000) < 4_000  # a fifth
-x = torch.randn(20_000, generator=torch.Generator().manual_seed(0)) + toy_good.float() * 2 - 1
-z_toy = 2 * x + logit(0.5)
-c_toy = logit(0.2) - logit(0.5)
-before, after = (calibration_error(z_toy.sigmoid(), toy_good),
-                 calibration_error((z_toy + c_toy).sigmoid(), toy_good))
-assert after < 0.015 < 0.1 < before
-print(f"logit shift {c_toy:.4f}; calibration error before: more than 0.1; after: less than 0.015")
-
-
-# %% [markdown]
-# For the real φ_e we do not know π_old well, but we can fit c: the shift with which the mean probability equals the share of good tokens. A few
-# halvings of an interval find it. This is `ITER.calibration`.
-
-# %%
-def fit_shift(z: torch.Tensor, good: torch.Tensor) -> float:
-    """c with mean σ(z + c) = share of good tokens."""
-    low, high = -12.0, 12.0
-    for _ in range(50):
-        c = (low + high) / 2
-        low, high = (c, high) if (z + c).sigmoid().mean() < good.float().mean() else (low, c)
-    return c
-
-
-shift = fit_shift(z_l, right_l)
-corrected = (z_l + shift).sigmoid()
-assert abs(corrected.mean() - right_l.float().mean()) < 1e-3
-assert abs(auc(corrected.double(), right_l) - auc(z_l, right_l)) < 1e-3, (
-    "a shift must not change the ranking")
-
-stored, model.calibration = model.calibration, shift
-# φ_e as Algorithm 2 calls it: the log-probability of "good"
-evaluator_fn = model.functions(log_probs[:1])[1]
-with torch.no_grad():
-    torch.testing.assert_close(evaluator_fn(s_l[:1], s_l[:1]).exp(), corrected[:1],
-                               atol=1e-4, rtol=1e-3)
-model.calibration = stored
-print("σ(z + c) by hand == the model with calibration = c; the AUC stays")
-
-# %% [markdown]
-# Fitting c on the photos it is judged on would be cheating, if only a little. So: fit on two photos, test on the third, in turn.
-
-# %%
-rows = []
-for i, name in enumerate(held_out.names):
-    test = photo == i
-    c = fit_shift(z_l[~test], right_l[~test])
-    rows.append((right_l[test].float().mean().item(), c,
-                 calibration_error(z_l[test].sigmoid(), right_l[test]),
-                 calibration_error((z_l[test] + c).sigmoid(), right_l[test])))
-    print(f"{name:<8} {rows[-1][0]:5.1%} good; shift fitted on the others {c:+.2f}; "
-          f"error {rows[-1][2]:.3f} → {rows[-1][3]:.3f}")
-error_before, error_after = (sum(row[k] for row in rows) / len(rows) for k in (2, 3))
-
-fig, axis = plt.subplots(figsize=(4.2, 3.6), layout="constrained")
-for p, label in ((z_l.sigmoid(), "as trained"), (corrected, f"shifted by {shift:+.2f}")):
-    said, was, _ = reliability(p, right_l)
-    axis.plot(said.cpu(), was.cpu(), "o-", ms=4, label=label)
-axis.plot([0, 1], [0, 1], color="grey", ls=":", label="what it should be")
-axis.set(xlabel="φ_e says: good with", ylabel="share that is good",
-         title="φ_e on S_l, held-out photos")
-axis.legend(fontsize=8)
-path = run.save_figure(fig, "reliability")
-
-# %%
-helped = "helps" if error_after < error_before - 0.005 else "does not help"
-display(Markdown(
-    "*What to see: a point below the dotted line is a group that φ_e thinks better of "
-    "than it deserves. A shift moves the curve as a whole; it cannot bend it.* "
-    f"On photos it was not fitted on, the shift **{helped}**: "
-    f"mean calibration error {error_before:.3f} → {error_after:.3f}. "
-    f"The share of good tokens runs from {min(row[0] for row in rows):.0%} "
-    f"to {max(row[0] for row in rows):.0%} among these photos: one shift can be right "
-    "for the average of many photos, and cannot be for each. That is why it is fitted on many. "
-    f"(The shift stored with this tier's weights is {stored:+.2f}.)"))
-
-# %% [markdown]
-# The same formula explains a number of the paper's released sampler. If the two classes are **balanced** in training (each weighs one half,
-# however rare), then π_old = ½, and all probabilities come out too high wherever good tokens are rarer than that: one has to move
-# the threshold α up to get the same mask. This project trains with plain cross-entropy, so that α stays a probability (exercise 2).
-
-# %% [markdown]
-# ## 8. Where φ_e is right: score maps against true errors
-#
-# The property that a bug would spoil: the score map should look like the map of true errors, blurred. (A shifted grid, or a swapped class, is
-# seen at once.)
-
-# %%
-fig, axes = plt.subplots(3, 5, figsize=(8, 5), layout="constrained")
-for row, i in zip(axes, range(3)):
-    row[0].imshow(hq[i].permute(1, 2, 0).cpu())
-    row[1].imshow(picture(s_l[i]))
-    row[2].imshow(right_l[i].cpu(), cmap="gray", vmin=0, vmax=1)
-    row[3].imshow(corrected[i].cpu(), cmap="viridis", vmin=0)
-    row[4].imshow(log_probs[i].amax(0).exp().cpu(), cmap="viridis", vmin=0)
-    row[0].set_ylabel(held_out.names[i], fontsize=9)
-    row[3].set_xlabel(f"AUC {auc(z_l[i], right_l[i]):.2f}", fontsize=8)
-    row[4].set_xlabel(f"AUC {auc(log_probs[i].amax(0), right_l[i]):.2f}", fontsize=8)
-for axis, title in zip(
-        axes[0], ("HQ", "S_l decoded", "white: S_l is right", "φ_e", "E_l's confidence")):
-    axis.set_title(title, fontsize=9)
-for axis in axes.flat:
-    axis.set(xticks=[], yticks=[])
-path = run.save_figure(fig, "score_maps")
-
-# %% [markdown]
-# *What to see: columns 4 and 5 (yellow = trusted) should be bright where column 3 is white; the AUC within the photo is below each map. At best they
-# agree in the large, on which regions are easy, and not token by token: whether one token of a texture is exactly right is mostly chance.*
-
-# %%
-inside = {name: auc(z_l[photo == i], right_l[photo == i]) for i, name in enumerate(held_out.names)}
-fooled = [name for name, value in inside.items() if value < 0.5]
-display(Markdown(
-    f"On **{', '.join(fooled)}** φ_e ranks worse than chance: compare the third and fourth "
-    "columns to see what it trusts wrongly. E_l and φ_e learned from the same photos; "
-    "where a picture is unlike those, both can be wrong together, and sure of it. "
-    "A judge is as narrow as its training set." if fooled else
-    "On each of the photos φ_e ranks better than chance: "
-    + ", ".join(f"{name} {value:.2f}" for name, value in inside.items()) + "."))
-
-
-# %% [markdown]
-# ## 9. Preview: α → m_s → T_s
-#
-# What Algorithm 2 does first. Tokens of S_l with p(good) ≥ α are the good ones, **m_s**. The more there are, the later in the schedule one may start:
-# **T_s** is the smallest t whose S_t keeps no more tokens than that. By hand, a search:
-
-# %% tags=["nbval-check-output"]
-def start_by_hand(good: int, n: int, T: int) -> int:
-    t = 0
-    while tokens_to_keep(t, T, n, "cosine") > good:
-        t += 1
-    return t
-
-
-assert all(start_by_hand(g, 64, T) == start_step(g, 64, T, "cosine")
-           for T in range(1, 17) for g in range(65))
-print("good tokens of 64 →", *(f"{g:3d}" for g in (0, 1, 5, 11, 19, 29, 40, 52, 63, 64)))
-print("T_s, for T = 8    →", *(f"{start_step(g, 64, 8, 'cosine'):3d}"
-                               for g in (0, 1, 5, 11, 19, 29, 40, 52, 63, 64)))
-
-
-# %%
-def starts(p: torch.Tensor, alpha: float) -> tuple[float, float]:
-    """Share of good tokens, and mean T_s (of T = 8), over the held-out crops."""
-    good = p >= alpha
-    return (good.float().mean().item(),
-            sum(start_step(int(m.sum()), n, 8, "cosine") for m in good) / len(good))
-
-
-alphas = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9]
-by_alpha = [(a, *starts(z_l.sigmoid(), a), *starts(corrected, a)) for a in alphas]
-print(" α    as trained: good  T_s    shifted: good  T_s")
-for a, share, t_s, share_c, t_c in by_alpha:
-    print(f"{a:.1f}           {share:6.1%}  {t_s:.1f}           {share_c:6.1%}  {t_c:.1f}")
-assert all(x[2] <= y[2] and x[4] <= y[4] for x, y in zip(by_alpha, by_alpha[1:])), (
-    "a stricter α must not need fewer steps")
-
-# %%
-fig, axes = plt.subplots(1, 4, figsize=(8, 2.5), layout="constrained", width_ratios=[1, 1, 1, 1.6])
-image = picture(s_l[which])
-quantiles = torch.quantile(
-    corrected[which].flatten().cpu(), torch.tensor([0.25, 0.5, 0.75])).tolist()
-for axis, a in zip(axes, quantiles):
-    m_s = (corrected[which] >= a).cpu()
-    pixels = m_s.repeat_interleave(f, 0).repeat_interleave(f, 1)
-    axis.imshow(torch.where(pixels[..., None], image, torch.tensor(0.35)))
-    axis.set(xticks=[], yticks=[])
-    axis.set_title(f"α = {a:.2f}: T_s = {start_step(int(m_s.sum()), n, 8, 'cosine')}", fontsize=9)
-axes[3].plot(alphas, [row[2] for row in by_alpha], "o-", ms=3, label="as trained")
-axes[3].plot(alphas, [row[4] for row in by_alpha], "o-", ms=3, label="shifted")
-axes[3].set(xlabel="α", ylabel="mean T_s of 8", ylim=(0, 8.3))
-axes[3].legend(fontsize=8)
-path = run.save_figure(fig, "alpha_preview")
-
-
-# %% [markdown]
-# *What to see. Left: what is kept of S_l at three thresholds (set here so that ¾, ½ and ¼ of the tokens pass). A strict α keeps only the surest
-# tokens and starts early, with many steps of texture to invent; a lenient one trusts S_l and does little. Right: α as a knob from "keep
-# E_l's answer" to "start anew", over all held-out crops. [Notebook 08](08_alpha_curves.ipynb) measures what it does to the picture.*
-
-# %% [markdown]
 # ## What you learned
 #
-# - Eq. 5 is a two-class cross-entropy: is this token of a complete map the token of S_h?
-# - φ_e must not see the mask: in training "kept" means "right", and it would learn that and nothing else.
+# - Eq. 5 as printed counts good tokens alone, and "always good" is then best; with both classes it asks of each token of a
+#   complete map: is it that of S_h?
+# - φ_e must not read the mask: in training "kept" means "right", and it would learn that and nothing else.
 # - It is trained on the two maps that it will meet: S_l, and φ_r's *drawn* tokens.
-# - Ranking (AUC) and probabilities (reliability) are two questions. A change of the share of good tokens is a constant shift of the log-odds.
-# - A network's own confidence is a strong rival on fresh samples. Always measure it beside φ_e.
+# - Ranking (AUC) and probabilities (reliability) are two questions. A change of the share of good tokens is a constant shift of
+#   the log-odds.
+# - A network's own confidence is hard to beat on fresh samples. Always measure it beside φ_e.
 # - α turns scores into m_s, and m_s into T_s.
 #
 # ## Check yourself
 #
 # <details><summary>1. What is the target of φ_e, and on which maps is it trained?</summary>
 #
-# Whether a token equals that of S_h. On S_l, and on complete maps that φ_r drew, since these are what inference shows it.
+# Whether a token equals that of S_h. On S_l, and on complete maps that φ_r drew, since inference has it judge these.
 #
 # </details>
 #
@@ -788,7 +898,8 @@ path = run.save_figure(fig, "alpha_preview")
 #
 # <details><summary>3. Why can φ_e not be much better than φ_r's own confidence at its task?</summary>
 #
-# Given LQ, S_h is independent of φ_r's draw. The best answer to "equals S_h?" is the probability of the token given LQ, which φ_r estimates.
+# Given LQ, S_h is independent of φ_r's draw. The best answer to "equals S_h?" is the probability of the token given LQ, which
+# φ_r estimates.
 #
 # </details>
 #
@@ -800,7 +911,8 @@ path = run.save_figure(fig, "alpha_preview")
 #
 # ## Exercises
 #
-# **1. What Algorithm 2 really needs** is not an AUC but this: of the k tokens that it keeps, how many are good? Write it, for the k of highest score (`keep_best` helps).
+# **1. What Algorithm 2 really needs** is not an AUC but this: of the k tokens that it keeps, how many are good? Write it, for
+# the k of highest score (`keep_best` helps).
 
 # %% tags=["exercise"]
 def good_among_kept(score: torch.Tensor, good: torch.Tensor, k: int) -> float:
@@ -823,8 +935,9 @@ assert abs(good_among_kept(z_l, right_l, n) - right_l.float().mean().item()) < 1
 
 
 # %% [markdown]
-# **2. Balanced training.** A judge was trained with both classes weighing one half. With what shift of its log-odds are its probabilities right where
-# the share of good tokens is π? And which threshold on its *uncorrected* probability equals α = ½ on the corrected one?
+# **2. Balanced training.** A judge was trained with both classes weighing one half. With what shift of its log-odds (section
+# 10c) are its probabilities right where the share of good tokens is π? And which threshold on its *uncorrected* probability
+# equals α = ½ on the corrected one?
 
 # %% tags=["exercise"]
 def shift_from_balanced(share: float) -> float:
@@ -858,9 +971,10 @@ assert _same.all()
 
 
 # %% [markdown]
-# **3. What the target cannot see.** A world of two neighbouring tokens: S_h is `AA` or `BB`, each half of the time. φ_r, with nothing shown, draws each token
-# A or B with ½, on its own. Given the drawn pair, with what probability is its *first* token good? With what probability are *both*?
-# (Count over the two S_h.) Eq. 5 asks the first question, so it cannot tell `AB`, which is impossible, from `AA`.
+# **3. What the target cannot see.** A world of two neighbouring tokens: S_h is `AA` or `BB`, each half of the time. φ_r, with
+# no token kept, draws each token A or B with ½, on its own. Given the drawn pair, with what probability is its *first* token
+# good? With what probability are *both*? (Count over the two S_h.) The loss asks the first question, so it cannot tell `AB`,
+# which is impossible, from `AA`.
 
 # %% tags=["exercise"]
 def first_and_both_good(drawn: str) -> tuple[float, float]:
@@ -882,8 +996,8 @@ assert first_and_both_good("AB") == (0.5, 0.0)
 assert first_and_both_good("BA") == (0.5, 0.0)
 
 # %% [markdown]
-# So one round of judging cannot repair a pair that does not fit. Keeping *one* of the two can: in the next step φ_r sees it, and the other follows. That is
-# the reason to iterate, and to keep few tokens early.
+# So one round of judging cannot repair a pair that does not fit. Keeping *one* of the two can: in the next step φ_r reads it,
+# and the other follows. That is the reason to iterate, and to keep few tokens early.
 
 # %%
 path = run.record(
@@ -895,8 +1009,9 @@ path = run.record(
     loss=loss_held, base_loss=base_loss, shift=shift, stored_shift=stored,
     calibration_error={"as_trained": error_before, "shifted": error_after},
     by_alpha=[{"alpha": a, "good": s, "T_s": t, "good_shifted": sc, "T_s_shifted": tc}
-              for a, s, t, sc, tc in by_alpha],
+              for (a, s, t), (_, sc, tc) in zip(by_alpha, shifted)],
 )
 
 # %% [markdown]
-# Next: φ_r proposes, φ_e judges, and [06 · Adaptive inference](06_adaptive_inference.ipynb) puts them into the loop of Algorithm 2.
+# Next: φ_r proposes, φ_e judges, and [06 · Adaptive inference](06_adaptive_inference.ipynb) puts them into the loop of
+# Algorithm 2.

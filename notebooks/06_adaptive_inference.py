@@ -15,24 +15,25 @@
 # %% [markdown]
 # # 06 · Adaptive inference: Algorithm 2
 #
-# **What you build.** The sampler of ITER, first as a loop of ten lines on made-up networks, then line by line, then on the trained
-# φ_r and φ_e: a restoration that you can stop at every step, and a panel to play with.
+# **What you build.** The sampler of ITER, first as a loop of ten lines on made-up networks, then line by line, then on the
+# trained φ_r and φ_e: a restoration that you can stop at every step, and a panel to play with.
 #
-# **Why.** Notebooks 04 and 05 trained two networks, one that proposes tokens and one that judges them. Neither restores a photo.
-# What restores is the loop around them, and most of what can go wrong goes wrong here: a mask with the wrong sign, a step too few,
-# a kept token that quietly gets a new value.
+# **Why.** Notebooks 04 and 05 trained two networks, one that proposes tokens and one that judges them. Neither restores a
+# photo. What restores is the loop around them, and most of what can go wrong goes wrong here: a mask with the wrong sign, a
+# step too few, a kept token that quietly gets a new value.
 #
-# **What you need.** φ_r and φ_e as functions (notebooks [04](04_refiner.ipynb) and [05](05_evaluator.ipynb)), and the schedule γ. No training.
-# Symbols: [one table](symbols.md).
+# **What you need.** φ_r and φ_e as functions (notebooks [04](04_refiner.ipynb) and [05](05_evaluator.ipynb)), and the schedule
+# γ. No training. Symbols: [one table](symbols.md).
 #
-# **Minutes.** Half an hour to read; to run, under one minute on two CPU cores at the `smoke` tier after notebooks 02 to 05 (about three
-# without them: it then trains what is missing), and the same on a GPU, since nothing here is large.
+# **Minutes.** Half an hour to read, about one to run on two CPU cores. The notebook shows `tiny`, whose weights ship, also
+# where `tier` is "smoke"; nothing is trained.
 #
-# The evaluator also judges S_l, before any step: few good tokens mean many steps, many good ones mean few. So one network decides how far a
-# picture stays with what E_l read, and how much texture is added (Chen et al. 2024, abstract; Eq. 6; Algorithm 2, lines 1 to 6).
+# The evaluator also judges S_l, before any step: few good tokens mean many steps, many good ones mean few. So one network
+# decides how far a picture stays with what E_l read, and how much texture is added (Chen et al. 2024, abstract; Eq. 6;
+# Algorithm 2, lines 1 to 6).
 
 # %% tags=["parameters"]
-tier = "smoke"
+tier = "tiny"
 seed = 0
 device = "auto"
 data = None
@@ -44,7 +45,6 @@ from itersr.lab.reproduce import Run
 run = Run.start("06", tier=tier, seed=seed, device=device, data=data, out=out)
 
 # %%
-import dataclasses
 import itertools
 import math
 
@@ -60,7 +60,7 @@ from itersr.sampling import RELEASED, Sampler, proposer
 from itersr.schedule import gamma, start_step, tokens_to_keep
 
 # %% [markdown]
-# ## 1 · The whole algorithm in ten lines
+# ## 1. The whole algorithm in ten lines
 #
 # Words first. Masks say **True = good = keep**. γ(r) is the *masked* share at time r = t/T; γ(0) = 0, γ(1) = 1.
 #
@@ -74,8 +74,8 @@ from itersr.schedule import gamma, start_step, tokens_to_keep
 #    - k = ⌈(1 − γ((t − 1)/T))·N⌉ tokens are drawn, the good ones with more chance; they are m_{t−1};
 # 4. after t = 1 all N tokens are kept: decode them.
 #
-# The networks are only called, never looked into. So for now two functions that we make up stand in for them: `phi_r` gives logits
-# (codes, h, w), `phi_e` gives log p(good), (h, w).
+# The networks are only called, never looked into. So for now two functions that we make up stand in for them: `phi_r` gives
+# logits (codes, h, w), `phi_e` gives log p(good), (h, w).
 
 # %%
 h, w, codes = 8, 8, 16
@@ -99,9 +99,9 @@ def phi_e(s_t, s_l):
 
 
 # %% [markdown]
-# Two small tools do what chance there is. `draw` samples one token for each place: it walks along the cumulative probabilities until
-# it passes a uniform number. `choose` keeps k places at random, the likely ones more often; why adding Gumbel noise does that
-# is section 2e.
+# Two small tools do what chance there is. `draw` samples one token for each place: it walks along the cumulative probabilities
+# until it passes a uniform number. `choose` keeps k places at random, the likely ones more often; why adding Gumbel noise does
+# that is section 2e.
 
 # %%
 def draw(logits, u):
@@ -118,7 +118,13 @@ def choose(score, k, u):
 
 
 # %% [markdown]
-# And here is Algorithm 2. One line in it is not in the paper's listing: kept tokens stay kept (`inf`). Section 2f switches that off.
+# And here is Algorithm 2. Three lines of the paper's listing read otherwise:
+#
+# - Line 6 is printed with < where we have ≤. With <, T_s is never 0: at least one step is run.
+# - Line 13, as printed, samples every token. Here a kept token keeps its value (section 2d).
+# - Line 14, as printed, may drop a kept token. Here it stays kept, by the `inf` (section 2f).
+#
+# The module can do each line as it is printed; section 5 compares them.
 
 # %%
 def algorithm_2(s_l, phi_r, phi_e, T, alpha, generator):
@@ -140,8 +146,8 @@ restored, T_s = algorithm_2(s_l, phi_r, phi_e, T, 0.5, run.generator(2, "cpu"))
 assert torch.equal(restored, s_h), "with a φ_r and a φ_e that know S_h, Algorithm 2 must end at S_h"
 
 # %% [markdown]
-# An oracle must lead to S_h, from any S_l, at any T and α. What if S_l was right everywhere? Then T_s = 0, no step is taken,
-# and the answer is S_l itself.
+# An oracle must lead to S_h, from any S_l, at any T and α. What if S_l was right everywhere? With our ≤ in line 6 T_s is then
+# 0, no step is taken, and the answer is S_l itself.
 
 # %% tags=["nbval-check-output"]
 for name, start in (("S_l, 60 % broken", s_l), ("S_l = S_h", s_h),
@@ -154,9 +160,9 @@ for name, start in (("S_l, 60 % broken", s_l), ("S_l = S_h", s_h),
 # %% [markdown]
 # ### The module does the same, to the token
 #
-# An oracle forgives: almost any loop ends at S_h. So the comparison with `itersr.sampling.restore` uses two networks that are *not*
-# right: convolutions with random weights, whose output hangs on every token they see. If our loop and the module's differed in one
-# drawn number anywhere, the maps would part at that step and not meet again.
+# An oracle forgives: almost any loop ends at S_h. So the comparison with `itersr.sampling.restore` uses two networks that are
+# *not* right: convolutions with random weights, whose output hangs on every token they see. If our loop and the module's
+# differed in one drawn number anywhere, the maps would part at that step and not meet again.
 
 # %%
 conv_r = torch.randn(codes, 2 * codes + 2, 3, 3, generator=g)
@@ -199,9 +205,9 @@ assert torch.equal(oracle.tokens[0], s_h)
 print(f"{same} settings, each token map the same as the module's")
 
 # %% [markdown]
-# ## 2 · Line by line
+# ## 2. Line by line
 #
-# ### 2a · m_s: which tokens of S_l are good
+# ### 2a. m_s: which tokens of S_l are good
 #
 # φ_e answers a yes-or-no question for each token, so its output is a probability and α is a probability too:
 # **keep what is good with at least the chance α**. A strict judge (α near 1) keeps little, a lenient one keeps much.
@@ -223,13 +229,15 @@ path = run.save_figure(fig, "threshold")
 
 
 # %% [markdown]
-# *See: yellow is good. The threshold cuts the second picture at α; a higher α gives fewer yellow places. Where the third to fifth pictures
-# and the first differ, φ_e is mistaken: a wrong token kept is an error that no step repairs, a right token masked costs only work.*
+# *What to see: yellow (1) is good, dark (0) is not. The threshold cuts the second picture at α; a higher α gives fewer yellow
+# places. Where the third to fifth pictures and the first differ, φ_e is mistaken. As long as kept tokens stay kept, a wrong
+# token that is kept is an error that no step repairs; a right token that is masked costs only work.*
 #
-# ### 2b · T_s: where to start
+# ### 2b. T_s: where to start
 #
-# Line 6 of Algorithm 2. Having m_s with so many good tokens is like *being* at the time t at which the schedule keeps that many.
-# At T nothing is kept, at 0 everything. So T_s is the smallest t that keeps no more tokens than are good. By brute force: count them all.
+# Line 6 of Algorithm 2. Having m_s with so many good tokens is like *being* at the time t at which the schedule keeps that
+# many. At T nothing is kept, at 0 everything. So T_s is the smallest t that keeps no more tokens than are good. By brute force:
+# count them all.
 
 # %%
 def keep_by_hand(t, T, n, kind):
@@ -253,7 +261,8 @@ print(f"{checked} cases: the same T_s as the module's start_step")
 # %% [markdown]
 # (The 10⁻⁹ forgives floating point, in which 0.7·10 is a hair above 7 and would count as 8.)
 #
-# The table: T_s for a share of good tokens, N = 64. Read a row from left to right: the better S_l is, the fewer steps are left.
+# The table: T_s for a share of good tokens, N = 64. Read a row from left to right: the more tokens are judged good, the fewer
+# steps are left.
 
 # %% tags=["nbval-check-output"]
 goods = [0, 6, 16, 32, 48, 60, 63, 64]
@@ -262,10 +271,10 @@ for kind in ("linear", "cosine", "square"):
     print(f"T_s, {kind:13}", *(f"{start_step(good, 64, 8, kind):4d}" for good in goods))
 
 # %% [markdown]
-# ### 2c · k: how many tokens each step keeps
+# ### 2c. k: how many tokens each step keeps
 #
-# The step from t to t − 1 ends with k = ⌈(1 − γ((t − 1)/T))·N⌉ tokens kept. The last step (t = 1) keeps all. Under the cosine schedule the
-# first steps keep few tokens, when φ_r knows little, and the last ones keep many; the linear one is even.
+# The step from t to t − 1 ends with k = ⌈(1 − γ((t − 1)/T))·N⌉ tokens kept. The last step (t = 1) keeps all. Under the cosine
+# schedule the first steps keep few tokens, when φ_r knows little, and the last ones keep many; the linear one is even.
 
 # %% tags=["nbval-check-output"]
 print("step from t      ", *(f"{t:4d}" for t in range(8, 0, -1)))
@@ -276,10 +285,13 @@ for kind in ("linear", "cosine", "square", "sqrt"):
 
 
 # %% [markdown]
-# ### 2d · Kept tokens keep their values
+# ### 2d. Kept tokens keep their values
 #
-# φ_r predicts *every* place, the kept ones too. A kept token was judged good; drawing it anew would throw away the reason why it was kept.
-# Hence `torch.where(m_t, s_t, draw(…))`. The property to test, on networks that are wrong: from one step to the next no kept token changes.
+# φ_r predicts *every* place, the kept ones too. Tokens that are drawn later are drawn to fit the kept ones; a kept token that
+# is drawn anew need not fit them. Hence `torch.where(m_t, s_t, draw(…))`. That a token is kept does not say that φ_e thinks it
+# is good: k comes from the schedule, and the k that are drawn can all have a low p(good).
+#
+# The property to test, on networks that are wrong: from one step to the next no kept token changes.
 
 # %% tags=["nbval-check-output"]
 def changed_while_kept(result):
@@ -300,19 +312,20 @@ for resample in (False, True):
     print(f"resample={resample!s:5}   kept tokens that changed: {'none' if count == 0 else 'some'}")
 
 # %% [markdown]
-# `resample=True` is what the authors' released sampler does (section 5). With it, a token that φ_e kept may be replaced by one that φ_e
-# never saw.
+# `resample=True` is line 13 as printed, and what the authors' released sampler does (section 5). With it, a kept token may be
+# replaced by one that φ_e never saw.
 #
-# ### 2e · Choosing k tokens by chance: Gumbel top-k
+# ### 2e. Choosing k tokens by chance: Gumbel top-k
 #
 # The k best scores are one way to choose; it is greedy. Algorithm 2 *samples* instead: draw a token with chance proportional to
 # p(good), put it aside, draw the next among the rest, and so on, k times. One by one that is slow. The trick: add independent
 # Gumbel noise −log(−log u) to each log-probability and take the k largest. The result has exactly the same distribution.
 #
 # **Why?** Give token i a clock that rings after −log(u_i)/p_i: an exponential waiting time of rate p_i. Three facts are enough.
-# (1) Clock i rings first with chance p_i/Σp. (2) Such clocks have no memory: after the first ring the others go on as if they had
-# just been started, so that the next is drawn among the rest in the same way. The first k rings are k draws without replacement.
-# (3) −log(−log(u)/p) = log p − log(−log u): the *earliest* ring is the *largest* sum of log-probability and Gumbel noise.
+# (1) Clock i rings first with chance p_i/Σp. (2) Such clocks have no memory: after the first ring the others go on as if they
+# had just been started, so that the next is drawn among the rest in the same way. The first k rings are k draws without
+# replacement. (3) −log(−log(u)/p) = log p − log(−log u): the *earliest* ring is the *largest* sum of log-probability and Gumbel
+# noise.
 
 # %% tags=["nbval-check-output"]
 rates = torch.tensor([0.9, 0.6, 0.3, 0.15, 0.05])
@@ -363,14 +376,14 @@ axis.legend(fontsize=8)
 path = run.save_figure(fig, "gumbel")
 
 # %% [markdown]
-# *See: three bars of one height for every token. A token with p = 0.05 is kept now and then: the sampling gives every token its chance,
-# and this is why evaluator masks do not grow from one corner (notebook [07](07_topk_vs_evaluator.ipynb)).*
+# *What to see: three bars of one height for every token. A token with p = 0.05 is kept now and then: the sampling gives every
+# token its chance, and this is why evaluator masks do not grow from one corner (notebook [07](07_topk_vs_evaluator.ipynb)).*
 #
-# ### 2f · May a kept token be masked again?
+# ### 2f. May a kept token be masked again?
 #
-# To the letter of Algorithm 2, m_{t−1} is drawn anew among *all* tokens: one that was kept competes again and may lose its place
-# (`remask=True`). The released sampler never takes a token back (`remask=False`, the module's default). Look at both on a made-up map,
-# where φ_e likes the left side better.
+# By line 14 as printed, m_{t−1} is drawn anew among *all* tokens: one that was kept competes again and may lose its place
+# (`remask=True`). The released sampler never takes a token back (`remask=False`, the module's default). Look at both on a
+# made-up map, where φ_e likes the left side better.
 
 # %%
 side = 16
@@ -400,22 +413,27 @@ path = run.save_figure(fig, "remask")
 assert lost[False] == 0 < lost[True]
 
 # %% [markdown]
-# *See: grey is masked, blue kept, orange newly kept, red taken back. Above no red: masks only grow, and faster on the left. Below tokens
-# come and go. Re-masking can undo a mistake, and it also gives up good tokens by bad luck; which weighs more has to be measured
-# on trained networks (section 4).*
+# *What to see: grey is masked, blue kept, orange newly kept, red taken back. Above no red: masks only grow, and faster on the
+# left. Below tokens come and go. Re-masking can undo a mistake, and it also gives up good tokens by bad luck; which weighs more
+# has to be measured on trained networks (section 4).*
 #
-# ## 3 · One photo, step by step
+# ## 3. One photo, step by step
 #
-# Now the trained networks: those that ship with the package. (A tier that does not ship is taken from the earlier notebooks of this
-# run, and trained where they left nothing.)
+# Now the trained networks: those that ship with the package. (A tier that does not ship is taken from the earlier notebooks of
+# this run, and trained where they left nothing.)
 
 # %%
 model = model_to_measure(run.tier, run.data, run.checkpoints, seed=run.seed, device=str(run.device))
 print(f"tier {model.tier.name}: {model.tier.vqgan.codes} codes, a token covers "
-      f"{model.tier.vqgan.factor}×{model.tier.vqgan.factor} pixels, ×{model.tier.scale}")
+      f"{model.tier.vqgan.factor}×{model.tier.vqgan.factor} pixels, ×{model.tier.scale}; "
+      f"φ_e's logit is shifted by {model.calibration:+.2f}")
 
 # %% [markdown]
-# Three photos that no tier trains on, made worse as in notebook [01](01_degradation.ipynb): 192 × 192 pixels each, and LQ a quarter of the side.
+# The shift makes φ_e's mean probability equal the share of good tokens on held-out photos ([05](05_evaluator.ipynb), section
+# 7). `model.functions` and `model.restore` apply it, so every p(good) and every α below refers to the shifted φ_e.
+#
+# Three photos that no tier trains on, made worse as in notebook [01](01_degradation.ipynb): 192 × 192 pixels each, and LQ a
+# quarter of the side.
 
 # %%
 pairs = widgets.example_pairs(model, side=192, seed=run.seed)
@@ -426,8 +444,7 @@ s_h = torch.cat([model.vqgan.encode(one[None]) for one in hq])
 
 
 def alg2(**settings):
-    ("Algorithm 2 with the paper's T = 8 and α = 0.5; "
-     "φ_r's samples are drawn a little cooler than the paper's 1.")
+    """T = 8 and α = 0.5 as in the paper, which gives no temperature; 1 is plain sampling."""
     return model.sampler("paper", **{"temperature": 0.85, **settings})
 
 
@@ -436,56 +453,68 @@ print("T_s:", dict(zip(names, trace.start.tolist())))
 
 
 # %%
+@torch.no_grad()
+def judge_start(one):
+    """φ_e's log p(good) for the tokens of S_l of one photo, before any step."""
+    evidence = model.log_posterior(model.pad(one))
+    s_l = evidence.argmax(1)
+    return model.functions(evidence)[1](s_l, s_l)
+
+
+def show_state(axes, trace, i, score):
+    """The complete map after step i, decoded; its mask; p(good) where there was a choice."""
+    axes[0].imshow(trace.at(i)[0].permute(1, 2, 0).cpu())
+    axes[1].imshow(widgets.mask_states(trace, i), vmin=0, vmax=2,
+                   cmap=ListedColormap([widgets.MASKED, widgets.KEPT, widgets.NEW]))
+    if score is None:
+        axes[2].text(0.5, 0.5, "all are kept:\nno judging", ha="center", va="center", fontsize=8,
+                     transform=axes[2].transAxes)
+        axes[2].set_box_aspect(1)
+    else:
+        axes[2].imshow(score[0].exp().cpu(), vmin=0, vmax=1, cmap="viridis")
+
+
+# %%
 def trajectory(index, columns=5):
-    """S_t decoded, what is kept, and the score, for one photo of the batch at some of its steps."""
-    alone = model.restore(lq[index : index + 1], alg2(), seed=run.seed + index)
-    count = len(alone.restored.steps)
-    shown = sorted({round(i * count / (columns - 1)) for i in range(columns)})
+    """The restoration of one photo of the batch, at some of its steps."""
+    one = lq[index : index + 1]
+    alone = model.restore(one, alg2(), seed=run.seed + index)
+    steps = alone.restored.steps
+    shown = sorted({round(i * len(steps) / (columns - 1)) for i in range(columns)})
     fig, axes = plt.subplots(3, len(shown), figsize=(1.6 * len(shown), 4.9),
                              layout="constrained", squeeze=False)
-    for column, i in enumerate(shown):
-        step = alone.restored.steps[i - 1] if i else None
-        axes[0, column].imshow(alone.at(i)[0].permute(1, 2, 0).cpu())
-        axes[0, column].set_title(
-            f"S_l, T_s = {count}" if i == 0 else f"step {i}, t = {step.t}", fontsize=9)
-        axes[1, column].imshow(
-            widgets.mask_states(alone, i),
-            cmap=ListedColormap([widgets.MASKED, widgets.KEPT, widgets.NEW]), vmin=0, vmax=2)
-        if step is None:  # before the first step: what φ_e says of S_l itself
-            evidence = model.log_posterior(model.pad(lq[index : index + 1]))
-            score = model.functions(evidence)[1](alone.restored.condition, alone.restored.condition)
-        else:
-            score = step.score
-        if score is not None:
-            axes[2, column].imshow(score[0].exp().cpu(), vmin=0, vmax=1, cmap="viridis")
-        else:
-            axes[2, column].text(0.5, 0.5, "all are kept:\nno judging", ha="center", va="center",
-                                 fontsize=8, transform=axes[2, column].transAxes)
+    for i, column in zip(shown, axes.T):
+        show_state(column, alone, i, steps[i - 1].score if i else judge_start(one))
+        title = f"step {i}, t = {steps[i - 1].t}" if i else f"S_l, T_s = {len(steps)}"
+        column[0].set_title(title, fontsize=9)
     for axis in axes.flat:
         axis.set(xticks=[], yticks=[])
-    for row, label in zip(axes, ("S_t decoded", "kept", "p(good)")):
-        row[0].set_ylabel(label, fontsize=9)
+    for row, label in zip(axes, ("complete map, decoded", "kept", "p(good)")):
+        row[0].set_ylabel(label, fontsize=8)
+    fig.colorbar(axes[2, 0].images[0], ax=axes[2])
     return fig
 
 
 deepest = int(trace.start.argmax())  # the photo with the most steps has most to show
-with torch.no_grad():
-    fig = trajectory(deepest)
-path = run.save_figure(fig, "trajectory")
+path = run.save_figure(trajectory(deepest), "trajectory")
+
+# %% [markdown]
+# *What to see, for the photo with the most steps, from left to right. Above: S_l decoded is smooth; then texture comes in. Each
+# picture is the complete map: kept tokens, and φ_r's latest guess at the masked places. Middle: blue was kept before, orange is
+# new in this step, grey is still masked; the first picture is m_s. Below: φ_e's probability for every token of the complete
+# map, dark 0, bright 1. m_s is grey where the first p(good) is below α. T_s = T does not mean that m_s is empty: it may have a
+# few tokens, too few for a later start.*
+#
+# The photo with the fewest steps:
 
 # %%
 taken = trace.start.clone()
 taken[taken == 0] = 99  # without a step there is nothing to see
 shortest = int(taken.argmin())
-with torch.no_grad():
-    fig = trajectory(shortest)
-path = run.save_figure(fig, "short_trajectory")
+path = run.save_figure(trajectory(shortest), "short_trajectory")
 
 # %% [markdown]
-# *The photo with the most steps, and the one with the fewest. From left to right, above: S_l decoded is smooth; then texture comes in,
-# masked places being φ_r's latest guess. Middle: blue was kept before, orange is new in this step, grey is still masked; the first
-# picture is m_s. Below: φ_e's probability for every token of the complete map; grey in the first m_s is where the first p(good) is
-# below α. How many tokens pass at the start decides how many steps there are.*
+# *The same rows and colours. The more tokens of S_l pass α, the later the restoration starts, and the fewer steps it has.*
 #
 # The trace obeys the properties of section 2, now on trained networks and on real photos:
 
@@ -520,22 +549,20 @@ for i in range(len(names)):
 print(f"{len(names)} photos: tokens and pixels are the same, in a batch and alone")
 
 # %% [markdown]
-# ## 4 · The adaptive start
+# ## 4. The adaptive start
 #
-# What α does: it moves m_s, m_s moves T_s. One call of φ_e for each photo gives p(good) on S_l; T_s for every α follows by counting.
+# What α does: it moves m_s, m_s moves T_s. One call of φ_e for each photo gives p(good) on S_l; T_s for every α follows by
+# counting.
 
 # %%
 alphas = [i / 40 for i in range(41)]
 starts, shares = {}, {}
-with torch.no_grad():
-    for i, name in enumerate(names):
-        evidence = model.log_posterior(model.pad(lq[i : i + 1]))
-        s_l = evidence.argmax(1)
-        log_p = model.functions(evidence)[1](s_l, s_l)
-        counts = [int((log_p >= math.log(max(alpha, 1e-30))).sum()) if alpha < 1 else 0
-                  for alpha in alphas]
-        shares[name] = [count / n for count in counts]
-        starts[name] = [start_step(count, n, 8) for count in counts]
+for i, name in enumerate(names):
+    log_p = judge_start(lq[i : i + 1])
+    counts = [int((log_p >= math.log(max(alpha, 1e-30))).sum()) if alpha < 1 else 0
+              for alpha in alphas]
+    shares[name] = [count / n for count in counts]
+    starts[name] = [start_step(count, n, 8) for count in counts]
 
 fig, axes = plt.subplots(1, 2, figsize=(8, 2.8), layout="constrained")
 for name in names:
@@ -551,11 +578,12 @@ for name in names:
 assert [starts[name][20] for name in names] == trace.start.tolist()  # α = 0.5, as restored above
 
 # %% [markdown]
-# *See: at α = 0 everything is good and T_s = 0 (the answer is S_l); at α = 1 nothing is and T_s = T. Between, each photo has its own
-# curve: one with a better S_l needs fewer steps. Both curves can only go one way, which the cell asserts.*
+# *What to see: at α = 0 everything is good and T_s = 0 (the answer is S_l); at α = 1 nothing is and T_s = T. Between, each
+# photo has its own curve: one whose S_l φ_e trusts more needs fewer steps. Both curves can only go one way, which the cell
+# asserts.*
 #
-# What do the steps buy? Restore all three photos at some α, with and without re-masking, and compare with the HQ photos. (Three photos
-# are no evidence; notebook [08](08_alpha_curves.ipynb) measures this properly, with intervals.)
+# What do the steps buy? Restore all three photos at some α, with and without re-masking, and compare with the HQ photos. (Three
+# photos are no evidence; notebook [08](08_alpha_curves.ipynb) measures this properly, with intervals.)
 
 # %%
 quality = [name for name in ("psnr", "ssim", "lpips") if metrics.available(name)]
@@ -588,56 +616,82 @@ words += (f". Decoding the true tokens S_h gives {rows['S_h decoded']['psnr']:.2
           "the price of tokens as such.")
 display(Markdown(words))
 
+# %%
+psnrs = [row["psnr"] for name, row in rows.items() if name.startswith("α") and "remask" not in name]
+falls = "falls" if psnrs == sorted(psnrs, reverse=True) else "does not fall"
+above = psnrs[1:]  # α above 0: some tokens are drawn anew
+display(Markdown(
+    "PSNR rewards the average of all plausible pictures, LPIPS a plausible one; so the paper "
+    "expects PSNR to fall and LPIPS to improve as α grows, up to a point. In this table PSNR "
+    f"{falls} from each α to the next. Between the α above 0 it differs by up to "
+    f"{max(above) - min(above):.2f} dB. Three photos and one seed cannot say which of these α "
+    "is the best; notebook [08](08_alpha_curves.ipynb) can."))
+
 # %% [markdown]
-# PSNR rewards the average of all plausible pictures, LPIPS a plausible one; so the paper expects PSNR to fall and LPIPS to gain as
-# α grows, up to a point. A model that has trained for minutes need not show the gain.
+# ## 5. The released sampler is another one
 #
-# ## 5 · The released sampler is another one
-#
-# The authors' released code and the paper's Algorithm 2 differ. `itersr.sampling.RELEASED` holds the code's choices in one line,
-# so that both can be run and compared. Read the table before you compare your numbers with somebody else's.
+# The printed listing, this module and the authors' released code differ. `itersr.sampling.RELEASED` holds the code's choices in
+# one line, so that all can be run and compared. Read the table before you compare your numbers with somebody else's.
 
 # %% tags=["nbval-check-output"]
 meaning = {
     "alpha": "threshold for good tokens of S_l",
     "schedule": "γ at inference",
-    "remask": "kept tokens compete again",
-    "resample": "kept tokens get new values",
+    "printed_start": "line 6 with <",
+    "resample": "line 13: kept tokens get new values",
+    "remask": "line 14: kept tokens compete again",
     "skip_last": "one step fewer than T_s",
-    "temperature": "of φ_r's samples",
 }
-letter = Sampler(remask=True)  # Algorithm 2 to the letter
-print(f"{'setting':12}{'Alg. 2':>8}{'module':>8}{'released':>10}   meaning")
+printed = Sampler(printed_start=True, resample=True, remask=True)
+print(f"{'setting':14}{'printed':>8}{'module':>8}{'released':>10}   meaning")
 for field, says in meaning.items():
-    values = [getattr(sampler, field) for sampler in (letter, Sampler(), RELEASED)]
-    print(f"{field:12}{values[0]!s:>8}{values[1]!s:>8}{values[2]!s:>10}   {says}")
+    values = [getattr(sampler, field) for sampler in (printed, Sampler(), RELEASED)]
+    print(f"{field:14}{values[0]!s:>8}{values[1]!s:>8}{values[2]!s:>10}   {says}")
 
 # %%
 samplers = {
-    "Alg. 2 to the letter": letter,
-    "kept stay kept": Sampler(),
-    "released": dataclasses.replace(RELEASED, temperature=1.0),
+    "module: kept stay kept": Sampler(),
+    "line 6 as printed": Sampler(printed_start=True),
+    "line 13 as printed": Sampler(resample=True),
+    "line 14 as printed": Sampler(remask=True),
+    "all three as printed": printed,
+    "released": RELEASED,
 }
-print(f"{'':22}{'calls of φ_r':>14}{'changed while kept':>20}"
+print(f"{'':24}{'mean T_s':>10}{'calls of φ_r':>14}{'changed while kept':>20}"
       + "".join(f"{name:>8}" for name in quality))
 compared = {}
 for name, sampler in samplers.items():
     result = model.restore(lq, sampler, seed=run.seed)
-    calls = sum(len(step.active) for step in result.restored.steps)
-    compared[name] = {"calls": calls, "changed": changed_while_kept(result.restored),
-                      **mean_quality(result.image)}
-    print(f"{name:22}{calls:14d}{compared[name]['changed']:20d}"
-          + "".join(f"{compared[name][key]:8.3f}" for key in quality))
-assert compared["kept stay kept"]["changed"] == 0
+    own = compared[name] = {"T_s": float(result.start.float().mean()),
+                            "calls": sum(len(step.active) for step in result.restored.steps),
+                            "changed": changed_while_kept(result.restored),
+                            **mean_quality(result.image)}
+    print(f"{name:24}{own['T_s']:10.2f}{own['calls']:14d}{own['changed']:20d}"
+          + "".join(f"{own[key]:8.3f}" for key in quality))
+assert compared["module: kept stay kept"]["changed"] == 0
+
+# %%
+module_T, released_T = (compared[name]["T_s"] for name in ("module: kept stay kept", "released"))
+happens = "does not happen" if compared["line 6 as printed"]["T_s"] == module_T else "happens"
+display(Markdown(
+    "These rows use temperature 1, plain sampling; section 4 used "
+    f"{alg2().temperature:g}. So the same settings give other numbers there. "
+    "Line 6 with < starts one step earlier where the good tokens are just as many as the "
+    f"schedule keeps; that {happens} on these photos. "
+    f"The released sampler leaves out one step. Its α of {RELEASED.alpha:g} and its "
+    f"{RELEASED.schedule} γ also change the start: T_s is {released_T:.1f} on average, and "
+    f"{module_T:.1f} with the module's settings. The released settings were made for a φ_e that "
+    "was trained on balanced classes, and this one was not ([05](05_evaluator.ipynb), section "
+    "7). So the row *released* does not judge the authors' model."))
 
 # %% [markdown]
-# Without its last step the released sampler never reaches k = N, and it does not need to: it resamples every place in every step, the
-# kept ones too, so that its last proposal is the answer as it is.
+# Without its last step the released sampler never reaches k = N, and it does not need to: it resamples every place in every
+# step, the kept ones too, so that its last proposal is the answer as it is.
 #
-# ## 6 · The panel
+# ## 6. The panel
 #
-# `itersr.lab.widgets.restoration_view` draws one restoration after any of its steps: a pure function of the photo and the settings.
-# First as a still picture:
+# `itersr.lab.widgets.restoration_view` draws one restoration after any of its steps: a pure function of the photo and the
+# settings. First as a still picture:
 
 # %%
 photo, reference = pairs[names[shortest]]
@@ -647,12 +701,12 @@ path = run.save_figure(fig, "panel")
 display(fig)
 
 # %% [markdown]
-# *See: above LQ, S_l, S_t after the chosen step, the result. Below what is kept (blue before, orange new in this step), the score by which it was
-# chosen, the HQ photo, and the metrics of S_l, of this step and of the result.*
+# *What to see: above LQ, S_l, S_t after the chosen step, the result. Below what is kept (blue before, orange new in this step),
+# the score by which it was chosen, the HQ photo, and the metrics of S_l, of this step and of the result.*
 #
-# With a running kernel, the same with controls. It opens before the first step, with m_s and φ_e's judgement of S_l; the step slider
-# ends at T_s. Try: α from 0 to 1 and watch T_s; `topk` in place of `evaluator`, and watch the orange places step by step; a lower
-# temperature; another seed.
+# With a running kernel, the same with controls. It opens before the first step, with m_s and φ_e's judgement of S_l; the step
+# slider ends at T_s. Try: α from 0 to 1 and watch T_s; `topk` in place of `evaluator`, and watch the orange places step by
+# step; a lower temperature; another seed.
 
 # %%
 panel = widgets.restoration_panel(model, pairs)
@@ -660,25 +714,28 @@ panel
 
 
 # %% [markdown]
-# ## 7 · What you learned
+# ## What you learned
 #
 # - Algorithm 2 is ten lines, and the networks are arguments: with two oracles it must return S_h, whatever the schedule.
 # - α is a probability: it decides m_s, m_s decides T_s, each photo has its own.
 # - A kept token keeps its value. Sampling k tokens without replacement is Gumbel noise plus top-k.
-# - Re-masking, resampling and the last step are choices in which the paper and its released code differ; name them when you compare.
+# - Where to start, resampling, re-masking and the last step: the printed listing, this module and the released code differ in
+#   them. Name them when you compare.
 # - A batch equals its singles to the bit, because nothing is shared between images but the weights.
 #
 # ## Check yourself
 #
 # <details><summary>1. What is m_s, and what happens if it is all True?</summary>
 #
-# The tokens of S_l that φ_e finds good. If all are, T_s = 0: no step is run and the answer is S_l.
+# The tokens of S_l that φ_e finds good. If all are, T_s = 0 with ≤ in line 6: no step is run and the answer is S_l. With the
+# printed < one step is run; where kept tokens keep their values, the answer is the same.
 #
 # </details>
 #
 # <details><summary>2. Why add Gumbel noise to log-scores and keep the k largest?</summary>
 #
-# That draws k places without replacement, each next one with probability proportional to its score among those left, without a loop.
+# That draws k places without replacement, each next one with probability proportional to its score among those left, without a
+# loop.
 #
 # </details>
 #
@@ -694,10 +751,10 @@ panel
 #
 # </details>
 #
-# ## 8 · Exercises
+# ## Exercises
 #
-# **1.** A photo costs one call of E_l, one of φ_e on S_l, and then φ_r once a step and φ_e once a step, except in the last step, where nothing
-# has to be judged. Write the number of calls of φ_r and φ_e for given T_s.
+# **1.** A photo costs one call of E_l, one of φ_e on S_l, and then φ_r once a step and φ_e once a step, except in the last
+# step, where nothing has to be judged. Write the number of calls of φ_r and φ_e for given T_s.
 
 # %% tags=["exercise"]
 def calls(T_s: int) -> int:
@@ -712,6 +769,7 @@ def calls(T_s: int) -> int:
 
 
 # %% tags=["check"]
+assert calls(0) == 1
 counted = []
 counting_r = lambda *seen: counted.append("φ_r") or noisy_r(*seen)
 counting_e = lambda *seen: counted.append("φ_e") or noisy_e(*seen)
@@ -720,12 +778,13 @@ for steps in (1, 3, 8):
         counted.clear()
         result = module_restore(torch.zeros(8, 8, dtype=torch.long), counting_r, counting_e,
                                 torch.Generator(), steps=steps, alpha=alpha)
-        assert calls(int(result.start)) == len(counted), (int(result.start), len(counted))
+        T_s = int(result.start)
+        assert calls(T_s) == len(counted), f"calls({T_s}) gave {calls(T_s)}, needed {len(counted)}"
 
 
 # %% [markdown]
-# **2.** Without the adaptive start every photo runs all T steps. Write the share of steps that the adaptive start saves over a set of photos,
-# given T_s of each and T.
+# **2.** Without the adaptive start every photo runs all T steps. Write the share of steps that the adaptive start saves over a
+# set of photos, given T_s of each and T.
 
 # %% tags=["exercise"]
 def saved(T_s: list[int], T: int) -> float:
@@ -749,8 +808,9 @@ assert abs(saved(trace.start.tolist(), 8) - (1 - taken)) < 1e-9
 
 
 # %% [markdown]
-# **3.** A policy is a function that turns a score into a merit, and the k tokens of most merit are kept. Write one that keeps tokens at random
-# *among those with p(good) ≥ 0.5 first*, and only then among the others. (score is log p(good), noise is uniform in (0, 1).)
+# **3.** A policy is a function that turns a score into a merit, and the k tokens of most merit are kept. Write one that keeps
+# tokens at random *among those with p(good) ≥ 0.5 first*, and only then among the others. (score is log p(good), noise is
+# uniform in (0, 1).)
 
 # %% tags=["exercise"]
 def good_first(score: torch.Tensor, noise: torch.Tensor, time: float) -> torch.Tensor:
@@ -767,6 +827,7 @@ def good_first(score: torch.Tensor, noise: torch.Tensor, time: float) -> torch.T
 
 
 # %% tags=["check"]
+assert good_first(torch.tensor([[[-0.1, -2.0]]]), torch.tensor([[[0.1, 0.9]]]), 0.5).argmax() == 0
 g = torch.Generator().manual_seed(0)
 chance = torch.rand(4, 8, 8, generator=g)
 noise = torch.rand(4, 8, 8, generator=g)
@@ -782,8 +843,8 @@ assert not torch.equal(other, masking.keep_best(merit, 10)), "other noise must g
 
 
 # %% [markdown]
-# **4.** T_s without a search. For the cosine schedule 1 − γ(t/T) = 1 − cos(π/2·(1 − t/T)) can be solved for t. Write T_s in closed form
-# (mind the ceiling, and the ends).
+# **4.** T_s without a search. For the cosine schedule 1 − γ(t/T) = 1 − cos(π/2·(1 − t/T)) can be solved for t. Write T_s in
+# closed form (mind the ceiling, and the ends).
 
 # %% tags=["exercise"]
 def start_cosine(good: int, n: int, T: int) -> int:
@@ -799,9 +860,11 @@ def start_cosine(good: int, n: int, T: int) -> int:
 
 
 # %% tags=["check"]
+assert start_cosine(64, 64, 8) == 0 and start_cosine(0, 64, 8) == 8
 for steps in (1, 3, 8, 16):
     for good in range(65):
-        assert start_cosine(good, 64, steps) == start_step(good, 64, steps), (good, steps)
+        found, needed = start_cosine(good, 64, steps), start_step(good, 64, steps)
+        assert found == needed, f"start_cosine({good}, 64, {steps}) gave {found}, needed {needed}"
 
 # %%
 path = run.record(

@@ -21,10 +21,9 @@
 # **Why.** Chen et al. (2024) show pictures of masks. A picture persuades; it does not measure. Sampling alone makes a mask look
 # even, so without random masks of equal size nobody can tell an evaluator's merit from the evenness of dice.
 #
-# **What you need.** Algorithm 2 ([06](06_adaptive_inference.ipynb)); the share of tokens kept at each step (γ).
-# Symbols: [one table](symbols.md).
-# **Time.** At `smoke`, two photos and one seed, about a minute on two CPU cores; at `tiny`, 27 photos and three seeds, about an hour.
-# Finished rows are kept on disk.
+# **What you need.** Algorithm 2 ([06](06_adaptive_inference.ipynb)); the share of tokens kept at each step (γ). Symbols: [one
+# table](symbols.md). **Time.** At `smoke`, two photos and one seed, about a minute on two CPU cores; at `tiny`, 27 photos and
+# three seeds, about an hour. Finished rows are kept on disk.
 
 # %% tags=["parameters"]
 tier = "tiny"
@@ -56,8 +55,8 @@ from itersr.schedule import tokens_to_keep
 # %% [markdown]
 # ## One step chooses k tokens
 #
-# Every policy below keeps *the same number* of tokens at the same step, ⌈(1 − γ((t−1)/T))·N⌉ (Alg. 2). Only *which* ones differs.
-# That makes the comparison fair: nothing but the choice can explain a difference.
+# Every policy below keeps *the same number* of tokens at the same step, ⌈(1 − γ((t−1)/T))·N⌉ (Alg. 2). Only *which* ones
+# differs. That makes the comparison fair: nothing but the choice can explain a difference.
 
 # %% tags=["nbval-check-output"]
 for kind in ("cosine", "linear"):
@@ -119,8 +118,8 @@ for name, (scored, policy) in masking.POLICIES.items():
 # %% [markdown]
 # ## Statistic 1: how near do new tokens lie to old ones?
 #
-# For each newly kept token, the distance to the nearest token kept before; the mean of it, divided by the mean over *all*
-# free places. A policy that picks free places at random gets exactly 1 on average. Less than 1: the mask grows from its neighbours.
+# For each newly kept token, the distance to the nearest token kept before; the mean of it, divided by the mean over *all* free
+# places. A policy that picks free places at random gets exactly 1 on average. Less than 1: the mask grows from its neighbours.
 
 # %%
 def nearness_by_hand(new, kept):
@@ -147,8 +146,8 @@ assert math.isclose(nearness_by_hand(corners, kept), nearness(corners, kept))
 # ## Statistics 2 and 3: join count and Moran's I
 #
 # The *join count* is how many pairs of neighbours are both kept, over what a random mask of equal size has. *Moran's I* is the
-# correlation of a mask with itself one step aside: I = (n/W) · Σ_ij w_ij (x_i − x̄)(x_j − x̄) / Σ_i (x_i − x̄)², where w_ij is 1 for
-# the four neighbours. A random mask has I = −1/(n−1), not 0, because one token cannot be drawn twice.
+# correlation of a mask with itself one step aside: I = (n/W) · Σ_ij w_ij (x_i − x̄)(x_j − x̄) / Σ_i (x_i − x̄)², where w_ij is
+# 1 for the four neighbours. A random mask has I = −1/(n−1), not 0, because one token cannot be drawn twice.
 
 # %%
 def moran_by_hand(keep):
@@ -229,6 +228,7 @@ def made_up_refiner(tokens, keep, condition, condition_keep):
     return logits
 
 
+# %%
 made_up_map = torch.rand(1, 16, 16, generator=run.generator(5, "cpu"))
 lone = torch.rand(1, 16, 16, generator=run.generator(6, "cpu"))
 blank = torch.zeros(1, 16, 16, dtype=torch.long)
@@ -241,6 +241,7 @@ toy_runs = {
 }
 
 
+# %%
 def show_masks(runs, title):
     """Rows: steps; columns: policies. Dark: kept before; light: newly kept; white: masked."""
     steps = max(sum(s.score is not None for s in r.steps) for r in runs.values())
@@ -262,12 +263,13 @@ def show_masks(runs, title):
     return fig
 
 
+# %%
 fig = show_masks(toy_runs, "Made-up networks: top-k grows from what it has")
 path = run.save_figure(fig, "made_up_masks")
 
 # %% [markdown]
-# *Light: newly kept, dark: kept before. Top-k, left, builds islands; a score that judges each token alone, and dice, do not.*
-# The statistic must see it:
+# *Rows: steps. Light: newly kept, dark: kept before, white: masked. Top-k, left, builds islands; a score that judges each token
+# alone, and dice, do not.* The statistic must see it:
 
 # %%
 toy_near = {
@@ -299,9 +301,9 @@ print(f"{len(pairs)} photos that no tier trains on, crops of {size.side}², "
 
 # %% [markdown]
 # All policies start at t = T from nothing known. An adaptive start would give the oracle, which judges S_l differently, other
-# T_s and other k. The **oracle** is an evaluator that knows S_h: no φ_e can answer Eq. 5's question better. It shows what masks could
-# buy where nearness to HQ is measured (PSNR, LPIPS); NIQE, which knows no HQ, need not agree.
-# It is one line: `log 1` where a proposed token equals S_h's, `log .001` elsewhere.
+# T_s and other k. The **oracle** is an evaluator that knows S_h: no φ_e can answer Eq. 5's question better. It shows what masks
+# could buy where nearness to HQ is measured (PSNR, LPIPS); NIQE, which knows no HQ, need not agree. It is one line: `log 1`
+# where a proposed token equals S_h's, `log .001` elsewhere.
 
 # %%
 s_h = experiments.tokens_of(model, pairs[0])
@@ -312,11 +314,12 @@ assert torch.allclose(knows(s_h + 1, s_h).exp().cpu(), torch.tensor(1e-3))
 # %% [markdown]
 # ### What even the best φ_e could know
 #
-# Before measuring, think about what can come out. Eq. 5 asks φ_e whether a token *equals* S_h. At inference every token of the map was drawn by φ_r (or E_l) from
-# the LQ image; S_h is another draw from that same image. Given the LQ image, the map therefore holds nothing about S_h, and the best possible answer is
-# p(token | LQ), which is φ_r's own confidence. [Notebook 05](05_evaluator.ipynb) ("Equality is not coherence") tests it by regression: beside φ_r's
-# log-probability, φ_e adds hardly anything. So φ_e's masks can do what confidence does, keep likely tokens, and that works like a lower temperature. What would be worth
-# more is a judge of whether tokens *fit each other*: [notebook 10](10_where_steps_pay.ipynb) looks for one.
+# Before measuring, think about what can come out. Eq. 5 asks φ_e whether a token *equals* S_h. At inference every token of the
+# map was drawn by φ_r (or E_l) from the LQ image; S_h is another draw from that same image. Given the LQ image, the map
+# therefore holds nothing about S_h, and the best possible answer is p(token | LQ), which is φ_r's own confidence. [Notebook
+# 05](05_evaluator.ipynb) ("Equality is not coherence") tests it by regression: beside φ_r's log-probability, φ_e adds hardly
+# anything. So φ_e's masks can do what confidence does, keep likely tokens, and that works like a lower temperature. What would
+# be worth more is a judge of whether tokens *fit each other*: [notebook 10](10_where_steps_pay.ipynb) looks for one.
 
 # %%
 rows = experiments.policies(model, pairs, size.seeds, store=run.checkpoints / "rows.jsonl")
@@ -355,53 +358,47 @@ fig = show_masks(traces, f"{shown.name}, {model.tier.name}: "
                          "newly kept tokens (light) and those kept before (dark)")
 path = run.save_figure(fig, "masks")
 
-
 # %% [markdown]
-# *Read a column downwards. Where light tokens hug dark ones, the mask grows from its neighbours; Halton's order is the other extreme,
-# spread by construction; compare the evaluator's column with `random`'s, not with an empty picture.*
+# *Rows: steps, columns: policies. Light: newly kept, dark: kept before, white: masked. Read a column downwards. Where light
+# tokens hug dark ones, the mask grows from its neighbours; Halton's order is the other extreme, spread by construction; compare
+# the evaluator's column with `random`'s, not with an empty picture.*
 #
 # ## (b) Locality, measured against random masks
 #
-# The grey band is where 95 % of random masks of that size fall; a policy inside it cannot be told from dice.
+# The policies' noise comes from the seed alone. So `random` draws the same masks on every photo, and its mean rests on as many
+# masks as there are seeds. The grey band holds 95 % of such means, of random masks of that size. At a step where a policy lies
+# in the band, Moran's I does not tell its masks from random ones.
 
 # %%
-def band_over_steps(statistic):
-    "{t: (low, high)} of the mean over photos and seeds, for random masks of the size kept at t."
-    h, w = s_h.shape[1:]
-    runs = len(pairs) * len(size.seeds)
-    found = {}
-    for t in range(2, T + 1):
-        k = tokens_to_keep(t - 1, T, n_tokens)
-        draws = experiments.random_band(statistic, (h, w), k, run.generator(10 + t, "cpu"), 100)
-        around = draws.mean() + (draws - draws.mean()) / math.sqrt(runs)
-        found[t] = torch.quantile(
-            around, torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
-    return found
+runs = len(size.seeds)  # not × photos: all photos share a seed's masks
+band = {}  # t: where 95 % of the means over `runs` random masks lie
+for t in range(2, T + 1):
+    k = tokens_to_keep(t - 1, T, n_tokens)
+    draws = experiments.random_band(moran, s_h.shape[1:], k, run.generator(10 + t, "cpu"),
+                                    1000 * runs).view(1000, runs).mean(1)
+    band[t] = tuple(np.quantile(draws.numpy(), [0.025, 0.975]))
 
-
-bands = {"moran": band_over_steps(moran), "joins": band_over_steps(joins)}
+# %%
 by_step = steps.groupby(["method", "t"])[["nearness", "moran", "joins"]].mean().reset_index()
 fig, axes = plt.subplots(1, 2, figsize=(8, 3.4))
-colours = dict(zip([*masking.POLICIES, "oracle"], plt.cm.tab10.colors))
+axes[0].axhline(1, color="0.4", lw=1, ls="--")
+axes[1].fill_between(list(band), *zip(*band.values()), color="0.85", label="random masks, 95 %")
+colours = dict(zip(masking.POLICIES, plt.cm.tab10.colors)) | {"oracle": "k"}
 for axis, value in zip(axes, ("nearness", "moran")):
-    if value in bands:
-        ts = sorted(bands[value])
-        axis.fill_between(ts, *zip(*(bands[value][t] for t in ts)),
-                          color="0.85", label="random masks, 95 %")
-    else:
-        axis.axhline(1, color="0.6", lw=4, alpha=0.4, label="random choice, expected")
     for name, colour in colours.items():
         own = by_step[(by_step.method == name) & by_step[value].notna()]
         axis.plot(own.t, own[value], "o-", ms=3, lw=1, color=colour, label=name)
     axis.set(xlabel="t (time runs to the left)", xticks=range(2, T + 1))
-    axis.set_title({"nearness": "distance of new to kept, over random",
-                    "moran": "Moran's I of the mask"}[value], fontsize=9)
+axes[0].set_title("distance of new to kept, over random", fontsize=9)
+axes[1].set_title("Moran's I of the mask", fontsize=9)
 axes[1].legend(fontsize=6, loc="center left", bbox_to_anchor=(1, 0.5))
 fig.tight_layout()
 path = run.save_figure(fig, "locality")
 
 # %% [markdown]
-# *Left: 1 is a random choice, below it masks grow from their neighbours. Right: inside the band a mask is as scattered as dice.*
+# *Means over photos and seeds at each step; a colour for each policy, the oracle black. Left: the dashed line at 1 is a random
+# choice; below it masks grow from their neighbours. Right: the grey band is that of random masks.*
+#
 # Note the **greedy** evaluator. If it clusters while the sampled one does not, then the evenness comes from the sampling,
 # and what the evaluator adds has to show in the quality, not in the look of the masks.
 
@@ -409,21 +406,38 @@ path = run.save_figure(fig, "locality")
 per_run = steps.groupby(["method", "photo", "seed"], as_index=False, sort=False)[
     ["nearness", "moran", "joins", "kept right"]].mean()
 order = [*masking.POLICIES, "oracle"]
+same = per_run[per_run.method == "random"].groupby("seed").moran
+assert (same.max() - same.min() < 1e-9).all(), "random masks differ between photos"
+inside = {name: sum(low - 1e-9 <= own[t] <= high + 1e-9 for t, (low, high) in band.items())
+          for name, own in by_step.set_index("t").groupby("method").moran}
 nearness_of = {name: experiments.interval(per_run[per_run.method == name], "nearness")
                for name in order}
 moran_of = {name: experiments.interval(per_run[per_run.method == name], "moran") for name in order}
 pd.DataFrame({
     "nearness [95 %]": {n: ledger.show(v) for n, v in nearness_of.items()},
     "Moran's I [95 %]": {n: ledger.show(v) for n, v in moran_of.items()},
+    f"of {len(band)} steps, in the band": {n: inside[n] for n in order},
     "kept tokens right": {n: f"{per_run[per_run.method == n]['kept right'].mean():.1%}"
                           for n in order},
 })
 
+# %%
+told = ("at the other steps its masks differ from random ones" if inside["evaluator"] < len(band)
+        else "by Moran's I its masks cannot be told from random ones")
+display(Markdown(
+    f"Random masks lie in the band at {inside['random']} of {len(band)} steps; about one step in "
+    f"twenty may be outside by chance. The sampled evaluator does at {inside['evaluator']}: "
+    f"{told}. Its mean Moran's I is {moran_of['evaluator']['mean']:.3f}, "
+    f"top-k's {moran_of['topk']['mean']:.3f}."))
+
 # %% [markdown]
+# The interval of `random` comes from one mask for each seed and is too narrow: the photos add no other masks. Compare `random`
+# with the band. Halton's order draws nothing, and has no interval.
+#
 # ## (c), (d), (e) Quality: pictures, tokens, and the bounds
 #
-# Intervals are 95 %, by bootstrap over photos and seeds. With two photos, as at `smoke`, an interval is little more than the two
-# values themselves: it says how little two photos prove.
+# Intervals are 95 %, by bootstrap over photos and seeds. With two photos, as at `smoke`, an interval is little more than the
+# two values themselves: it says how little two photos prove.
 
 # %%
 table = experiments.summary(rows, [*names, "token accuracy"])
@@ -432,8 +446,8 @@ table.pivot(index="method", columns="value", values="shown").reindex(
     index=rows.method.unique(), columns=[*names, "token accuracy"]).fillna("–")
 
 # %% [markdown]
-# Arrows help: PSNR, SSIM and token accuracy ↑, LPIPS, GMSD and NIQE ↓. **Paired differences** say more than two separate intervals: the same
-# photos and seeds, so their spread cancels out. Left of zero, the first is better.
+# Arrows help: PSNR, SSIM and token accuracy ↑, LPIPS, GMSD and NIQE ↓. **Paired differences** say more than two separate
+# intervals: the same photos and seeds, so their spread cancels out. Left of zero, the first is better.
 
 # %%
 of = {name: rows[rows.method == name] for name in rows.method.unique()}
@@ -452,6 +466,7 @@ compared = {
 differences = {name: experiments.difference(of[a], of[b], look)
                for name, (a, b) in compared.items()}
 
+# %%
 # The same two critics over temperatures: masks of likely tokens act like a lower temperature,
 # so one temperature is not enough.
 temperatures = (0.7, 1.0) if run.tier.name == "smoke" else (0.5, 0.7, 0.85, 1.0)
@@ -465,6 +480,8 @@ differences |= {
     f"{LOOK}, evaluator − random, each at its best temperature": experiments.difference(
         experiments.at_its_best(ours, look), experiments.at_its_best(dice, look), look),
 }
+
+# %%
 fig, axis = plt.subplots(figsize=(7, 3.2))
 ledger.draw(axis, {name.partition(", ")[2]: d for name, d in differences.items()})
 axis.set_xlabel(f"difference in {LOOK} (less is better): mean and 95 % interval")
@@ -476,22 +493,26 @@ path = run.save_figure(fig, "differences")
 # two that happen to agree prove nothing).*
 
 # %%
-shown_pictures = {"bicubic": None, "S_l": None, "topk": None, "evaluator": None, "oracle": None,
-                  "VQGAN bound": None}
-for name, kind in (("bicubic", "bicubic"), ("S_l", "S_l"), ("VQGAN bound", "bound")):
-    shown_pictures[name] = apply(model, Method(name, kind), shown)[0]
-shown_pictures |= ({name: pictures[name] for name in ("topk", "evaluator", "oracle")}
-                   | {"HQ": shown.hq})
-fig, axes = plt.subplots(1, len(shown_pictures), figsize=(8, 1.6))
-for axis, (name, image) in zip(axes, shown_pictures.items()):
+shown_pictures = {name: apply(model, Method(name, kind), shown)[0] for name, kind in
+                  (("bicubic", "bicubic"), ("S_l", "S_l"), ("VQGAN bound", "bound"))}
+shown_pictures |= {name: pictures[name] for name in ("topk", "evaluator", "random", "oracle")}
+rows_of = ("bicubic", "S_l", "topk", "evaluator"), ("random", "oracle", "VQGAN bound", "HQ")
+fig, axes = plt.subplots(2, 4, figsize=(8, 4.5))
+for name, axis in zip(sum(rows_of, ()), axes.flat):
+    image = shown.hq if name == "HQ" else shown_pictures[name]
     axis.imshow(image[0].permute(1, 2, 0).numpy())
-    axis.set_title(name, fontsize=7)
+    score = float(experiments.metrics.score(look, image, shown.hq))
+    axis.set_title(name if name == "HQ" else f"{name}: {LOOK} {score:.3f}", fontsize=8)
     axis.axis("off")
 fig.tight_layout(pad=0.3)
 path = run.save_figure(fig, "pictures")
 
 
 # %% [markdown]
+# *One photo, and above each picture its distance to HQ by the metric named (less is better). `topk`, `evaluator`, `random` and
+# `oracle`: Algorithm 2 from nothing known with these masks, at the same temperature and seed. The VQGAN bound is S_h, decoded.
+# One photo decides nothing; the table and the intervals above are over all of them.*
+#
 # ## What was learned
 
 # %%
@@ -511,7 +532,8 @@ display(Markdown(
     f"- Locality: top-k {nearness_of['topk']['mean']:.2f}, "
     f"sampled evaluator {nearness_of['evaluator']['mean']:.2f}, greedy evaluator\n"
     f"  {nearness_of['evaluator_greedy']['mean']:.2f}, "
-    f"random {nearness_of['random']['mean']:.2f} (1 is a random choice).\n"
+    f"random {nearness_of['random']['mean']:.2f} (1 is expected of a random choice; "
+    f"{runs} random mask(s) of each size).\n"
     f"  Top-k minus evaluator: {ledger.show(near_gap)}.\n"
     "- Quality: the evaluator's masks are "
     f"{says(first, 'better than', 'worse than', 'not told apart from')} top-k's in {LOOK} "
@@ -562,9 +584,10 @@ display(Markdown(
 #
 # </details>
 #
-# <details><summary>4. At one temperature the evaluator's masks look better than random ones, at another worse. What does that mean?</summary>
+# <details><summary>4. The evaluator's masks are better than random ones at one temperature, worse at another. What does that mean?</summary>
 #
-# Masks of likely tokens act like a lower temperature. The comparison is fair only at equal temperatures *and* with each at its best.
+# Masks of likely tokens act like a lower temperature. The comparison is fair only at equal temperatures *and* with each at its
+# best.
 #
 # </details>
 #
@@ -621,8 +644,8 @@ assert torch.equal(masking.keep_best(annealed_with(1e9)(toy, noise, 0.5), 20),
 
 
 # %% [markdown]
-# **3.** The expected join count of a random mask was taken from `expected_joins`. Derive it: there are h(w−1) + w(h−1) pairs of neighbours;
-# with what probability are both of a pair among k of n tokens?
+# **3.** The expected join count of a random mask was taken from `expected_joins`. Derive it: there are h(w−1) + w(h−1) pairs of
+# neighbours; with what probability are both of a pair among k of n tokens?
 
 # %% tags=["exercise"]
 def both_kept(k, n):

@@ -15,16 +15,16 @@
 # %% [markdown]
 # # 08 · α curves
 #
-# **What you build.** The curves of Fig. 7: what the threshold α does to the number of steps, to fidelity and to texture; a correction
-# that makes α the probability that it is meant to be; and the same question asked of every other dial of Algorithm 2.
+# **What you build.** The curves of Fig. 7: what the threshold α does to the number of steps, to fidelity and to texture; a
+# correction that makes α the probability that it is meant to be; and the same question asked of every other dial of
+# Algorithm 2.
 #
-# **Why.** α is the one number a user turns. "Good" is a judgement of φ_e, and a judgement that is too strict or too generous bends
-# the whole curve. Before one argues about the shape of a curve, its axis has to mean something.
+# **Why.** α is the one number a user turns. "Good" is a judgement of φ_e, and a judgement that is too strict or too generous
+# bends the whole curve. Before one argues about the shape of a curve, its axis has to mean something.
 #
-# **What you need.** Algorithm 2 ([06](06_adaptive_inference.ipynb)), intervals and paired differences ([07](07_topk_vs_evaluator.ipynb)).
-# Symbols: [one table](symbols.md).
-# **Time.** At `smoke`, two photos and one seed, about a minute on two CPU cores; at `tiny`, sweeps over 27 photos and three seeds, about an
-# hour, resumed where they stopped.
+# **What you need.** Algorithm 2 ([06](06_adaptive_inference.ipynb)), intervals and paired differences
+# ([07](07_topk_vs_evaluator.ipynb)). Symbols: [one table](symbols.md). **Time.** At `smoke`, two photos and one seed, about a
+# minute on two CPU cores; at `tiny`, sweeps over 27 photos and three seeds, about an hour, resumed where they stopped.
 
 # %% tags=["parameters"]
 tier = "tiny"
@@ -57,8 +57,9 @@ from itersr.schedule import start_step, tokens_to_keep
 # %% [markdown]
 # ## From α to T_s, by hand
 #
-# φ_e gives every token of S_l a probability of being good. Those with at least α are good: m_s. Algorithm 2, line 6, then starts at
-# the smallest t whose S_t keeps no more tokens than that; the more are good, the later the start, the fewer the steps.
+# φ_e gives every token of S_l a probability of being good. Those with at least α are good: m_s. Algorithm 2, line 6, then
+# starts at the smallest t whose S_t keeps no more tokens than that; the more are good, the later the start, the fewer the
+# steps.
 
 # %%
 def start_by_hand(probability, alpha, T, kind="cosine"):
@@ -97,7 +98,8 @@ fig.tight_layout()
 path = run.save_figure(fig, "start_step")
 
 # %% [markdown]
-# *The same share of bad tokens starts earlier or later under another γ: α means little without naming the schedule.*
+# *Across: the share of tokens judged bad; up: T_s, a colour for each γ. The same share of bad tokens starts earlier or later
+# under another γ: α means little without naming the schedule.*
 #
 # ## The networks, and photos that none of them saw
 #
@@ -194,22 +196,24 @@ gap = {name: abs(float((logits + b).sigmoid().mean() - good.double().mean()))
        for name, b in (("raw", 0.0), ("corrected", shift))}
 
 # %% [markdown]
-# *Left: on the diagonal, α means what it says. Right: where α lies in the tokens' probabilities decides how many are kept; a
-# curve over α is empty wherever there are none.*
+# *Left: each point is a bin of tokens; on the grey diagonal, α means what it says. Right: where α lies in the tokens'
+# probabilities decides how many are kept; a curve over α is empty wherever there are none.*
 
 # %%
 display(Markdown(
     f"On these photos **{good.double().mean():.1%}** of S_l's tokens are good. "
     f"φ_e says {logits.sigmoid().mean():.1%} raw and "
     f"{(logits + shift).sigmoid().mean():.1%} with the shift of **{shift:+.2f}** "
-    f"(the photos at hand here give {fitted:+.2f})."))
+    + (f"that is stored with the weights. The fit above, on {len(fit_pairs)} photos of the "
+       f"training side, gives {fitted:+.2f}." if model.calibration else "of the fit above.")))
 
 # %% [markdown]
-# *Can the shift make the gap larger?* Yes. It is the right one for the share of good tokens on the photos that it was fitted on, and sets of photos differ in that
-# share by more than a small shift changes. Where φ_e's mean is already right within a point or two, there is nothing left for one number to put right.
+# *Can the shift make the gap larger?* Yes. It is the right one for the share of good tokens on the photos that it was fitted
+# on, and sets of photos differ in that share by more than a small shift changes. Where φ_e's mean is already right within a
+# point or two, there is nothing left for one number to put right.
 #
-# A third way to place α: by **quantile**. To have a share q of tokens redone, take as α the q-quantile of φ_e's probabilities, on the same
-# held-out training photos. It needs no belief in probabilities at all, only in φ_e's ranking.
+# A third way to place α: by **quantile**. To have a share q of tokens redone, take as α the q-quantile of φ_e's probabilities,
+# on the same held-out training photos. It needs no belief in probabilities at all, only in φ_e's ranking.
 
 # %%
 quantiles = {q: float(torch.quantile(fit_logits.sigmoid(), q)) if 0 < q < 1 else q
@@ -255,7 +259,7 @@ fig, axes = plt.subplots(1, len(shown_values), figsize=(8, 3))
 for ax, value in zip(axes, shown_values):
     for method, colour in zip(("raw", "corrected", "quantile"), ("0.6", "C0", "C1")):
         own = curves[(curves.method == method) & (curves.value == value)].sort_values("dial")
-        ax.plot(own.dial, own["mean"], color=colour, lw=1.3, label=method)
+        ax.plot(own.dial, own["mean"], "o-", ms=2.5, color=colour, lw=1.3, label=method)
         ax.fill_between(own.dial, own.low, own.high, color=colour, alpha=0.15)
     ax.set_title({"T_s": "mean T_s", "psnr": "PSNR ↑", "niqe": "NIQE ↓"}.get(value, f"{LOOK} ↓"),
                  fontsize=9)
@@ -266,11 +270,12 @@ fig.tight_layout()
 path = run.save_figure(fig, "alpha_curves")
 
 # %% [markdown]
-# *Mean and 95 % interval over photos and seeds. In the paper's Fig. 7 PSNR falls with α while LPIPS has its best inside. Look first at
-# the left panel: where T_s does not move, nothing else can.*
+# *Lines: means; bands: 95 % intervals over photos and seeds. Dots: the α that were measured, closely for "corrected", and a few
+# for "raw" and "quantile". In the paper's Fig. 7 PSNR falls with α while LPIPS has its best inside. Look first at the left
+# panel: where T_s does not move, nothing else can.*
 #
-# **Where is the best α?** The lowest point of a noisy curve looks better than it is, because it was chosen for being low. So for every
-# photo α is chosen on the *other* photos.
+# **Where is the best α?** The lowest point of a noisy curve looks better than it is, because it was chosen for being low. So
+# for every photo α is chosen on the *other* photos.
 
 # %%
 inside = rows[(rows.method == "corrected") & rows.dial.between(0, 1, inclusive="neither")]
@@ -287,8 +292,9 @@ evidence = {
     **{f"token accuracy at α = {a:g}": experiments.interval(end[a], "token accuracy") for a in end},
 }
 where = inside.groupby("dial")[look].mean().idxmin()
-# the same at temperature 1, on the coarse grid: the tier's temperature is the best of several,
-# the paper's is 1
+
+# %%
+# the same at temperature 1, plain sampling, on the coarse grid
 warm = experiments.alpha_curve(model, pairs, size.seeds, {a: a for a in coarse},
                                name="temperature 1", shift=shift, temperature=1.0, store=store)
 warm_best = experiments.at_its_best(warm[warm.dial.between(0, 1, inclusive="neither")], look)
@@ -298,8 +304,8 @@ evidence |= {
     for a in end
 }
 display(Markdown(
-    f"Lowest mean {LOOK} inside at α = **{where:g}** (corrected). Chosen on the other photos, "
-    "the best inner α differs from α = 0 (S_l) by "
+    f"Lowest mean {LOOK} inside, over all these photos, at α = **{where:g}** (corrected). "
+    "With α chosen for each photo on the others, the best inner α differs from α = 0 (S_l) by "
     f"{ledger.show(evidence[f'{LOOK}, best α inside − α = 0'])} "
     "and from α = 1 (everything redone) by "
     f"{ledger.show(evidence[f'{LOOK}, best α inside − α = 1'])}. At temperature 1: "
@@ -334,13 +340,13 @@ fig.tight_layout(pad=0.4)
 path = run.save_figure(fig, "five_alphas")
 
 # %% [markdown]
-# *White: a token of S_l that is kept from the start. As α grows, fewer pass and the picture moves from E_l's answer to φ_r's. Right: the tokens
-# that truly equal S_h's, which a perfect φ_e would keep.*
+# *White: a token of S_l that is kept from the start. As α grows, fewer pass and the picture moves from E_l's answer to φ_r's.
+# Right: the tokens that truly equal S_h's, which a perfect φ_e would keep.*
 #
 # ## How many steps?
 #
-# The abstract says that ITER "performs well within just 8 iterative steps" (Chen et al. 2024). Here T varies and every run starts from
-# nothing, so that T steps are really made.
+# The abstract says that ITER "performs well within just 8 iterative steps" (Chen et al. 2024). Here T varies and every run
+# starts from nothing, so that T steps are really made.
 
 # %%
 by_T = experiments.step_curve(model, pairs, size.seeds, size.steps, store=store)
@@ -361,25 +367,41 @@ most = max(size.steps)
 evidence |= {
     f"{LOOK}, T = 8 − most steps": experiments.difference(of_T[8], of_T[most], look),
     f"{LOOK}, T = 1 − most steps": experiments.difference(of_T[1], of_T[most], look),
+    f"{LOOK}, T = 1 − T = 8": experiments.difference(of_T[1], of_T[8], look),
 }
 display(Markdown(
     f"Against T = {most}: eight steps {ledger.show(evidence[f'{LOOK}, T = 8 − most steps'])}, "
     f"one step {ledger.show(evidence[f'{LOOK}, T = 1 − most steps'])} in {LOOK}."))
 
 # %% [markdown]
-# *Why can one step be as good as eight?* Several steps differ from one in this alone: later tokens are drawn knowing earlier ones. What that can win is limited by what
-# tokens tell of each other beyond the LQ image, the **neighbour information**. [Notebook 04](04_refiner.ipynb) measures it for these networks; on photos with tokens
-# of 4×4 pixels it is small. The price of many steps is that φ_r reads its own draws in place of the truth. [Notebook 10](10_where_steps_pay.ipynb) shows a world
-# in which neighbours tell much: there one step is the worst choice.
+# *Mean and 95 % interval (band) over photos and seeds, against T on a logarithmic axis. The bands overlap; the paired
+# differences decide.*
+
+# %%
+one_step = evidence[f"{LOOK}, T = 1 − T = 8"]
+told = {-1: "One step is better than eight", 1: "Eight steps are better than one",
+        0: "One step and eight cannot be told apart"}[ledger.sign(one_step)]
+display(Markdown(f"**{told}** in {LOOK}: T = 1 minus T = 8 is {ledger.show(one_step)}."))
+
+# %% [markdown]
+# **What more steps can and cannot do.** Several steps differ from one in this alone: later tokens are drawn knowing earlier
+# ones. What that can win is limited by what tokens tell of each other beyond the LQ image, the **neighbour information**.
+# [Notebook 04](04_refiner.ipynb) measures it for these networks: on photos with tokens of 4×4 pixels it is small.
+#
+# More steps can also do harm. A kept token that was drawn wrong is treated as true in all later steps, and the masks of φ_e
+# prefer likely tokens, which works like a lower temperature ([07](07_topk_vs_evaluator.ipynb)). The curve shows the sum of all
+# this and does not say how much each part is. [Notebook 10](10_where_steps_pay.ipynb) shows a world in which neighbours tell
+# much: there one step is the worst choice.
 #
 # ## The other dials, one at a time
 #
-# Algorithm 2 as it stands (cosine γ, the tier's temperature, kept tokens stay kept, adaptive start at the tier's α, corrected), and each setting changed alone.
-# The last row is the `RELEASED` preset at the same temperature: what the authors' sampler does and Algorithm 2 does not.
+# Algorithm 2 as built in [06](06_adaptive_inference.ipynb) (cosine γ, the tier's temperature, kept tokens stay kept, adaptive
+# start at the tier's α, corrected), and each setting changed alone. The last row is the `RELEASED` preset at the same
+# temperature.
 
 # %% tags=["nbval-check-output"]
 plain = Sampler()
-print("RELEASED differs from Alg. 2 in:",
+print("RELEASED differs from this Alg. 2 in:",
       {k: v for k, v in vars(RELEASED).items() if v != getattr(plain, k)})
 
 # %%
@@ -401,7 +423,8 @@ for name in changed.method.unique():
 pd.DataFrame(lines).set_index("setting")
 
 # %% [markdown]
-# **Does the adaptive start save anything?** Steps are counted, seconds are measured on this machine; both paired by photo and seed.
+# **Does the adaptive start save anything?** Steps are counted, seconds are measured on this machine; both paired by photo and
+# seed.
 
 # %%
 full = changed[changed.method == "full start"]
@@ -422,6 +445,7 @@ def seconds_of(samplers, repeats=3):
     return pd.DataFrame(found)
 
 
+# %%
 with experiments.calibrated(model, shift):
     timed = seconds_of({"adaptive": experiments.alg2(model),
                         "full": experiments.alg2(model, adaptive=False)})
@@ -438,17 +462,20 @@ display(Markdown(
     f"seconds {ledger.show(evidence['seconds, adaptive − full start'])}."))
 
 # %% [markdown]
-# *Fewer steps and hardly fewer seconds?* The adaptive start has a price of its own: one more call of φ_e, on S_l. It pays where T_s falls well below T, and here few
-# tokens of S_l pass the threshold. The two take turns on each photo, and the least of three times counts.
+# *Why fewer steps need not mean fewer seconds.* The adaptive start has a price of its own: one more call of φ_e, on S_l. It
+# pays where T_s falls well below T, and not where few tokens of S_l pass the threshold. The two take turns on each photo, and
+# the least of three times counts.
 #
 # ## What was learned
 
 # %%
 at_half = curves[(curves.dial == 0.5) & (curves.value == "T_s")].set_index("method")["mean"]
+changes = "makes smaller" if gap["corrected"] < gap["raw"] else "makes larger"
 display(Markdown(
     "\n"
-    f"- A shift of {shift:+.2f}, fitted on other photos, changes the gap between "
-    f"what φ_e says and what is true from {gap['raw']:.1%} to {gap['corrected']:.1%}.\n"
+    f"- A shift of {shift:+.2f}, fitted on other photos, **{changes}** the gap between what φ_e "
+    f"says and what is true: {100 * gap['raw']:.1f} percentage points without it, "
+    f"{100 * gap['corrected']:.1f} with it.\n"
     f"- Mean T_s at α = .5: raw {at_half['raw']:.1f}, corrected {at_half['corrected']:.1f}, "
     f"by quantile {at_half['quantile']:.1f}, of {T}.\n"
     f"- From α = 0 to α = 1 PSNR changes by {ledger.show(evidence['PSNR, α = 1 − α = 0'])} dB.\n"
@@ -459,7 +486,8 @@ display(Markdown(
 
 
 # %% [markdown]
-# - A threshold is only as meaningful as the probability it cuts: correct the prior on held-out training data, or place it by rank.
+# - A threshold is only as meaningful as the probability it cuts: correct the prior on held-out training data, or place it by
+#   rank.
 # - Choose on some photos, score on others; otherwise the optimum of a noisy curve flatters itself.
 # - One dial at a time, paired, against the same reference.
 #
@@ -467,7 +495,8 @@ display(Markdown(
 #
 # <details><summary>1. Why must α be corrected by a shift of φ_e's logit?</summary>
 #
-# φ_e's prior for "good" comes from its training maps. On new photos the share of good tokens differs, and α would not mean what it says.
+# φ_e's prior for "good" comes from its training maps. On new photos the share of good tokens differs, and α would not mean what
+# it says.
 #
 # </details>
 #
@@ -491,7 +520,8 @@ display(Markdown(
 #
 # ## Exercises
 #
-# **1.** The *expected calibration error*: the mean of |said − true| over bins, weighted by their counts, from `reliability`'s rows.
+# **1.** The *expected calibration error*: the mean of |said − true| over bins, weighted by their counts, from `reliability`'s
+# rows.
 
 # %% tags=["exercise"]
 def calibration_error(bins):
@@ -512,7 +542,8 @@ assert math.isclose(calibration_error([[0.2, 0.4, 30], [0.9, 0.8, 10]]), 0.175)
 
 
 # %% [markdown]
-# **2.** Which α gives a wanted T_s for one photo? From φ_e's probabilities, find the *largest* α (among those probabilities) whose start is at most T_s.
+# **2.** Which α gives a wanted T_s for one photo? From φ_e's probabilities, find the *largest* α (among those probabilities)
+# whose start is at most T_s.
 
 # %% tags=["exercise"]
 def alpha_for(probability, wanted, T, kind="cosine"):
@@ -530,6 +561,7 @@ def alpha_for(probability, wanted, T, kind="cosine"):
 
 
 # %% tags=["check"]
+assert alpha_for(p, 0, 8) == float(p.min())
 for wanted in range(1, 8):
     alpha = alpha_for(p, wanted, 8)
     assert start_by_hand(p, alpha, 8) <= wanted
@@ -538,27 +570,28 @@ for wanted in range(1, 8):
 
 
 # %% [markdown]
-# **3.** Choosing on the data that one scores on flatters. Show it on pure noise: given `scores` (settings, photos) of settings that are all equal,
-# give the mean score of the best setting chosen on the same photos, and chosen, for each photo, on the others.
+# **3.** Choosing on the data that one scores on flatters. Show it on pure noise: given `scores` (settings, photos) of settings
+# that are all equal, give the mean score of the best setting chosen on the same photos, and chosen, for each photo, on the
+# others (lower is better).
 
 # %% tags=["exercise"]
 def chosen_both_ways(scores):
-    """(optimistic, honest) mean score, lower is better; scores: (settings, photos)."""
+    """Mean score of the choice on the same photos and on the others; scores: (settings, photos)."""
     raise NotImplementedError
 
 
 # %% jupyter={"source_hidden": true} tags=["solution"]
 def chosen_both_ways(scores):
-    """(optimistic, honest) mean score, lower is better; scores: (settings, photos)."""
-    optimistic = scores.mean(1).min()
-    honest = [scores[(scores.sum(1) - scores[:, i]).argmin(), i] for i in range(scores.shape[1])]
-    return float(optimistic), float(np.mean(honest))
+    """Mean score of the choice on the same photos and on the others; scores: (settings, photos)."""
+    same = scores.mean(1).min()
+    other = [scores[(scores.sum(1) - scores[:, i]).argmin(), i] for i in range(scores.shape[1])]
+    return float(same), float(np.mean(other))
 
 
 # %% tags=["check"]
-noise_scores = np.random.default_rng(0).normal(size=(20, 200))
-optimistic, honest = chosen_both_ways(noise_scores)
-assert optimistic < -0.08 < honest, (optimistic, honest)
+assert chosen_both_ways(np.array([[0.0, 2.0], [1.5, 1.0]])) == (1.0, 1.75)
+on_the_same, on_the_others = chosen_both_ways(np.random.default_rng(0).normal(size=(20, 200)))
+assert on_the_same < -0.08 < on_the_others
 
 # %% [markdown]
 # **Next:** [09 · Benchmark](09_benchmark.ipynb): the method against others, on real photos.

@@ -32,8 +32,7 @@ from itersr.lab.rivals import measure, settings_of, train_iter, train_rival
 from itersr.model import ITER
 from itersr.training.data import Photos, ranges, validation_pairs
 from itersr.training.loop import TrainingError
-from itersr.training.perceptual import perceptual
-from itersr.training.stage1 import psnr
+from itersr.training.perceptual import perceptual, scores
 
 RATES = (1 / 3, 1.0, 3.0)  # times the usual learning rate
 SEEDS = (0, 1, 2)
@@ -70,14 +69,6 @@ def restored(run: dict[str, Any], folder: Path, lq: Tensor) -> Tensor:
     return ITER.from_pretrained(folder, "cpu").restore(lq, temperature=0.7).image
 
 
-@torch.no_grad()
-def scores(image: Tensor, hq: Tensor) -> dict[str, float]:
-    """Mean PSNR and perceptual distance of pictures (B, 3, H, W)."""
-    ruler = perceptual()
-    distances = [ruler(a, b) for a, b in zip(image.split(1), hq.split(1), strict=True)]
-    return {"psnr": psnr(image, hq).mean().item(), str(ruler.name): torch.cat(distances).mean().item()}
-
-
 def held_out(config: Tier, photos: tuple[Photos, Photos], count: int = 24, side: int = 128) -> dict[str, Tensor]:
     """The pairs that every run is judged on."""
     return validation_pairs(photos[1], count, side, 0, degradation=ranges(config.degradation), scale=config.scale,
@@ -88,10 +79,10 @@ def grid(config: Tier, data: Path | None, out: Path, minutes: float, **options: 
     """All runs of `runs`, each of `minutes`, and bicubic; gives the rows of OUT/grid.jsonl."""
     out.mkdir(parents=True, exist_ok=True)
     file, photos = out / "grid.jsonl", Photos.of(data).split()
-    pairs = held_out(config, photos)
+    pairs, look = held_out(config, photos), perceptual()
     rows = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
     if not rows:
-        rows.append({"method": "bicubic", **scores(bicubic(pairs["lq"], config.scale), pairs["hq"])})
+        rows.append({"method": "bicubic", **scores(bicubic(pairs["lq"], config.scale), pairs["hq"], look)})
         file.write_text(json.dumps(rows[0]) + "\n")
     for i, run in enumerate(runs()):
         if any(run.items() <= row.items() for row in rows):
@@ -99,7 +90,7 @@ def grid(config: Tier, data: Path | None, out: Path, minutes: float, **options: 
         folder = out / f"{i:02d}"
         try:
             train(run, config, photos, folder, minutes, **options)
-            found: dict[str, Any] = scores(restored(run, folder / "weights", pairs["lq"]), pairs["hq"])
+            found: dict[str, Any] = scores(restored(run, folder / "weights", pairs["lq"]), pairs["hq"], look)
         except TrainingError as error:
             found = {"failed": str(error)}
         rows.append({**run, "tier": config.name, "minutes": minutes, **found, "logs": measure.logs_of(folder, 12)})

@@ -20,6 +20,7 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -31,8 +32,8 @@ from itersr.model import ITER
 from itersr.published import read
 from itersr.training import STAGES
 from itersr.training.data import Crops
-from itersr.training.stage1 import psnr
-from itersr.weights import SHIPPED, read_tensors
+from itersr.training.perceptual import psnr
+from itersr.weights import SHIPPED
 from tests import published_files as files
 
 DEVICE = "cpu" if os.environ.get("ITERSR_CUDA_TESTS") == "cpu" else "cuda"
@@ -295,7 +296,7 @@ def test_a_stage_trains_in_bfloat16_and_goes_on_from_its_checkpoint(
     log = pd.read_csv(tmp_path / stage / "log.csv").query("split == 'train'")
     assert log.step.max() == STEPS and np.isfinite(log.value).all(), log
     for name in STAGES[stage]:
-        tensors = read_tensors(tmp_path / "weights" / f"{name}.safetensors")
+        tensors = load_file(tmp_path / "weights" / f"{name}.safetensors")
         assert all(tensor.isfinite().all() for tensor in tensors.values()), name
 
 
@@ -308,5 +309,5 @@ def test_a_nan_stops_the_run(
     assert "loss or gradient is nan; photos " in said, said
     saved = torch.load(tmp_path / "vqgan" / "checkpoint.pt", weights_only=True)["average"]
     for file in (tmp_path / "weights").glob("*.safetensors"):  # of a validation before the fault
-        saved |= read_tensors(file)
+        saved |= load_file(file)
     assert saved and all(value.isfinite().all() for value in saved.values())

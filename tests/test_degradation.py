@@ -60,14 +60,14 @@ SHAPES = [(7, 0.2, 0.2, 0.0), (13, 3.0, 3.0, 0.0), (21, 2.6, 0.4, 0.7), (15, 0.9
 @pytest.mark.parametrize(("size", "sigma_x", "sigma_y", "angle"), SHAPES)
 def test_gaussian_kernel_is_scipys_density(size: int, sigma_x: float, sigma_y: float, angle: float) -> None:
     density = scipy.stats.multivariate_normal([0, 0], covariance(sigma_x, sigma_y, angle)).pdf(grid(size))
-    ours = deg.gaussian_kernel(size, sigma_x, sigma_y, angle).numpy()
+    ours = deg.generalized_kernel(size, sigma_x, sigma_y, angle).numpy()
     np.testing.assert_allclose(ours, density / density.sum(), atol=1e-6)
 
 
 @pytest.mark.parametrize("sigma", [0.2, 1.3, 3.0])
 def test_isotropic_gaussian_is_opencvs(sigma: float) -> None:
     column = cv2.getGaussianKernel(21, sigma, cv2.CV_64F)
-    np.testing.assert_allclose(deg.gaussian_kernel(21, sigma, sigma).numpy(), column @ column.T, atol=1e-6)
+    np.testing.assert_allclose(deg.generalized_kernel(21, sigma, sigma).numpy(), column @ column.T, atol=1e-6)
 
 
 @pytest.mark.parametrize("beta", [0.5, 1.0, 1.7, 4.0])
@@ -102,7 +102,7 @@ def test_drawn_kernels_are_the_functions() -> None:
     made = deg.kernel_weights(Kernel("plateau_aniso", 9, 1.0, 2.0, 0.3, 1.5))
     assert torch.equal(made, deg.plateau_kernel(9, 1.0, 2.0, 0.3, 1.5))
     made = deg.kernel_weights(Kernel("aniso", 9, 1.0, 2.0, 0.3))
-    assert torch.equal(made, deg.gaussian_kernel(9, 1.0, 2.0, 0.3))
+    assert torch.equal(made, deg.generalized_kernel(9, 1.0, 2.0, 0.3))
     with pytest.raises(ValueError, match="'box'"):
         deg.kernel_weights(Kernel("box", 9))
 
@@ -116,7 +116,7 @@ def correlate(image: Tensor, kernel: Tensor) -> np.ndarray:
 
 @pytest.mark.parametrize(
     "kernel",
-    [deg.gaussian_kernel(21, 2.0, 2.0), deg.gaussian_kernel(13, 2.0, 0.7, 0.4), deg.sinc_kernel(7, 1.2)],
+    [deg.generalized_kernel(21, 2.0, 2.0), deg.generalized_kernel(13, 2.0, 0.7, 0.4), deg.sinc_kernel(7, 1.2)],
     ids=["separable", "turned", "sinc"],
 )
 @pytest.mark.parametrize("size", [64, 37])
@@ -129,7 +129,7 @@ def test_blur_is_scipys_and_opencvs(kernel: Tensor, size: int) -> None:
 
 
 def test_blur_of_a_picture_smaller_than_the_kernel() -> None:
-    kernel = deg.gaussian_kernel(21, 2.0, 1.0, 0.3)
+    kernel = deg.generalized_kernel(21, 2.0, 1.0, 0.3)
     for h, w in ((3, 5), (2, 9), (1, 4)):
         image = photo(16)[..., :h, :w]
         theirs = correlate(image, kernel)

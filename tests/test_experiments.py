@@ -30,7 +30,7 @@ from itersr.token_nets import Evaluator
 from itersr.training.validate import fit_shift
 from itersr.upscaling.write import write
 from itersr.vqgan import VQGAN
-from tests import foretold
+from tests import elsewhere, ledger_tools
 
 
 def mask(*rows: str) -> torch.Tensor:
@@ -405,7 +405,7 @@ def test_the_gain_of_steps_is_a_share_of_one_steps_mean() -> None:
 
 
 def test_a_point_for_notebook_10_is_measured(model: ITER) -> None:
-    found = foretold.point(model, photos=2, seeds=(0,), value="gmsd")
+    found = elsewhere.point(model, photos=2, seeds=(0,), value="gmsd")
     assert found["gain"]["n"] == 2 and abs(found["information"]) < 0.2, "random weights read no neighbour"
 
 
@@ -494,23 +494,23 @@ def test_the_readme_is_made_from_the_ledger(tmp_path: Path) -> None:
     (tmp_path / "figures" / "results").mkdir(parents=True)
     for number, content in everything(-5.0).items():
         (tmp_path / "figures" / "results" / f"{number}.json").write_text(json.dumps(content))
-    (tmp_path / "README.md").write_text(f"# One\n{ledger.BEGIN}\nstale text\n{ledger.END}\nrest\n")
-    rows = ledger.write(tmp_path)
+    (tmp_path / "README.md").write_text(f"# One\n{ledger_tools.BEGIN}\nstale text\n{ledger_tools.END}\nrest\n")
+    rows = ledger_tools.write(tmp_path)
     text = (tmp_path / "README.md").read_text()
-    assert "stale text" not in text and text.startswith("# One\n") and text.endswith(f"{ledger.END}\nrest\n")
+    assert "stale text" not in text and text.startswith("# One\n") and text.endswith(f"{ledger_tools.END}\nrest\n")
     assert "LPIPS, ITER − S_l: −5.00 [−5.01, −4.99]" in text and "**holds**" in text
     assert json.loads((tmp_path / "figures" / "results" / "claims.json").read_text()) == rows
-    ledger.write(tmp_path)
+    ledger_tools.write(tmp_path)
     assert (tmp_path / "README.md").read_text() == text
     (tmp_path / "README.md").write_text("no marks")
     with pytest.raises(ValueError, match="needs <!-- claims -->"):
-        ledger.write(tmp_path)
+        ledger_tools.write(tmp_path)
 
 
 def test_a_model_card_takes_its_test_photos_from_notebook_09() -> None:
     summary = [{"method": name, "value": value, **found(number)} for name, number in (("bicubic", 0.5), ("ITER", 0.2))
                for value in ("psnr", "lpips")]
-    text = ledger.card({"side": 192, "seeds": 3, "conventions": {"lpips": "LPIPS v0.1"}, "sets": {
+    text = ledger_tools.card({"side": 192, "seeds": 3, "conventions": {"lpips": "LPIPS v0.1"}, "sets": {
         "Kodak24": {"photos": 24, "summary": summary[:-1], "differences": {"LPIPS, ITER − bicubic": found(-0.3)}}}})
     assert "Kodak24: 24 photos, centre crops of 192², 3 seeds" in text
     assert "| bicubic | 0.500 [0.490, 0.510] | 0.500 [0.490, 0.510] |" in text
@@ -525,9 +525,9 @@ def test_the_committed_ledger_readme_and_card_are_what_the_results_say(tmp_path:
     for path in (*results, *written):
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / path, tmp_path / path)
-    rows = ledger.write(tmp_path)
+    rows = ledger_tools.write(tmp_path)
     for path in written:
-        assert (ROOT / path).read_bytes() == (tmp_path / path).read_bytes(), "python -m itersr.lab.ledger renews it"
+        assert (ROOT / path).read_bytes() == (tmp_path / path).read_bytes(), "python -m tests.ledger_tools renews it"
     for row in rows:  # the ordering behind every verdict, from the stored numbers
         claim = next(c for c in ledger.CLAIMS if c.number == row["number"])
         if row["verdict"] != "not measured":

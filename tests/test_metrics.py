@@ -177,8 +177,9 @@ def test_interval_matches_the_normal_theory_for_many_values() -> None:
     x = torch.randn(400, generator=g, dtype=torch.float64) * 2 + 5
     got = metrics.mean_interval(x, g)
     half = 1.96 * float(x.std()) / 20
-    assert got.n == 400 and got.mean == pytest.approx(float(x.mean()))
-    assert got.low == pytest.approx(got.mean - half, abs=0.03) and got.high == pytest.approx(got.mean + half, abs=0.03)
+    assert got["n"] == 400 and got["mean"] == pytest.approx(float(x.mean()))
+    assert got["low"] == pytest.approx(got["mean"] - half, abs=0.03)
+    assert got["high"] == pytest.approx(got["mean"] + half, abs=0.03)
 
 
 def test_interval_covers_the_true_mean_about_as_often_as_it_says() -> None:
@@ -186,7 +187,7 @@ def test_interval_covers_the_true_mean_about_as_often_as_it_says() -> None:
     hits = 0
     for _ in range(200):
         got = metrics.mean_interval(torch.randn(30, generator=g), g, resamples=500)
-        hits += got.low <= 0 <= got.high
+        hits += got["low"] <= 0 <= got["high"]
     assert 175 <= hits <= 198  # 95 % of 200, less what the bootstrap misses at n = 30
 
 
@@ -195,16 +196,16 @@ def test_pairing_cancels_what_the_images_differ_by() -> None:
     images = torch.randn(24, generator=g) * 10
     a, b = images + 0.5 + torch.randn(24, generator=g) * 0.1, images
     paired = metrics.mean_interval(a - b, g)
-    assert paired.low > 0.4 and paired.high < 0.6
+    assert paired["low"] > 0.4 and paired["high"] < 0.6
     loose = metrics.mean_interval(a, g)
-    assert loose.high - loose.low > 20 * (paired.high - paired.low)
+    assert loose["high"] - loose["low"] > 20 * (paired["high"] - paired["low"])
 
 
 def test_seeds_are_resampled_with_the_images() -> None:
     g = torch.Generator().manual_seed(3)
     by_seed = torch.tensor([0.0, 10.0, 20.0]).expand(12, 3)  # the images agree, the seeds do not
     got = metrics.mean_interval(by_seed, g)
-    assert got.mean == pytest.approx(10) and got.low < 5 and got.high > 15
+    assert got["mean"] == pytest.approx(10) and got["low"] < 5 and got["high"] > 15
     again = metrics.mean_interval(by_seed, torch.Generator().manual_seed(4))
     assert again == metrics.mean_interval(by_seed, torch.Generator().manual_seed(4))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import warnings
@@ -12,7 +13,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from itersr.lab import metrics
 from itersr.pictures import bundled
 from itersr.training.perceptual import LPIPS, perceptual
 
@@ -32,7 +32,7 @@ def look(monkeypatch: pytest.MonkeyPatch) -> LPIPS:
 @pytest.fixture
 def other(look: LPIPS, monkeypatch: pytest.MonkeyPatch) -> Any:
     pyiqa = pytest.importorskip("pyiqa", reason="pyiqa is not installed")
-    monkeypatch.setattr("pyiqa.utils.download_util.DEFAULT_CACHE_DIR", str(metrics.hub_folder() / "pyiqa"))
+    monkeypatch.setattr("pyiqa.utils.download_util.DEFAULT_CACHE_DIR", os.path.join(torch.hub.get_dir(), "pyiqa"))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return pyiqa.create_metric("lpips", net="squeeze", as_loss=True, loss_reduction="none", device="cpu")

@@ -32,10 +32,10 @@ from itersr.training import ship as ship_module
 from itersr.training.algorithm1 import Algorithm1, auc
 from itersr.training.data import Crops, Photos, generator_for, random_crop
 from itersr.training.loop import Average, TrainingError, learning_rate
-from itersr.training.perceptual import GradientLoss
+from itersr.training.perceptual import GradientLoss, psnr
 from itersr.training.run import load_networks, train_all, train_stage
-from itersr.training.ship import best, command, settings_to_try, ship
-from itersr.training.stage1 import Stage1, psnr
+from itersr.training.ship import best, command, export, settings_to_try
+from itersr.training.stage1 import Stage1
 from itersr.weights import NETWORKS, SHIPPED, WeightsError, shipped, write_config
 
 ROOT = Path(__file__).parents[1]
@@ -177,8 +177,9 @@ def test_the_layers_of_shipped_token_networks_say_something(name: str) -> None:
 def test_shipped_weights_bring_their_shift_their_curves_and_their_card(
     smoke_run: tuple[Path, dict[str, dict[str, float]]], tmp_path: Path
 ) -> None:
-    to = tmp_path / "smoke"
-    ship(smoke_run[0], to, photos=None, data="three photos")
+    shutil.copytree(smoke_run[0], tmp_path / "run", ignore=shutil.ignore_patterns("checkpoint.pt"))
+    export(tmp_path / "run", None, data="three photos")
+    to = tmp_path / "run" / "weights"
     model = ITER.from_pretrained(to, device="cpu")
     wanted = experiments.calibrate(model, experiments.held_out(None))
     assert model.calibration == pytest.approx(wanted, abs=1e-3) and model.calibration != 0
@@ -288,7 +289,7 @@ def test_the_form_that_reads_the_image_begins_as_the_trained_e_l(
 def test_one_of_the_token_networks_trains_alone_and_its_run_is_told(
     smoke_run: tuple[Path, dict[str, dict[str, float]]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    out, to = tmp_path / "run", tmp_path / "shipped"
+    out, to = tmp_path / "run", tmp_path / "run" / "weights"
     shutil.copytree(smoke_run[0], out, ignore=shutil.ignore_patterns("checkpoint.pt"))
     call = ["train", "evaluator", "--tier", "smoke", "--device", "cpu", "--out", str(out)]
     assert main([*call, "--lr", "0.002", "--steps", "3", "--batch", "2"]) == 0
@@ -297,7 +298,7 @@ def test_one_of_the_token_networks_trains_alone_and_its_run_is_told(
         assert (before == after) == (name != "evaluator"), name
     assert "evaluator on samples" in set(logged(out, "evaluator").name)
 
-    ship(out, to, photos=None, data="three photos")
+    export(out, None, data="three photos")
     line, seen = recipe("evaluator", name=str(to), minutes=())
     assert "`itersr train evaluator --tier smoke --steps 3 --batch 2 --crop 64 --lr 0.002 --precision no --seed 0`" in line
     assert "train: refiner" not in seen.index and "train: evaluator on samples" in seen.index

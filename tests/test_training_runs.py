@@ -20,6 +20,7 @@ from itersr.training import loop, ship
 from itersr.training import run as run_module
 from itersr.training.data import Crops, Photos
 from itersr.training.loop import Clock, OtherRun, TrainingError, Watch
+from itersr.training.stage1 import Stage1
 from tests.test_training import micro, run, state
 
 
@@ -107,13 +108,13 @@ def test_a_run_by_minutes_never_goes_back(made: Made) -> None:
 def test_a_run_ends_when_its_minutes_are_used_up(
     crop_takes_a_second: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = run_module.stage1.validate
+    real = Stage1.validate
 
     def slow(*inputs: object) -> object:
         crop_takes_a_second.passes(5.0)
         return real(*inputs)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(run_module.stage1, "validate", slow)
+    monkeypatch.setattr(Stage1, "validate", slow)
     scalars = run(micro(validations=2, steps=3), tmp_path, minutes=1.0)
     log = pd.read_csv(tmp_path / "vqgan" / "log.csv")
     last = log[log.step == log.step.max()]
@@ -291,9 +292,7 @@ def test_a_log_that_a_kill_cut_is_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("log", [None, "", "step,seconds,split,name,value\n"])
-def test_a_run_that_logged_nothing_does_not_ship(
-    log: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_that_logged_nothing_does_not_ship(log: str | None, tmp_path: Path) -> None:
     model = ITER(tier("smoke"))
     model.save(tmp_path / "weights")
     (tmp_path / "vqgan").mkdir()
@@ -301,12 +300,12 @@ def test_a_run_that_logged_nothing_does_not_ship(
     (tmp_path / "vqgan" / "settings.json").write_text(json.dumps(record))
     if log is not None:
         (tmp_path / "vqgan" / "log.csv").write_text(log)
-    monkeypatch.setattr(weights, "SHIPPED", tmp_path / "shipped")
-    assert ship.main(["--run", str(tmp_path), "--data", "photos"]) == 2
-    told = capsys.readouterr().err.strip()
-    assert "vqgan: this run ended before it logged anything" in told and len(told.splitlines()) == 1
-    assert ship.main(["--run", str(tmp_path / "nothing"), "--data", "photos"]) == 2
-    assert len(capsys.readouterr().err.strip().splitlines()) == 1 and not (tmp_path / "shipped").exists()
+    before = contents(tmp_path)
+    with pytest.raises(weights.WeightsError, match="vqgan: this run ended before it logged anything"):
+        ship.export(tmp_path, None, data="photos")
+    assert contents(tmp_path) == before
+    with pytest.raises(weights.WeightsError, match="not a configuration of itersr"):
+        ship.export(tmp_path / "nothing", None, data="photos")
 
 
 def test_losses_read_later_still_name_the_first_bad_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

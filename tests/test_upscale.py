@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from itersr import cli, disk, pictures
 from itersr.pictures import Meta, Photo
 from itersr.upscaling import files as upscaling
-from itersr.upscaling.files import Options, UsageError, upscale_files
+from itersr.upscaling.files import Options, upscale_files
 from itersr.upscaling.read import ImageError, read
 from itersr.upscaling.write import write
 from tests.benchmarks.bench_color import drift
@@ -360,7 +360,7 @@ def test_calls_that_make_no_sense_are_refused_before_anything_runs(
         picture(tmp_path / name)
     (tmp_path / "notes.txt").write_text("")
     before = files(tmp_path)
-    with pytest.raises(UsageError, match=said):
+    with pytest.raises(ValueError, match=said):
         upscale_files(lambda: model, [tmp_path / name for name in inputs], tmp_path / output, options)
     assert files(tmp_path) == before and model.calls == []
 
@@ -636,7 +636,7 @@ def test_color_fix_and_precision_reach_the_result(tmp_path: Path, smoke: Any) ->
     assert torch.equal(made["fixed"], made["traced"]) and not torch.equal(made["fixed"], made["plain"])
     assert not torch.equal(made["half"], made["fixed"])
     assert drift(made["fixed"], enlarged, 16) < drift(made["plain"], enlarged, 16)
-    with pytest.raises(UsageError, match="precision 'fp8'"):
+    with pytest.raises(ValueError, match="precision 'fp8'"):
         upscale_files(lambda: smoke, [path], tmp_path / "y.png", Options(precision="fp8"))
 
 

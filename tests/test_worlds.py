@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from itersr import weights
 from itersr.config import tier
 from itersr.lab import critics, experiments, worlds
 from itersr.model import ITER
@@ -143,6 +144,7 @@ def test_a_critic_learns_its_label_from_maps_that_phi_r_drew(label: critics.Labe
     before = {name: p.clone() for name, p in model.named_parameters()}
     found = critics.train_critic(label, tmp_path, "smoke", steps=2)
     assert set(found) == {"loss", "AUC"}
-    other = critics.with_critic(model, tmp_path / "weights" / "evaluator.safetensors")
-    changed = {name.partition(".")[0] for name, p in other.named_parameters() if not torch.equal(p, before[name])}
+    assert (tmp_path / "critic" / "settings.json").exists()
+    weights.load(model.evaluator, tmp_path / "weights" / "evaluator.safetensors")
+    changed = {name.partition(".")[0] for name, p in model.named_parameters() if not torch.equal(p, before[name])}
     assert changed == {"evaluator"}

@@ -3,30 +3,23 @@
 "equal" is the label of Eq. 5 as this project reads it: the token is that of S_h. "original" is Token-Critic's (Lezama et al.
 2022): the token was given, and not drawn by φ_r. The first asks of a token whether it is likely, the second whether it fits
 the others.
-
-    python -m itersr.lab.critics original OUT [--tier stripes] [--data FOLDER] [--minutes 10]
 """
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
-import sys
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from itersr import weights
 from itersr.config import TrainConfig, tier
 from itersr.model import ITER
 from itersr.sampling import categorical
 from itersr.training.algorithm1 import Algorithm1, auc
-from itersr.training.data import Photos
-from itersr.training.loop import make_accelerator, train
-from itersr.training.run import materials
+from itersr.training.run import fit
 
 Label = Literal["equal", "original"]
 
@@ -70,50 +63,23 @@ class Critic(Algorithm1):
         logits = self.model.evaluator(tokens, s_l, log_probs if self.model.tier.evaluator.posterior else None).float()
         return F.cross_entropy(logits, good.long()), logits[:, 1] - logits[:, 0], good, tokens
 
+    @torch.no_grad()
+    def validate(self, pairs: dict[str, Tensor], look: nn.Module) -> tuple[dict[str, float], dict[str, Tensor]]:
+        """The loss and the AUC on held-out pairs; and the pictures that the judged maps show."""
+        loss, log_odds, good, tokens = self.judged(pairs | {"index": torch.arange(len(pairs["hq"]))})
+        pictures = {"judged": self.model.vqgan.decode(tokens)[:4], "hq": pairs["hq"][:4]}
+        return {"loss": loss.item(), "AUC": auc(log_odds, good)}, pictures
 
-def train_critic(label: Label, out: Path, name: str = "stripes", data: Path | None = None, *, minutes: float | None = None,
-                 steps: int | None = None, device: str = "auto", seed: int = 0) -> dict[str, float]:
+
+def train_critic(label: Label, out: Path, name: str = "stripes", data: Path | None = None, *, steps: int | None = None,
+                 seed: int = 0, **options: Any) -> dict[str, float]:
     """Train φ_e of the shipped tier `name` further by another label; OUT/weights/evaluator.safetensors is the critic.
 
-    Gives the loss and the AUC on held-out crops. Called again after it was interrupted, it continues where it was.
+    OUT/critic holds the run. Called again after it was interrupted, it continues where it was. options and result: those of
+    `run.fit`.
     """
     model = ITER.from_pretrained(name, "cpu")
     settings = tier(name).train["token_nets"]
     config = dataclasses.replace(settings, steps=steps or settings.steps)
-    accelerator = make_accelerator(device)
-    task = Critic(model, config, label, seed)
-    crops, pairs = materials(model.tier, config, Photos.of(data).split(), seed, accelerator.device, validation=(16, 128))
-    pairs["index"] = torch.arange(16)
-
-    @torch.no_grad()
-    def validate() -> tuple[dict[str, float], dict[str, Tensor]]:
-        loss, log_odds, good, tokens = task.judged(pairs)
-        pictures = {"judged": model.vqgan.decode(tokens)[:4], "hq": pairs["hq"][:4]}
-        return {"loss": loss.item(), "AUC": auc(log_odds, good)}, pictures
-
-    def save() -> None:
-        weights.save(out / "weights", task.trained, model.tier)
-
-    return train(task, crops, out, validate=validate, save_weights=save, minutes=minutes, resume=True, accelerator=accelerator)
-
-
-def with_critic(model: ITER, file: Path) -> ITER:
-    """The model with the φ_e of a file."""
-    weights.load_state(model.evaluator, weights.read_tensors(file), str(file))
-    return model
-
-
-def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m itersr.lab.critics", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("label", choices=("equal", "original"))
-    parser.add_argument("out", type=Path, metavar="OUT", help="the folder of the run")
-    parser.add_argument("--tier", default="stripes", help="shipped weights to begin from (default: %(default)s)")
-    parser.add_argument("--data", type=Path, metavar="FOLDER", help="pictures to train on (default: scikit-image's photos)")
-    parser.add_argument("--minutes", type=float, default=10.0, help="for the whole run (default: %(default)s)")
-    args = parser.parse_args(arguments)
-    print(train_critic(args.label, args.out, args.tier, args.data, minutes=args.minutes))
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    return fit("critic", lambda: Critic(model, config, label, seed), model.tier, config, data, out, seed=seed,
+               validation=(16, 128), resume=True, **options)

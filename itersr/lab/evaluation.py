@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import os
 from collections.abc import Mapping, Sequence
@@ -18,6 +17,7 @@ from itersr.disk import listed, shown
 from itersr.lab import metrics
 from itersr.lab.rivals.gan import RRDBNet
 from itersr.pictures import Photo
+from itersr.upscaling.files import Options, plan
 from itersr.upscaling.read import ImageError, image_files, read
 from itersr.upscaling.write import write
 
@@ -90,18 +90,12 @@ def upscale_by_peer(name: str, peers: Path, inputs: str | os.PathLike[str], to: 
     if not file.exists():
         raise FileNotFoundError(f"{file}: no such file; get it by `python -m data_prep {name}`")
     network = RRDBNet()
-    weights.load_state(network, weights.read_tensors(file), str(file))
+    weights.load(network, file)
     network.to(device).eval()
-    targets: dict[Path, Path] = {}
-    for path in image_files(inputs):
-        target = (to / path.relative_to(inputs)).with_suffix(".png")
-        if target in targets:
-            raise ValueError(f"{targets[target]} and {path.name} would both become {target.name}: rename one")
-        targets[target] = path
-    for target, path in tqdm(targets.items(), unit="image", desc=name, disable=not progress):
-        output = network(read(path).tensor[None].to(device)).float().clamp(0, 1)[0].cpu()
-        target.parent.mkdir(parents=True, exist_ok=True)
-        write(Photo(output), target)
+    for job in tqdm(plan([inputs], to, Options(suffix="", ext="png")), unit="image", desc=name, disable=not progress):
+        output = network(read(job.source).tensor[None].to(device)).float().clamp(0, 1)[0].cpu()
+        job.target.parent.mkdir(parents=True, exist_ok=True)
+        write(Photo(output), job.target)
 
 
 def summarise(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float | int | None]]:
@@ -109,14 +103,12 @@ def summarise(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float | 
 
     One image has no interval: its bounds are None.
     """
-    result: dict[str, dict[str, float | int | None]] = {}
-    for name in dict.fromkeys(row["metric"] for row in rows):
-        values = [row["value"] for row in rows if row["metric"] == name]
+    def interval(values: pd.Series) -> dict[str, Any]:
         if len(values) == 1:
-            result[name] = {"mean": values[0], "low": None, "high": None, "n": 1}
-        else:
-            result[name] = dataclasses.asdict(metrics.mean_interval(values, torch.Generator().manual_seed(0)))
-    return result
+            return {"mean": values.item(), "low": None, "high": None, "n": 1}
+        return metrics.mean_interval(values.tolist(), torch.Generator().manual_seed(0))
+
+    return {str(name): interval(values) for name, values in pd.DataFrame(rows).groupby("metric", sort=False).value}
 
 
 def table(summaries: Mapping[str, Mapping[str, Mapping[str, float | int | None]]]) -> str:

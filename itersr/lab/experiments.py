@@ -525,7 +525,7 @@ def _table(rows: DataFrame, value: str) -> Tensor:
 
 
 def _interval(values: Tensor) -> dict[str, float]:
-    return dataclasses.asdict(metrics.mean_interval(values, torch.Generator().manual_seed(0), resamples=4000))
+    return metrics.mean_interval(values, torch.Generator().manual_seed(0), resamples=4000)
 
 
 def interval(rows: DataFrame, value: str) -> dict[str, float]:

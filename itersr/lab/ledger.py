@@ -2,27 +2,19 @@
 
 Notebooks 07–09 record `evidence` on photos, notebook 10 in the world of stripes: named means with their 95 % intervals. A
 claim names the evidence that it needs and where each interval has to lie. No verdict is written by hand.
-
-    python -m itersr.lab.ledger    figures/results/07–10.json → figures/results/claims.json, the README's first table, and
-                                   the numbers on test photos in the model card of the weights that were measured
 """
 
 from __future__ import annotations
 
 import json
 import re
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from itersr.lab.reproduce import ROOT
-from itersr.training.ship import CARD_BEGIN, CARD_END
-
 NOTEBOOKS = ("07", "08", "09", "10", "11")
 WORLD = "10"  # the notebook that measures the same evidence in the world of stripes
-BEGIN, END = "<!-- claims -->", "<!-- /claims -->"
 FEWEST = 6  # photos: with fewer, all of them agree by chance more often than one time in twenty (2 · 2⁻⁵ > .05)
 
 Found = Mapping[str, Any]  # "mean", "low", "high", and "n" photos, or what "of" names
@@ -185,48 +177,3 @@ def read_results(folder: Path) -> dict[str, dict[str, Any]]:
     """What notebooks 07–10 recorded in a folder of NN.json files; those that are there."""
     paths = {number: folder / f"{number}.json" for number in NOTEBOOKS}
     return {number: json.loads(path.read_text(encoding="utf-8")) for number, path in paths.items() if path.is_file()}
-
-
-def card(results: Mapping[str, Any]) -> str:
-    """What a model card says of the test photos: the summary that notebook 09 recorded, a table for each set of photos."""
-    lines = []
-    for name, found in results["sets"].items():
-        values = list(dict.fromkeys(row["value"] for row in found["summary"]))
-        lines += [f"{name}: {found['photos']} photos, centre crops of {results['side']}², {results['seeds']} seeds", "",
-                  f"| | {' | '.join(values)} |", "|---" * (len(values) + 1) + "|"]
-        for method in dict.fromkeys(row["method"] for row in found["summary"]):
-            cells = {row["value"]: show(row) for row in found["summary"] if row["method"] == method}
-            lines.append(f"| {method} | {' | '.join(cells.get(value, '–') for value in values)} |")
-        lines += ["", *(f"- {what}: {show(value)}" for what, value in found["differences"].items()), ""]
-    conventions = "; ".join(results["conventions"].values())
-    return "\n".join([*lines, f"Mean and 95 % interval over photos and seeds; differences paired. {conventions}."])
-
-
-def fill(path: Path, begin: str, end: str, content: str) -> None:
-    """Replace what stands between two marks in a file. ValueError where the marks are missing."""
-    text = path.read_text(encoding="utf-8")
-    if text.count(begin) != 1 or text.count(end) != 1:
-        raise ValueError(f"{path.name} needs {begin} and {end} once each")
-    before, after = text.partition(begin)[0], text.partition(end)[2]
-    path.write_text(f"{before}{begin}\n{content}\n{end}{after}", encoding="utf-8")
-
-
-def write(root: Path = ROOT) -> list[dict[str, Any]]:
-    """Write the README's table, figures/results/claims.json and the model card of the weights that notebook 09 measured."""
-    folder = root / "figures" / "results"
-    results = read_results(folder)
-    rows = claims(results)
-    fill(root / "README.md", BEGIN, END, markdown(rows))
-    ledger = json.dumps(rows, indent=1, ensure_ascii=False, allow_nan=False)
-    (folder / "claims.json").write_text(ledger + "\n", encoding="utf-8")
-    measured = results.get("09", {}).get("results", {})
-    if measured.get("sets"):
-        fill(root / "itersr" / "shipped" / measured["tier"] / "MODEL_CARD.md", CARD_BEGIN, CARD_END, card(measured))
-    return rows
-
-
-if __name__ == "__main__":
-    if not (ROOT / "figures").is_dir():
-        sys.exit("ledger: the results are no part of the installed package: run this in a clone of the repository")
-    for row in write():
-        print(f"{row['number']:>2}  {row['verdict']:<13}  {row['claim']}")

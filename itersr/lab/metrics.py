@@ -23,7 +23,7 @@ from torch import Tensor
 
 from itersr.pictures import to_tensor
 from itersr.training import perceptual
-from itersr.training.perceptual import hub_folder, not_here
+from itersr.training.perceptual import not_here
 
 
 class MetricUnavailable(RuntimeError):
@@ -109,7 +109,7 @@ def score(name: str, image: Any, reference: Any = None, device: str | torch.devi
             raise ValueError(f"{name}: reference has the shape {tuple(pictures[1].shape)}, needed {tuple(pictures[0].shape)}")
     if not available(name):
         raise MetricUnavailable(_how_to_get(name))
-    network = _load(metric, str(torch.device(device)), str(hub_folder()))
+    network = _load(metric, str(torch.device(device)), torch.hub.get_dir())
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         values = network(*(picture.to(device) for picture in pictures))
@@ -126,7 +126,7 @@ def fetch(name: str, timeout: float = 20.0) -> None:
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(timeout)
     try:
-        _load(find(name), "cpu", str(hub_folder()))
+        _load(find(name), "cpu", torch.hub.get_dir())
     except Exception as error:
         raise MetricUnavailable(f"{_how_to_get(name)} (tried just now: {error})") from error
     finally:
@@ -153,18 +153,8 @@ def _load(metric: Metric, device: str, hub: str) -> Any:
         return pyiqa.create_metric(metric.pyiqa_name, device=torch.device(device), **dict(metric.options)).eval()
 
 
-@dataclass(frozen=True)
-class Interval:
-    """A mean and its 95 % bootstrap interval; `n` is the number of images."""
-
-    mean: float
-    low: float
-    high: float
-    n: int
-
-
-def mean_interval(values: Any, generator: torch.Generator, resamples: int = 10_000) -> Interval:
-    """Mean and 95 % percentile bootstrap interval of values (images,) or (images, seeds).
+def mean_interval(values: Any, generator: torch.Generator, resamples: int = 10_000) -> dict[str, float]:
+    """Mean and 95 % percentile bootstrap interval of values (images,) or (images, seeds): {"mean", "low", "high", "n"}.
 
     Images are resampled, and seeds (crossed with them) where there are several. The same state of `generator` gives the same
     interval. ValueError: fewer than two images, NaN or infinity, another shape.
@@ -182,4 +172,4 @@ def mean_interval(values: Any, generator: torch.Generator, resamples: int = 10_0
         means.append(x[rows, columns].mean((1, 2)))
     tail = (1 - 0.95) / 2
     low, high = torch.quantile(torch.cat(means), torch.tensor([tail, 1 - tail], dtype=torch.float64)).tolist()
-    return Interval(float(x.mean()), low, high, images)
+    return {"mean": float(x.mean()), "low": low, "high": high, "n": images}

@@ -18,7 +18,7 @@ from itersr.config import as_defined
 from itersr.lab import metrics
 from itersr.masking import POLICIES
 from itersr.model import ITER, Trace
-from itersr.pictures import bundled, resize, to_tensor
+from itersr.pictures import bundled, middle, resize, to_tensor
 from itersr.training.data import ranges
 
 if TYPE_CHECKING:
@@ -71,11 +71,7 @@ def _show(axis: Any, picture: Any, title: str, **options: Any) -> None:
 
 def _middles(side: int) -> dict[str, Tensor]:
     """The middle side×side pixels of the bundled test photos."""
-    crops = {}
-    for name, photo in bundled("test").items():
-        top, left = ((n - side) // 2 for n in photo.shape[-2:])
-        crops[name] = photo[:, top : top + side, left : left + side].contiguous()
-    return crops
+    return {name: middle(photo, side, side).contiguous() for name, photo in bundled("test").items()}
 
 
 def before_after_view(before: Any, after: Any, position: float) -> Image:

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from torch.utils.data import Dataset
 
 from itersr.degradation import MILD, Degradation, degrade, mirror_pad
-from itersr.pictures import bundled
+from itersr.pictures import bundled, middle
 from itersr.upscaling.read import ImageError, image_files, read
 
 log = logging.getLogger(__name__)
@@ -220,8 +220,7 @@ def validation_pairs(photos: Photos, count: int, size: int, seed: int, *, degrad
     side = min(size, *(n for photo in chosen for n in photo.shape[-2:])) // unit * unit
     hq, lq = [], []
     for i, photo in enumerate(chosen):
-        y, x = ((n - side) // 2 for n in photo.shape[-2:])
-        crop = photo[:, y : y + side, x : x + side][None]
+        crop = middle(photo[None], side, side)
         hq.append(crop)
         lq.append(degrade(crop, generator=generator_for(seed, i, "validation"), scale=scale, ranges=degradation))
     return {"hq": torch.cat(hq), "lq": torch.cat(lq)}

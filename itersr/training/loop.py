@@ -7,9 +7,6 @@ A folder of a run holds checkpoint.pt (everything needed to go on), log.csv (ste
 
 from __future__ import annotations
 
-import csv
-import io
-import itertools
 import json
 import logging
 import math
@@ -23,6 +20,7 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 from filelock import FileLock, Timeout
 from torch import Tensor, nn
@@ -34,6 +32,7 @@ from itersr.config import TrainConfig
 from itersr.disk import replace_file, whole_file
 from itersr.model import pick_device
 from itersr.training.data import Crops
+from itersr.training.perceptual import scores
 
 log = logging.getLogger(__name__)
 READ_EVERY = 20  # steps after which a GPU is asked for its losses: each time it has to finish first
@@ -131,22 +130,23 @@ def learning_rate(along: float, config: TrainConfig) -> float:
 
 
 class Task(nn.Module):
-    """What `train` trains: `config` (a TrainConfig), `seed`, `trained`, and `forward(batch, along, part)`, which gives the loss
-    of a part and the scalars to log. `along` is the share of the run that is done, from 0 to 1."""
+    """What `train` trains: `forward(batch, along, part)` gives the loss of a part and the scalars to log, and `validate` what
+    a validation finds. `along` is the share of the run that is done, from 0 to 1."""
 
-    @property
-    def trained(self) -> dict[str, nn.Module]:
-        """The networks that ship (and are averaged): their names and modules."""
-        raise NotImplementedError
-
-    @property
-    def parts(self) -> dict[str, nn.Module]:
-        """What each optimizer trains, in the order of their updates."""
-        return self.trained
+    config: TrainConfig
+    seed: int
+    trained: dict[str, nn.Module]  # the networks that ship (and are averaged), by name
+    parts: dict[str, nn.Module]  # what each optimizer trains, in the order of their updates
+    restore: Callable[..., Tensor]  # pictures of LQ images, for those that `validate` as below
 
     def active(self, along: float) -> list[str]:
         """The parts that are updated when this share of the run is done."""
         return list(self.parts)
+
+    def validate(self, pairs: dict[str, Tensor], look: nn.Module) -> tuple[dict[str, float], dict[str, Tensor]]:
+        """How good `restore` is on held-out pairs, and the pictures to show."""
+        restored = torch.cat([self.restore(lq) for lq in pairs["lq"].split(1)])
+        return scores(restored, pairs["hq"], look), {"restored": restored[:4], "hq": pairs["hq"][:4]}
 
     def after_step(self, step: int, along: float, crops: Crops, accelerator: Any) -> None:
         """Called after every step."""
@@ -433,19 +433,13 @@ def _load(path: Path, task: Any, optimizers: dict[str, Any], average: Average, c
 
 
 def _write(path: Path, step: int, seconds: float, split: str, values: dict[str, float]) -> None:
-    new = not path.exists()
-    with open(path, "a", newline="") as file:
-        rows = csv.writer(file)
-        if new:
-            rows.writerow(COLUMNS)
-        rows.writerows([step, round(seconds, 1), split, name, f"{value:.6g}"] for name, value in values.items())
+    rows = [(step, round(seconds, 1), split, name, f"{value:.6g}") for name, value in values.items()]
+    pd.DataFrame(rows, columns=COLUMNS).to_csv(path, mode="a", header=not path.exists(), index=False)
 
 
 def _forget_after(path: Path, step: int) -> None:
     """Drop rows that a killed run logged after its last checkpoint: the resumed run will write them again."""
     if path.exists():
-        with open(path, newline="") as file:
-            rows = [row for row in csv.reader(file) if len(row) == len(COLUMNS)][1:]  # the last one may be cut
-        kept = io.StringIO()
-        csv.writer(kept).writerows([COLUMNS, *itertools.takewhile(lambda row: int(row[0]) <= step, rows)])
-        replace_file(path, kept.getvalue())
+        rows = pd.read_csv(path, names=COLUMNS, skiprows=1, dtype=str, keep_default_na=False)
+        kept = (rows.value != "") & (rows.step.astype(int) <= step)  # the last row may be cut
+        replace_file(path, rows[kept].to_csv(index=False))

@@ -26,14 +26,12 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Of ImageNet's RGB in [0, 1]: the network was trained on pictures scaled with them."""
 
 
-def hub_folder() -> Path:
-    """Where torch and pyiqa keep downloaded weights: TORCH_HOME/hub, by default ~/.cache/torch/hub."""
-    return Path(torch.hub.get_dir())
-
-
 def not_here(files: Iterable[str]) -> list[Path]:
-    """Those of these files below the hub folder that are not on the disk, or empty."""
-    paths = [hub_folder() / file for file in files]
+    """Those of these files that are not on the disk, or empty.
+
+    files: paths below torch's hub folder, which is TORCH_HOME/hub, by default ~/.cache/torch/hub.
+    """
+    paths = [Path(torch.hub.get_dir(), file) for file in files]
     return [path for path in paths if not (path.is_file() and path.stat().st_size > 0)]
 
 
@@ -65,7 +63,7 @@ class LPIPS(nn.Module):
         super().__init__()
         if missing := not_here(FILES):
             raise RuntimeError(f"LPIPS weights are not on this machine: {', '.join(str(path) for path in missing)}")
-        network, heads = (torch.load(hub_folder() / file, map_location="cpu", weights_only=True) for file in FILES)
+        network, heads = (torch.load(Path(torch.hub.get_dir(), file), map_location="cpu", weights_only=True) for file in FILES)
         with torch.device("meta"):  # no first values are drawn: the random numbers of a training stay as they are
             self.features = squeezenet1_1().features
         self.features.load_state_dict(
@@ -112,3 +110,14 @@ def perceptual() -> nn.Module:
     except (RuntimeError, OSError) as error:
         log.warning("perceptual loss: image gradients instead of LPIPS (%s)", error)
         return GradientLoss()
+
+
+def scores(image: Tensor, hq: Tensor, look: nn.Module) -> dict[str, float]:
+    """PSNR and the perceptual distance of pictures (B, 3, H, W) from HQ, means over pictures, each of which is seen alone."""
+    distances = [look(a, b) for a, b in zip(image.split(1), hq.split(1), strict=True)]
+    return {"psnr": psnr(image, hq).mean().item(), str(look.name): torch.cat(distances).mean().item()}
+
+
+def psnr(image: Tensor, target: Tensor) -> Tensor:
+    """PSNR in dB over RGB in [0, 1], one value per image, (B,)."""
+    return -10 * torch.log10((image - target).square().mean((1, 2, 3)).clamp(min=1e-10))

@@ -1,21 +1,16 @@
 """What stands at the end of a training: φ_e's shift, the best settings of Alg. 2, the learning curves and a model card.
 
-    python -m itersr.training.ship --run checkpoints --photos DIR --data "what it was trained on"
-
-`export` completes RUN/weights, as `itersr train all` does; the command above also copies them to where weights ship. What is
-chosen is chosen on photos that training held out. The numbers on test photos come later, from notebook 09:
-`python -m itersr.lab.ledger` writes them into the card.
+`export` completes RUN/weights, at the end of `itersr train all`; to ship them is to copy that folder to itersr/shipped/TIER.
+What is chosen is chosen on photos that training held out. The numbers on test photos come later, from notebook 09:
+`python -m tests.ledger_tools` writes them into the card.
 """
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import itertools
 import logging
-import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -34,7 +29,7 @@ from itersr.training.perceptual import perceptual
 from itersr.training.validate import calibrate, held_out, make_pairs, neighbour_information
 
 log = logging.getLogger(__name__)
-CARD_BEGIN, CARD_END = "<!-- test photos -->", "<!-- /test photos -->"  # the ledger writes between them
+CARD_BEGIN, CARD_END = "<!-- test photos -->", "<!-- /test photos -->"  # numbers on test photos stand between them
 CURVE_ROWS = 60  # training rows kept of every curve
 TEMPERATURES, ALPHAS = (0.3, 0.5, 0.7, 0.85, 1.0), (0.5, 0.7, 1.0)  # α is 0.5 in the paper and 0.7 in the authors' code
 MASKS = (("evaluator", False), ("evaluator", True), ("evaluator_greedy", True), ("topk", False))  # policy, re-masking
@@ -80,12 +75,6 @@ def export(run: Path, photos: Path | None, *, data: str, by: str | None = None, 
     extra |= {"calibration": model.calibration, "nats": nats, "runs": runs}
     weights.write_config(to, config, extra)
     replace_file(to / "MODEL_CARD.md", card(config, extra, logs, weights.fingerprint(to), data, hardware))
-
-
-def ship(run: Path, to: Path, photos: Path | None, data: str) -> None:
-    """`export` a run and copy its weights with all that belongs to them to `to`."""
-    export(run, photos, data=data)
-    shutil.copytree(run / "weights", to, dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.part"))
 
 
 def this_commit() -> str:
@@ -178,23 +167,3 @@ IN_CARD = ("psnr", "lpips", "gradients", "codes used", "perplexity", "E_l cross-
            "φ_r cross-entropy at 1.0", "φ_r cross-entropy at 0.25", "AUC of φ_e on S_l", "AUC of φ_e on samples at 1.0",
            "AUC of φ_r's confidence at 1.0", "lpips bicubic", "lpips S_l", "lpips one sample of E_l", "lpips ITER", "mean T_s")
 """Which of a validation's numbers the card tells; log.csv has all."""
-
-
-def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m itersr.training.ship", description=__doc__.split("\n")[0])
-    parser.add_argument("--run", type=Path, default=Path("checkpoints"), help="the folder that `itersr train --out` wrote")
-    parser.add_argument("--photos", type=Path, help="the folder it was trained on (default: scikit-image's photos)")
-    parser.add_argument("--data", required=True, help="what it was trained on, for the card")
-    args = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    try:
-        config, _ = weights.read_config(args.run / "weights")
-        ship(args.run, weights.SHIPPED / config.name, args.photos, args.data)
-    except weights.WeightsError as error:
-        print(f"ship: {error}", file=sys.stderr)
-        return 2
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

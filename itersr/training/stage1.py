@@ -16,7 +16,7 @@ from itersr.config import Tier
 from itersr.losses import hinge_discriminator, hinge_generator
 from itersr.training.data import Crops, generator_for
 from itersr.training.loop import Task
-from itersr.training.perceptual import perceptual
+from itersr.training.perceptual import perceptual, scores
 from itersr.vqgan import VQGAN, PatchDiscriminator
 
 RESTART_EVERY = 100  # steps over which the use of codes is counted
@@ -31,20 +31,14 @@ class Stage1(Task):
         self.vqgan = VQGAN(tier.vqgan)
         self.discriminator = PatchDiscriminator(self.config.disc_width)
         self.perceptual = perceptual()
+        self.trained = {"vqgan": self.vqgan}
+        self.parts = {"vqgan": self.vqgan, "discriminator": self.discriminator}
         self.register_buffer("used", torch.zeros(tier.vqgan.codes, dtype=torch.long))  # since the last restart
         self.register_buffer("clustered", torch.tensor(False))  # whether the codebook has its first codes
         self.started = False  # the same, where no device has to be asked
         self.used: Tensor
         self.clustered: Tensor
         self.reconstruction: Tensor  # of the generator's pass, for the discriminator's
-
-    @property
-    def trained(self) -> dict[str, nn.Module]:
-        return {"vqgan": self.vqgan}
-
-    @property
-    def parts(self) -> dict[str, nn.Module]:
-        return {"vqgan": self.vqgan, "discriminator": self.discriminator}
 
     def adversary(self, along: float) -> bool:
         """Whether the adversarial loss has joined."""
@@ -126,28 +120,16 @@ class Stage1(Task):
             pick = torch.randperm(len(latents), generator=generator_for(self.seed, step, "restart"))[: len(dead)]
             self.vqgan.codebook.embedding.weight[dead[: len(pick)]] = latents[pick.to(latents.device)].to(latents.dtype)
 
-
-@torch.no_grad()
-def validate(vqgan: VQGAN, pairs: dict[str, Tensor], look: nn.Module) -> tuple[dict[str, float], dict[str, Tensor]]:
-    """PSNR, the perceptual distance, codebook usage and perplexity on held-out crops; and the pictures to show."""
-    outputs, tokens = [], []
-    for image in pairs["hq"].split(1):
-        ids = vqgan.encode(image)
-        tokens.append(ids.flatten())
-        outputs.append(vqgan.decode(ids).float().clamp(0, 1))
-    output = torch.cat(outputs)
-    p = torch.bincount(torch.cat(tokens), minlength=vqgan.config.codes).float()
-    p = p / p.sum()
-    distances = [look(a, b) for a, b in zip(output.split(1), pairs["hq"].split(1), strict=True)]
-    scalars: dict[str, float] = {
-        "psnr": psnr(output, pairs["hq"]).mean().item(),
-        str(look.name): torch.cat(distances).mean().item(),
-        "codes used": int((p > 0).sum()),
-        "perplexity": torch.special.entr(p).sum().exp().item(),
-    }
-    return scalars, {"hq": pairs["hq"][:4], "reconstruction": output[:4]}
-
-
-def psnr(image: Tensor, target: Tensor) -> Tensor:
-    """PSNR in dB over RGB in [0, 1], one value per image, (B,)."""
-    return -10 * torch.log10((image - target).square().mean((1, 2, 3)).clamp(min=1e-10))
+    @torch.no_grad()
+    def validate(self, pairs: dict[str, Tensor], look: nn.Module) -> tuple[dict[str, float], dict[str, Tensor]]:
+        """PSNR, the perceptual distance, codebook usage and perplexity on held-out crops; and the pictures to show."""
+        outputs, tokens = [], []
+        for image in pairs["hq"].split(1):
+            ids = self.vqgan.encode(image)
+            tokens.append(ids.flatten())
+            outputs.append(self.vqgan.decode(ids).float().clamp(0, 1))
+        output = torch.cat(outputs)
+        p = torch.bincount(torch.cat(tokens), minlength=self.vqgan.config.codes).float()
+        p = p / p.sum()
+        usage = {"codes used": int((p > 0).sum()), "perplexity": torch.special.entr(p).sum().exp().item()}
+        return scores(output, pairs["hq"], look) | usage, {"hq": pairs["hq"][:4], "reconstruction": output[:4]}

@@ -18,7 +18,7 @@ from itersr.config import Tier
 from itersr.degradation import degrade
 from itersr.masking import random_mask
 from itersr.model import ITER
-from itersr.pictures import bundled
+from itersr.pictures import bundled, middle
 from itersr.sampling import categorical
 from itersr.training.data import Photos, ranges
 
@@ -52,8 +52,7 @@ def make_pairs(photos: Mapping[str, Tensor], tier: Tier, side: int, seed: int = 
         h, w = (min(side, n) // unit * unit for n in photo.shape[-2:])
         if not h or not w:
             raise ValueError(f"photo {name} is {tuple(photo.shape[-2:])}, needed at least {unit} pixels on each side")
-        y, x = (photo.shape[-2] - h) // 2, (photo.shape[-1] - w) // 2
-        hq = photo[None, :, y : y + h, x : x + w].contiguous()
+        hq = middle(photo[None], h, w).contiguous()
         generator = torch.Generator().manual_seed(zlib.crc32(f"{seed}/{name}".encode()))
         lq = degrade(hq, generator=generator, scale=tier.scale, ranges=ranges(tier.degradation))
         pairs.append(Pair(name, hq, lq))
@@ -138,11 +137,11 @@ def fit_shift(logits: Tensor, good: Tensor) -> float:
         raise ValueError(f"the share of good tokens is {share:g}, needed strictly between 0 and 1 to fit a shift")
     low, high = -50.0, 50.0
     for _ in range(60):
-        middle = (low + high) / 2
-        if float((logits + middle).sigmoid().mean()) < share:
-            low = middle
+        halfway = (low + high) / 2
+        if float((logits + halfway).sigmoid().mean()) < share:
+            low = halfway
         else:
-            high = middle
+            high = halfway
     return (low + high) / 2
 
 

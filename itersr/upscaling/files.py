@@ -76,32 +76,28 @@ class Failure:
     usage: bool
 
 
-class UsageError(ValueError):
-    """The call as a whole makes no sense; the message is one line with the cure."""
-
-
 def plan(inputs: Sequence[str | os.PathLike[str]], output: str | os.PathLike[str], options: Options,
          beside: Callable[[Path], tuple[Path, ...]] = lambda target: ()) -> list[Job]:
     """Which file becomes which. Folders are searched with all they contain, and mirrored below `output`.
 
     `output` is a file when it has an image suffix and there is one input file, else a folder (made later, when needed). What
     an earlier run has put into an input folder, results and traces, is no input. `beside` names what is made with a result.
-    UsageError for no input, one output for several inputs and an unknown `ext`, ImageError for a folder without images.
+    ValueError for no input, one output for several inputs and an unknown `ext`, ImageError for a folder without images.
     """
     if not inputs:
-        raise UsageError("no input: name image files or folders")
+        raise ValueError("no input: name image files or folders")
     ext = options.ext.lower().lstrip(".")
     if ext != "auto" and f".{ext}" not in SUFFIXES:
-        raise UsageError(f"--ext {options.ext}: use auto or one of {', '.join(s[1:] for s in SUFFIXES)}")
+        raise ValueError(f"--ext {options.ext}: use auto or one of {', '.join(s[1:] for s in SUFFIXES)}")
     out = Path(output)
     sources: list[tuple[Path | None, Path]] = []  # (input folder, or None for a file named by itself, and the file)
     for entry in map(Path, inputs):
         sources += [(entry, file) for file in image_files(entry)] if os.path.isdir(entry) else [(None, entry)]
     single = out.suffix.lower() in SUFFIXES and not os.path.isdir(out)
     if single and (len(sources) > 1 or sources[0][0] is not None):
-        raise UsageError(f"-o {shown(out)}: one file for {len(sources)} inputs; name a folder")
+        raise ValueError(f"-o {shown(out)}: one file for {len(sources)} inputs; name a folder")
     if not single and os.path.exists(out) and not os.path.isdir(out):
-        raise UsageError(f"-o {shown(out)}: is a file and has no image suffix ({', '.join(SUFFIXES)}); name a folder")
+        raise ValueError(f"-o {shown(out)}: is a file and has no image suffix ({', '.join(SUFFIXES)}); name a folder")
 
     targets: dict[tuple[Path | None, Path], Path] = {}
     made: set[str] = set()  # what this call makes, and an earlier one like it has made
@@ -123,7 +119,7 @@ def plan(inputs: Sequence[str | os.PathLike[str]], output: str | os.PathLike[str
             first = jobs.setdefault(os.path.abspath(path), job).source
             if first != source:
                 both = f"{shown(first)} and {shown(source)} would both become {shown(path)}"
-                raise UsageError(f"{both}; rename one or use another folder")
+                raise ValueError(f"{both}; rename one or use another folder")
     return list(dict.fromkeys(jobs.values()))
 
 
@@ -176,7 +172,7 @@ def upscale_files(load: Callable[[], Any], inputs: Sequence[str | os.PathLike[st
     """
     options = options or Options()
     if options.precision not in ("auto", "fp32", "bf16"):
-        raise UsageError(f"precision {options.precision!r}: there are auto, fp32 and bf16")
+        raise ValueError(f"precision {options.precision!r}: there are auto, fp32 and bf16")
     from tqdm import tqdm
 
     failures: list[Failure] = []
@@ -358,16 +354,16 @@ def degrade_files(inputs: Sequence[str | os.PathLike[str]], output: str | os.Pat
 
     Every picture has its own generator, made of `seed` and its name, so that its LQ image does not depend on which others are
     made with it. The draw in draws.jsonl is enough to make it again (`degradation.Draw.from_dict`, `degradation.apply`).
-    Raises what `plan` does, and UsageError where draws.jsonl exists and `force` is False.
+    Raises what `plan` does, and ValueError where draws.jsonl exists and `force` is False.
     """
     from itersr import degradation
 
     out = Path(output)
     if out.suffix.lower() in SUFFIXES:
-        raise UsageError(f"-o {out}: degrade makes a folder (hq, lq, draws.jsonl); name one")
+        raise ValueError(f"-o {out}: degrade makes a folder (hq, lq, draws.jsonl); name one")
     record = out / "draws.jsonl"
     if record.exists() and not force:
-        raise UsageError(f"{record} exists already: use --force to overwrite, or another folder (-o)")
+        raise ValueError(f"{record} exists already: use --force to overwrite, or another folder (-o)")
     failures: list[Failure] = []
     lines: list[str] = []
     options = Options(suffix="", ext="png", force=force)

@@ -17,18 +17,11 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from itersr import weights
 from itersr.config import Tier, TrainConfig
 from itersr.lab.rivals.gan import GAN
 from itersr.lab.rivals.ldm import LDM
-from itersr.training.data import Photos
-from itersr.training.loop import alone, make_accelerator, train
-from itersr.training.perceptual import perceptual
-from itersr.training.run import load_networks, materials, record_of, train_stage
-from itersr.training.stage1 import psnr
+from itersr.training.run import fit, load_networks, train_plan
 
 RIVALS = ("rival-gan", "rival-ldm")
 VALIDATIONS = 3  # of a run: a run by minutes pays for them
@@ -52,57 +45,28 @@ def make(what: str, config: Tier, settings: TrainConfig, seed: int = 0, folder: 
 
 
 def train_rival(what: str, config: Tier, data: str | Path | None, out: Path, *,
-                changes: Mapping[str, Any] = MappingProxyType({}), seed: int = 0, device: str = "auto", precision: str = "auto",
-                validation: tuple[int, int] | None = None, photos: tuple[Photos, Photos] | None = None, **options: Any
-                ) -> dict[str, float]:
-    """Train a rival into OUT/WHAT, its weights into OUT/weights; gives PSNR and the perceptual distance on held-out crops.
-
-    changes: of the rival's usual settings (fields of `TrainConfig`). The rest is as in `training.run.train_stage`.
-    """
-    settings = dataclasses.replace(settings_of(what, config), **changes)
-    accelerator = make_accelerator(device, precision)
-    torch.manual_seed(seed)
-    own = out / "weights"
-    task = make(what, config, settings, seed, own if (own / "vqgan.safetensors").exists() else weights.locate(config.name))
-    photos = photos or Photos.of(data).split()
-    crops, pairs = materials(config, settings, photos, seed, accelerator.device, validation=validation)
-    ruler = perceptual().to(accelerator.device)
-
-    def validate() -> tuple[dict[str, float], dict[str, Tensor]]:
-        restored = torch.cat([task.restore(lq) for lq in pairs["lq"].split(1)])
-        distances = [ruler(a, b) for a, b in zip(restored.split(1), pairs["hq"].split(1), strict=True)]
-        scalars = {"psnr": psnr(restored, pairs["hq"]).mean().item(), str(ruler.name): torch.cat(distances).mean().item()}
-        return scalars, {"restored": restored[:4], "hq": pairs["hq"][:4]}
-
-    def save() -> None:
-        weights.save(own, task.trained, config)
-
-    record = {"stage": what, **record_of(config, settings, crops, accelerator, seed, options.get("minutes"))}
-    with torch.random.fork_rng(devices=[]), alone(out / what, accelerator.is_main_process):
-        found = train(task, crops, out / what, validate=validate, save_weights=save, record=record, accelerator=accelerator,
-                      **options)
-    accelerator.end_training()
-    return found
+                changes: Mapping[str, Any] = MappingProxyType({}), seed: int = 0, **options: Any) -> dict[str, float]:
+    """Train a rival. changes: of its usual settings (fields of `TrainConfig`). options and result: those of `run.fit`."""
+    settings, own = dataclasses.replace(settings_of(what, config), **changes), out / "weights"
+    folder = own if (own / "vqgan.safetensors").exists() else weights.locate(config.name)
+    return fit(what, lambda: make(what, config, settings, seed, folder), config, settings, data, out, seed=seed, **options)
 
 
 def train_iter(config: Tier, data: str | Path | None, out: Path, *, changes: Mapping[str, Any] = MappingProxyType({}),
-               minutes: float | None = None, **options: Any) -> dict[str, float]:
+               **options: Any) -> dict[str, float]:
     """ITER on the rivals' terms: E_l, φ_r and φ_e on the VQGAN that ships, in the shares of the tier's plan after Stage I.
 
-    minutes: for all stages; None: the tier's steps. changes: of all stages' settings. The rest is as in `train_stage`.
+    changes: of all stages' settings. options and result: those of `run.train_plan`.
     """
     own, vqgan = out / "weights", weights.locate(config.name) / "vqgan.safetensors"
     if not (own / vqgan.name).exists():
         own.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(vqgan, own / vqgan.name)
     shares = {stage: share for stage, share in config.plan.items() if stage != "vqgan"}
-    config = dataclasses.replace(config, train={stage: dataclasses.replace(settings, **{"validations": VALIDATIONS, **changes})
-                                                for stage, settings in config.train.items()})
-    found: dict[str, float] = {}
-    for stage, share in shares.items():
-        limit = None if minutes is None else minutes * share / sum(shares.values())
-        found = train_stage(stage, config, data, out, minutes=limit, **options) or found
-    return found
+    plan = {stage: share / sum(shares.values()) for stage, share in shares.items()}
+    train = {stage: dataclasses.replace(settings, **{"validations": VALIDATIONS, **changes})
+             for stage, settings in config.train.items()}
+    return train_plan(dataclasses.replace(config, plan=plan, train=train), data, out, **options)
 
 
 def load(what: str, folder: Path, device: str = "cpu") -> GAN | LDM:
@@ -112,6 +76,6 @@ def load(what: str, folder: Path, device: str = "cpu") -> GAN | LDM:
     task = make(what, config, settings_of(what, config), folder=folder if own else weights.locate(config.name))
     files = [folder / f"{name}.safetensors" for name in task.trained]
     for path, module in zip(files, task.trained.values(), strict=True):
-        weights.load_state(module, weights.read_tensors(path), str(path))
+        weights.load(module, path)
     task.fingerprint = weights.fingerprint(folder, files)
     return task.to(device).eval().requires_grad_(False)

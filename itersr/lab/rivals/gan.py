@@ -78,17 +78,11 @@ class GAN(Task):
         self.generator = RRDBNet(64, 2 if tier.name == "smoke" else 7)
         self.discriminator = PatchDiscriminator(config.disc_width)
         self.perceptual = perceptual()
+        self.trained = {"generator": self.generator}
+        self.parts = {"generator": self.generator, "discriminator": self.discriminator}
         self.output: Tensor  # of the generator's pass, for the discriminator's
 
     fingerprint = "untrained"  # of the weights that were loaded
-
-    @property
-    def trained(self) -> dict[str, nn.Module]:
-        return {"generator": self.generator}
-
-    @property
-    def parts(self) -> dict[str, nn.Module]:
-        return {"generator": self.generator, "discriminator": self.discriminator}
 
     def active(self, along: float) -> list[str]:
         return ["generator", "discriminator"] if along >= self.config.gan_start else ["generator"]

@@ -103,12 +103,9 @@ class LDM(Task):
         self.vqgan = (vqgan or VQGAN(tier.vqgan)).requires_grad_(False)
         self.ratio = tier.vqgan.factor // tier.scale  # LQ pixels along a side of a latent
         self.unet = UNet(tier.vqgan.code_dim, 3 * self.ratio**2, 32 if tier.name == "smoke" else 80)
+        self.trained = self.parts = {"unet": self.unet}
 
     fingerprint = "untrained"  # of the weights that were loaded
-
-    @property
-    def trained(self) -> dict[str, nn.Module]:
-        return {"unet": self.unet}
 
     @property
     def scale(self) -> Tensor:

@@ -1,4 +1,4 @@
-"""Measure one more point of notebook 10's section 6: `python -m tests.foretold FOLDER [--trained-by "…"]`.
+"""Measure one more point of notebook 10's section 6: `python -m tests.elsewhere FOLDER [--trained-by "…"]`.
 
 FOLDER holds weights for photos. Neighbour information and the gain of eight steps over one (random masks, temperature 1) are
 measured as the notebook does, on the photos that no tier trains on, and written to figures/10_elsewhere.json.
@@ -35,7 +35,7 @@ def point(model: ITER, photos: int | None = None, seeds: tuple[int, ...] = (0, 1
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m tests.foretold", description=(__doc__ or "").split("\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m tests.elsewhere", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("folder", metavar="FOLDER", help="a folder of weights")
     parser.add_argument("--trained-by", default="", metavar="TEXT", help="the command that trained them, for the record")
     args = parser.parse_args()
