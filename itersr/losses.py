@@ -37,7 +37,7 @@ def lq_encoder(logits: Tensor, s_h: Tensor) -> Tensor:
 def refiner(logits: Tensor, s_h: Tensor, where: Tensor) -> Tensor:
     """Eq. 4: cross-entropy of φ_r's logits (B, codes, h, w) on S_h (B, h, w), over the places `where` (B, h, w), in nats.
 
-    where: all places (the paper), or the masked ones alone: what φ_r has to say of a token that it is shown teaches little.
+    where: all places (the paper), or the masked ones alone: what φ_r has to say of a token that is kept teaches little.
     """
     return per_image(F.cross_entropy(logits, s_h, reduction="none"), where)
 

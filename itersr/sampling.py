@@ -38,7 +38,7 @@ class Sampler:
     schedule: GammaKind = "cosine"
     temperature: float = 1.0  # of φ_r's samples; 0 takes its argmax
     adaptive: bool = True  # start at T_s from the good tokens of S_l; False: at T, from nothing
-    remask: bool = False  # True: kept tokens compete for their place again, Alg. 2 to the letter
+    remask: bool = False  # True: kept tokens compete for their place again, as line 14 of Alg. 2 is printed
     resample: bool = False  # True: kept tokens get new values at every step, as in the released sampler
     printed_start: bool = False  # True: T_s by line 6 as it is printed, see `schedule.start_step`
     skip_last: bool = False  # True: one step fewer than T_s, as in the released sampler

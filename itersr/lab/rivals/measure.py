@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from pandas import DataFrame
 
-ITER_STEPS, LDM_STEPS = (1, 2, 4, 8, 16), (1, 2, 4, 8, 16, 32, 64, 128)
+ITER_STEPS, LDM_STEPS = (1, 2, 4, 8, 16), (1, 2, 4, 8, 16, 32, 64)
 TEMPERATURES = (0.7, 0.85, 1.0)
 
 
