@@ -150,27 +150,32 @@ def claims(results: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
             "number": claim.number, "claim": claim.text, "paper": claim.paper, "ours": "; ".join(ours),
             "needed": "; ".join(claim.needs), "verdict": decided, "because": "; ".join(because),
             "evidence": {name: dict(evidence[name]) for name in (*named, *why)},
-            "command": f"itersr reproduce --only {claim.notebook} --tier {tier}",
+            "command": f"itersr reproduce --only {claim.notebook} --tier {tier}", "notebook": claim.notebook,
             "tier": tier if named else None, "weights": content["results"].get("weights"),
             "photos": photos, "seeds": content["results"].get("seeds"),
             "stripes": verdict(claim, world),
-            "stripes evidence": {name: dict(world[name]) for name in (*needed, *claim.explained_by) if name in world},
+            "stripes evidence": {name: dict(world[name]) for name in needed if name in world},
+            "stripes because": {name: dict(world[name]) for name in claim.explained_by if name in world},
         })
     return rows
 
 
 def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
-    """The ledger as the README shows it."""
-    lines = ["| | claim | paper | ours on photos: mean [95 % interval] | verdict | made by | in the world of stripes |",
-             "|---|---|---|---|---|---|---|"]
+    """The ledger as the README shows it: a table, and what else was measured where a claim does not hold."""
+    def told(evidence: Mapping[str, Found]) -> str:
+        return "; ".join(f"{name}: {show(found)}" for name, found in evidence.items())
+
+    lines = ["| | claim | paper | on photos | in the world of stripes | notebook |", "|---|---|---|---|---|---|"]
+    reasons = []
     for row in rows:
-        because = f" ({row['because']})" if row["because"] else ""
-        seeds = f", seeds: {row['seeds']}" if row["tier"] else ""
-        measured = "; ".join(f"{name}: {show(value)}" for name, value in row["stripes evidence"].items())
-        stripes = "–" if row["stripes"] == "not measured" else f"**{row['stripes']}**: {measured}"
-        lines.append(f"| {row['number']} | {row['claim']} | {row['paper']} | {row['ours'] or '–'}{because} | "
-                     f"**{row['verdict']}** | `{row['command']}`{seeds} | {stripes} |")
-    return "\n".join(lines)
+        ours = f"**{row['verdict']}**" + (f" · {row['ours']}" if row["ours"] else "")
+        measured = row["stripes"] != "not measured"
+        stripes = f"**{row['stripes']}** · {told(row['stripes evidence'])}" if measured else "–"
+        lines.append(f"| {row['number']} | {row['claim']} | {row['paper']} | {ours} | {stripes} | {row['notebook']} |")
+        reasons += [f"- {row['number']}, photos: {row['because']}"] if row["because"] else []
+        if row["stripes"] == "does not hold" and row["stripes because"]:
+            reasons.append(f"- {row['number']}, stripes: {told(row['stripes because'])}")
+    return "\n".join(lines + (["", "What else was measured where a claim does not hold:", "", *reasons] if reasons else []))
 
 
 def read_results(folder: Path) -> dict[str, dict[str, Any]]:
