@@ -682,7 +682,7 @@ display(Markdown(
     f"{RELEASED.schedule} γ also change the start: T_s is {released_T:.1f} on average, and "
     f"{module_T:.1f} with the module's settings. The released settings were made for a φ_e that "
     "was trained on balanced classes, and this one was not ([05](05_evaluator.ipynb), section "
-    "7). So the row *released* does not judge the authors' model."))
+    "10c). So the row *released* does not judge the authors' model."))
 
 # %% [markdown]
 # Without its last step the released sampler never reaches k = N, and it does not need to: it resamples every place in every

@@ -18,12 +18,8 @@ SHOWN = "tiny"
 """The tier that the course shows, also where better weights ship: readers can train it themselves, on a CPU."""
 
 
-def load_or_train(stage: str, config: Tier, data: str | Path | None, out: Path, device: str = "auto", **options: Any) -> ITER:
-    """The model with every network up to `stage`: from the tier's shipped weights, else from OUT/weights, else trained now.
-
-    `smoke` trains now, in seconds. A tier that is named after a folder (see `Run.start`) loads what lies there. Shipped weights
-    are not used with photos of the reader's own (`data`), nor for networks of other sizes. Prints where they come from.
-    """
+def _ready(config: Tier, data: str | Path | None, device: str) -> ITER | None:
+    """The model of a folder of weights, or of those that ship; None where it has to be trained. Prints which."""
     if config.name not in TIERS:
         model = ITER.from_pretrained(ROOT / config.name, device)
         model.tier = config  # named after the folder
@@ -35,6 +31,17 @@ def load_or_train(stage: str, config: Tier, data: str | Path | None, out: Path, 
             model = ITER.from_pretrained(config.name, device)
             print(f"weights: {config.name}, as it ships with the package, {model.fingerprint}")
             return model
+    return None
+
+
+def load_or_train(stage: str, config: Tier, data: str | Path | None, out: Path, device: str = "auto", **options: Any) -> ITER:
+    """The model with every network up to `stage`: from the tier's shipped weights, else from OUT/weights, else trained now.
+
+    `smoke` trains now, in seconds. A tier that is named after a folder (see `Run.start`) loads what lies there. Shipped weights
+    are not used with photos of the reader's own (`data`), nor for networks of other sizes. Prints where they come from.
+    """
+    if (model := _ready(config, data, device)) is not None:
+        return model
     wanted = STAGES[stage]
     trained = all((out / "weights" / f"{name}.safetensors").exists() for name in wanted)
     photos = "scikit-image's photos" if data is None else Path(data).name
@@ -52,6 +59,8 @@ def model_to_measure(config: Tier, data: str | Path | None, out: Path, device: s
     """
     if config.name == "smoke" and SHOWN in weights.shipped():
         return ITER.from_pretrained(SHOWN, device)
+    if (model := _ready(config, data, device)) is not None:
+        return model
     for stage in ("vqgan", "lq_encoder", "token_nets"):
         model = load_or_train(stage, config, data, out, device, **options)
     return model
