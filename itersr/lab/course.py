@@ -40,8 +40,8 @@ def load_or_train(stage: str, config: Tier, data: str | Path | None, out: Path, 
     `smoke` trains now, in seconds. A tier that is named after a folder (see `Run.start`) loads what lies there. Shipped weights
     are not used with photos of the reader's own (`data`), nor for networks of other sizes. Prints where they come from.
     """
-    if (model := _ready(config, data, device)) is not None:
-        return model
+    if (ready := _ready(config, data, device)) is not None:
+        return ready
     wanted = STAGES[stage]
     trained = all((out / "weights" / f"{name}.safetensors").exists() for name in wanted)
     photos = "scikit-image's photos" if data is None else Path(data).name
@@ -59,8 +59,8 @@ def model_to_measure(config: Tier, data: str | Path | None, out: Path, device: s
     """
     if config.name == "smoke" and SHOWN in weights.shipped():
         return ITER.from_pretrained(SHOWN, device)
-    if (model := _ready(config, data, device)) is not None:
-        return model
+    if (ready := _ready(config, data, device)) is not None:
+        return ready
     for stage in ("vqgan", "lq_encoder", "token_nets"):
         model = load_or_train(stage, config, data, out, device, **options)
     return model
