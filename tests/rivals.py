@@ -119,7 +119,7 @@ def record(runs: Path, minutes: float, grid: Path | None, seeds: int) -> dict[st
     measure.noise_figure(model, gan, ldm, pairs[0], 25).savefig(ROOT / "figures" / "11_rivals_noise.png", dpi=100)
     spent = measure.costs(model, gan, ldm)
     for family, own in spent.items():
-        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as alone:
+        with ProcessPoolExecutor(1, multiprocessing.get_context("forkserver")) as alone:  # a spawned one inherits our peak
             own["megabytes"] = round(alone.submit(memory, folder, family, side // model.tier.scale).result())
     lines = [] if grid is None else [json.loads(line) for line in (grid / "grid.jsonl").read_text().splitlines()]
     kept = ["family", "steps", "calls", "dial", "photo", "seed", *names]
