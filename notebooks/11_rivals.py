@@ -80,6 +80,7 @@ l2 = ((answers - 1) ** 2 + (answers + 1) ** 2) / 2
 print(f"least expected squared error at {answers[l2.argmin()].abs():.2f}: "
       "the mean, which is never right")
 
+
 # %% [markdown]
 # That is blur: the mean of all sharp pictures that fit. L1 is no better here: every answer from −1 to 1 costs the same.
 #
@@ -355,6 +356,7 @@ evidence |= {
 }
 table({name: {"mean [95 %]": ledger.show(gap)} for name, gap in evidence.items()})
 
+
 # %% [markdown]
 # *LPIPS and GMSD: negative means that ITER is better. Calls: negative means that ITER needs fewer.*
 
@@ -587,6 +589,7 @@ if LIVE:
                    "and not which family is better.")
 display(Markdown("\n".join(f"- {line}" for line in learned)))
 
+
 # %% [markdown]
 # - The mean of sharp answers is blurred. Each family has its own way out: an adversary, several small steps, or tokens.
 # - Compare at equal time, at equal calls, and each at its own best.
@@ -641,6 +644,7 @@ def euler(x, v, n):
 assert euler(3.0, 3.0 - 1.0, 1) == 1.0, (
     "one step from ε = 3 with the true velocity ε − z arrives at z = 1")
 assert math.isclose(euler(3.0, 2.0, 4), 2.5), "a quarter of the way from 3 to 1 is 2.5"
+
 
 # %% [markdown]
 # **2.** Which share of the settings is usable? Lower scores are better; `nan` is a run that broke off.
