@@ -300,7 +300,10 @@ def _squared_distance(size: int, sigma_x: float, sigma_y: float, angle: float) -
 
 
 def generalized_kernel(size: int, sigma_x: float, sigma_y: float, angle: float = 0.0, beta: float = 1.0) -> Tensor:
-    """Generalized Gaussian exp(−q^β / 2), q = xᵀ Σ⁻¹ x: the Gaussian for β = 1, peaked for β < 1, flat-topped for β > 1."""
+    """Generalized Gaussian exp(−q^β / 2), q = xᵀ Σ⁻¹ x: (size, size) float64 of sum 1. Isotropic for σ_x = σ_y.
+
+    The Gaussian for β = 1, peaked for β < 1, flat-topped for β > 1.
+    """
     kernel = torch.exp(-0.5 * _squared_distance(size, sigma_x, sigma_y, angle) ** beta)
     return kernel / kernel.sum()
 

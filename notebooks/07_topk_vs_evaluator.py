@@ -49,6 +49,7 @@ from IPython.display import Markdown, display
 from itersr import masking
 from itersr.lab import experiments, ledger
 from itersr.lab.experiments import Method, apply, joins, moran, nearness
+from itersr.lab.ledger import says
 from itersr.sampling import Sampler, proposer, restore
 from itersr.schedule import tokens_to_keep
 
@@ -507,7 +508,6 @@ for name, axis in zip(sum(rows_of, ()), axes.flat):
 fig.tight_layout(pad=0.3)
 path = run.save_figure(fig, "pictures")
 
-
 # %% [markdown]
 # *One photo, and above each picture its distance to HQ by the metric named (less is better). `topk`, `evaluator`, `random` and
 # `oracle`: Algorithm 2 from nothing known with these masks, at the same temperature and seed. The VQGAN bound is S_h, decoded.
@@ -516,10 +516,6 @@ path = run.save_figure(fig, "pictures")
 # ## What was learned
 
 # %%
-def says(difference, better, worse, open_):
-    return {-1: better, 1: worse, 0: open_}[ledger.sign(difference)]
-
-
 near_gap = experiments.difference(per_run[per_run.method == "topk"],
                                   per_run[per_run.method == "evaluator"], "nearness")
 accuracy = {name: experiments.interval(of[name], "token accuracy")

@@ -56,6 +56,7 @@ from itersr import weights
 from itersr.lab import critics, experiments, ledger, metrics, worlds
 from itersr.lab.course import model_to_measure
 from itersr.lab.experiments import Method, apply
+from itersr.lab.ledger import says
 from itersr.lab.reproduce import ROOT
 from itersr.model import ITER
 from itersr.schedule import tokens_to_keep
@@ -64,18 +65,13 @@ from itersr.training.validate import neighbour_information
 
 
 # %% [markdown]
-# Two helpers for the sentences below. Where an interval crosses zero, or fewer than six pictures are behind it, nothing is
-# decided.
+# A helper for the sentences below, beside `ledger.says`: where an interval crosses zero, or fewer than six pictures are behind
+# it, nothing is decided.
 
 # %%
 def percent(x):
     """A share in per cent, with a minus sign and without −0 %."""
     return f"{round(x, 2) + 0.0:.0%}".replace("-", "−")
-
-
-def says(found, below, above, undecided="not told apart"):
-    """One of three texts: the side of zero on which the whole interval lies."""
-    return {-1: below, 1: above, 0: undecided}[ledger.sign(found)]
 
 
 # %% [markdown]

@@ -52,6 +52,7 @@ import torch
 from IPython.display import Image, Markdown, display
 
 from itersr.lab import experiments, ledger, metrics, rivals
+from itersr.lab.ledger import says
 from itersr.lab.reproduce import ROOT
 from itersr.lab.rivals import measure
 from itersr.lab.rivals.gan import RRDBNet
@@ -356,23 +357,17 @@ evidence |= {
 }
 table({name: {"mean [95 %]": ledger.show(gap)} for name, gap in evidence.items()})
 
-
 # %% [markdown]
 # *LPIPS and GMSD: negative means that ITER is better. Calls: negative means that ITER needs fewer.*
 
 # %%
-def outcome(gap, lower, higher, open_):
-    """The words for a difference: all of its interval below zero, above it, or neither."""
-    return {-1: lower, 1: higher, 0: open_}[ledger.sign(gap)]
-
-
 verdicts = {
-    family: outcome(evidence[f"{VALUE}, ITER − {family}, each at its best"],
-                    "ITER is better", "ITER is worse", "not decided")
+    family: says(evidence[f"{VALUE}, ITER − {family}, each at its best"],
+                 "ITER is better", "ITER is worse", "not decided")
     for family in ("LDM", "GAN")
 }
-fewer = outcome(evidence["calls within .01 of the best, ITER − LDM"],
-                "fewer calls", "more calls", "as many calls, as far as these photos can tell,")
+fewer = says(evidence["calls within .01 of the best, ITER − LDM"],
+             "fewer calls", "more calls", "as many calls, as far as these photos can tell,")
 display(Markdown(
     f"Each at its best, {VALUE}: against the LDM {verdicts['LDM']}, against the GAN "
     f"{verdicts['GAN']}. ITER needs {fewer} to come within .01 of its own best: "
@@ -502,8 +497,8 @@ pd.Series({(family, f"noise {sigma:g}"): ledger.show(gap) for (sigma, family), g
 
 # %%
 display(Markdown("How far each is from HQ's own value, at the stronger noise: " + "; ".join(
-    f"{family} against ITER: " + outcome(evidence[f"noise left beyond HQ's, {family} − ITER"],
-                                         "nearer", "farther", "not decided")
+    f"{family} against ITER: " + says(evidence[f"noise left beyond HQ's, {family} − ITER"],
+                                      "nearer", "farther", "not decided")
     for family in ("LDM", "GAN")) + "."))
 
 # %% [markdown]

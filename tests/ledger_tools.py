@@ -1,6 +1,6 @@
 """The ledger of claims as the repository shows it: `python -m tests.ledger_tools`, after the notebooks were built.
 
-From figures/results/07–10.json it writes figures/results/claims.json, the README's first table, and the numbers on test photos
+From figures/results/07–11.json it writes figures/results/claims.json, the README's first table, and the numbers on test photos
 in the model card of the weights that were measured.
 """
 

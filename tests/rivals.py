@@ -30,9 +30,10 @@ from itersr.lab.experiments import bicubic
 from itersr.lab.reproduce import ROOT
 from itersr.lab.rivals import measure, settings_of, train_iter, train_rival
 from itersr.model import ITER
-from itersr.training.data import Photos, ranges, validation_pairs
+from itersr.training.data import Photos
 from itersr.training.loop import TrainingError
 from itersr.training.perceptual import perceptual, scores
+from itersr.training.run import materials
 
 RATES = (1 / 3, 1.0, 3.0)  # times the usual learning rate
 SEEDS = (0, 1, 2)
@@ -69,17 +70,12 @@ def restored(run: dict[str, Any], folder: Path, lq: Tensor) -> Tensor:
     return ITER.from_pretrained(folder, "cpu").restore(lq, temperature=0.7).image
 
 
-def held_out(config: Tier, photos: tuple[Photos, Photos], count: int = 24, side: int = 128) -> dict[str, Tensor]:
-    """The pairs that every run is judged on."""
-    return validation_pairs(photos[1], count, side, 0, degradation=ranges(config.degradation), scale=config.scale,
-                            unit=config.unit)
-
-
 def grid(config: Tier, data: Path | None, out: Path, minutes: float, **options: Any) -> list[dict[str, Any]]:
     """All runs of `runs`, each of `minutes`, and bicubic; gives the rows of OUT/grid.jsonl."""
     out.mkdir(parents=True, exist_ok=True)
     file, photos = out / "grid.jsonl", Photos.of(data).split()
-    pairs, look = held_out(config, photos), perceptual()
+    _, pairs = materials(config, config.train["iter"], photos, 0, torch.device("cpu"), validation=(24, 128))
+    look = perceptual()
     rows = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
     if not rows:
         rows.append({"method": "bicubic", **scores(bicubic(pairs["lq"], config.scale), pairs["hq"], look)})

@@ -473,6 +473,11 @@ def test_a_difference_is_coloured_by_what_its_interval_decides() -> None:
     assert [label.get_text() for label in axis.get_yticklabels()] == ["few photos", "open", "more", "less"]
 
 
+def test_a_sentence_says_what_the_interval_decides() -> None:
+    found = [{"mean": 0.0, "low": low, "high": high, "n": n} for low, high, n in ((-2, -1, 24), (1, 2, 24), (-1, 1, 24), (1, 2, 2))]
+    assert [ledger.says(one, "better", "worse") for one in found] == ["better", "worse", "not told apart", "not told apart"]
+
+
 def test_the_variants_that_notebook_09_shows_have_their_numbers_and_commands() -> None:
     paths = sorted((ROOT / "figures" / "results" / "variants").glob("*.json"))
     assert [path.stem for path in paths] == ["tiny-f8", "tiny-paper-form", "tiny-posterior-form"]

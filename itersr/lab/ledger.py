@@ -105,6 +105,11 @@ def sign(found: Found) -> int:
     return 0 if found["n"] < FEWEST else -1 if found["high"] < 0 else 1 if found["low"] > 0 else 0
 
 
+def says(found: Found, below: str, above: str, undecided: str = "not told apart") -> str:
+    """One of three texts for a difference: all of its interval below zero, above it, or neither (see `sign`)."""
+    return {-1: below, 1: above, 0: undecided}[sign(found)]
+
+
 def verdict(claim: Claim, evidence: Mapping[str, Found]) -> str:
     """"holds" where every need is met, "not measured" where evidence is missing or of too few photos, else "does not hold"."""
     names = [parse(need)[0] for need in claim.needs]
@@ -179,6 +184,6 @@ def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def read_results(folder: Path) -> dict[str, dict[str, Any]]:
-    """What notebooks 07–10 recorded in a folder of NN.json files; those that are there."""
+    """What notebooks 07–11 recorded in a folder of NN.json files; those that are there."""
     paths = {number: folder / f"{number}.json" for number in NOTEBOOKS}
     return {number: json.loads(path.read_text(encoding="utf-8")) for number, path in paths.items() if path.is_file()}
