@@ -474,7 +474,8 @@ def test_a_difference_is_coloured_by_what_its_interval_decides() -> None:
 
 
 def test_a_sentence_says_what_the_interval_decides() -> None:
-    found = [{"mean": 0.0, "low": low, "high": high, "n": n} for low, high, n in ((-2, -1, 24), (1, 2, 24), (-1, 1, 24), (1, 2, 2))]
+    bounds = ((-2, -1, 24), (1, 2, 24), (-1, 1, 24), (1, 2, 2))
+    found = [{"mean": 0.0, "low": low, "high": high, "n": n} for low, high, n in bounds]
     assert [ledger.says(one, "better", "worse") for one in found] == ["better", "worse", "not told apart", "not told apart"]
 
 
