@@ -57,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     tests, console = out / "tests.txt", out / "console.txt"
     rehearsal = {"ITERSR_CUDA_TESTS": "cpu"} if args.device == "cpu" else {}
-    told = {"tests": call(["pytest", "-q", "-rP", "-p", "no:cacheprovider", "tests/test_cuda.py"], tests, 300, **rehearsal)}
+    told = {"tests": call(["pytest", "-rP", "-p", "no:cacheprovider", "tests/test_cuda.py"], tests, 300, **rehearsal)}
     small = ["--sides", "32", "--tier", "tiny"] if args.device == "cpu" else []
     told["inference"] = call(["tests.benchmarks.bench_gpu", "--device", args.device, "--seconds", "45", *small,
                               "--json", str(out / "inference.json")], console, 120)
@@ -72,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         shutil.copy(network, out)
     card = weights / "MODEL_CARD.md"
     summary = ["# What the GPU did", "", *(f"- {name}: {how}" for name, how in told.items()), "",
-               "```", last_lines(tests, 3), "```", "", "```", last_lines(console, 60), "```", "",
+               "```", last_lines(tests, 1), "```", "", "```", last_lines(console, 60), "```", "",
                card.read_text(encoding="utf-8") if card.exists() else "No card was written."]
     (out / "summary.md").write_text("\n".join(summary) + "\n", encoding="utf-8")
     with tarfile.open(out / "run.tar.gz", "w:gz") as archive:
