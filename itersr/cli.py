@@ -252,8 +252,11 @@ def _train(args: argparse.Namespace) -> int:
         if not value > 0:
             raise ValueError(f"--{name} {value:g}: must be above 0")
     changes = {name: value for name, value in given.items() if name != "minutes"}
-    config = dataclasses.replace(config, train={name: dataclasses.replace(settings, **changes)
-                                                for name, settings in config.train.items()})
+    train = {}
+    for name, settings in config.train.items():
+        share = min(changes.get("steps", settings.steps) / settings.steps, 1)  # a short run would do little but validate
+        train[name] = dataclasses.replace(settings, **changes, validations=max(round(share * settings.validations), 1))
+    config = dataclasses.replace(config, train=train)
     options = {name: getattr(args, name) for name in ("seed", "device", "precision", "minutes", "workers")}
     if args.what == "all":
         said = {"data": "DIR"} if args.data else {}

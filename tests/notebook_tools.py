@@ -230,12 +230,15 @@ def write(notebook: NotebookNode, source: Path) -> Path:
 
 
 def clean(notebook: NotebookNode) -> None:
-    """Drop what a reader of the file cannot use: widget views (their state is not stored), and run-time metadata."""
+    """Drop what a reader of the file cannot use: widget views (their state is not stored), and run-time metadata.
+
+    The size at which a picture is shown stays."""
     for cell in code_cells(notebook):
         cell.metadata.pop("execution", None)
         cell.outputs = [output for output in cell.outputs if WIDGET not in output.get("data", {})]
         for output in cell.outputs:
-            output.get("metadata", {}).clear()
+            if "metadata" in output:
+                output.metadata = NotebookNode({kind: size for kind, size in output.metadata.items() if kind == "image/png"})
 
 
 # Checking ------------------------------------------------------------------------------------------------------------

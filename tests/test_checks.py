@@ -55,7 +55,11 @@ def test_a_notebook_says_it(capsys: pytest.CaptureFixture[str], monkeypatch: pyt
         assert "double(3) gave 4, expected 6" in capsys.readouterr().out
         assert shell.run_cell("assert double(1) == 2").success
         assert capsys.readouterr().out == "✓ right\n"
+        assert shell.run_cell("x = double(1)\nfor y in (0, 2):\n    assert x == 2").success  # of the same definition
+        assert capsys.readouterr().out == "✓ right\n"
         assert shell.run_cell("x = double(1)").success
+        assert capsys.readouterr().out == ""
+        assert shell.run_cell("assert x == 2").success  # no check of an exercise: no definition stands before it
         assert capsys.readouterr().out == ""
     finally:
         InteractiveShell.clear_instance()

@@ -173,6 +173,7 @@ def test_one_command_trains_all_and_does_so_once(
         assert (tmp_path / stage / "samples.png").stat().st_size > 0
         curve = pd.read_csv(folder / f"{stage}.csv")
         assert curve.step.max() == 6 and set(curve.split) == {"train", "validation"}
+        assert set(curve.step[curve.split == "validation"]) == {6}  # smoke's 120 steps have two: a short run has fewer
     card = (folder / "MODEL_CARD.md").read_text(encoding="utf-8")
     assert len(card.splitlines()) <= 30
     assert card.count("- made by") == 1 and "- made by `itersr train all --tier smoke --steps 6 --batch 2`" in card

@@ -63,7 +63,7 @@ def speak() -> None:
     shell = get_ipython()  # type: ignore[no-untyped-call]
     if shell is not None:
         shell.set_custom_exc((AssertionError,), _failed)
-        shell.events.register("post_run_cell", _passed)
+        shell.events.register("post_run_cell", _Passed())
 
 
 def _failed(shell: Any, kind: type, error: AssertionError, trace: TracebackType, tb_offset: int | None = None) -> None:
@@ -73,6 +73,28 @@ def _failed(shell: Any, kind: type, error: AssertionError, trace: TracebackType,
     shell.showtraceback((kind, error, trace), tb_offset=tb_offset)
 
 
-def _passed(result: Any) -> None:
-    if result.success and result.info.raw_cell.lstrip().startswith("assert "):
-        print("✓ right")
+class _Passed:
+    """Says that a check passed: a cell of assertions after one that ends with a definition, or after another check of it."""
+
+    def __init__(self) -> None:
+        self.defined = False
+
+    def __call__(self, result: Any) -> None:
+        try:
+            body = ast.parse(result.info.raw_cell).body
+        except SyntaxError:  # a magic
+            body = []
+        if not _checks(body):
+            self.defined = bool(body) and isinstance(body[-1], ast.FunctionDef | ast.ClassDef)
+        elif self.defined and result.success:
+            print("✓ right")
+
+
+def _checks(body: list[ast.stmt]) -> bool:
+    """Whether a cell begins with an assertion, or has nothing but assertions, assignments and loops over them."""
+    def prepares(statements: list[ast.stmt]) -> bool:
+        return all(isinstance(each, ast.Assign | ast.Assert) or isinstance(each, ast.For) and prepares(each.body)
+                   for each in statements)
+
+    asserts = any(isinstance(node, ast.Assert) for statement in body for node in ast.walk(statement))
+    return asserts and (isinstance(body[0], ast.Assert) or prepares(body))
