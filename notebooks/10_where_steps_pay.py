@@ -215,7 +215,7 @@ def pictures(count: int):
     return folder
 
 
-def trained_here(steps: int = 300) -> ITER:
+def trained_here(steps: int = 200) -> ITER:
     """φ_r of `stripes`, trained for some steps; the networks before it ship."""
     folder = run.checkpoints / "stripes" / "weights"
     folder.mkdir(parents=True, exist_ok=True)

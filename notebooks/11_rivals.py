@@ -215,7 +215,7 @@ size = experiments.sizes(run.tier, run.seed)
 recorded = json.loads((ROOT / "figures" / "11_rivals.json").read_text(encoding="utf-8"))
 if LIVE:
     folder = run.checkpoints / "rivals"
-    few = {"changes": {"steps": 120}, "seed": run.seed, "device": str(run.device),
+    few = {"changes": {"steps": 60}, "seed": run.seed, "device": str(run.device),
            "resume": True, "progress": False, "validation": (2, 96)}
     rivals.train_iter(run.tier, run.data, folder, **few)
     for what in rivals.RIVALS:
@@ -233,7 +233,7 @@ if LIVE:
                           store=run.checkpoints / "rivals.jsonl", **few_steps)
     seconds = measure.seconds(model, gan, ldm, pairs[0], **few_steps)
     costs, logs = measure.costs(model, gan, ldm), measure.logs_of(folder)
-    shown, side, trained = run.tier.name, size.side, "120 steps a stage, here"
+    shown, side, trained = run.tier.name, size.side, "60 steps a stage, here"
 else:
     rows, seconds = pd.DataFrame(recorded["rows"]), recorded["seconds"]
     costs, logs = recorded["costs"], recorded["logs"]
