@@ -370,6 +370,7 @@ def _add_reproduce(p: argparse.ArgumentParser) -> None:
     _device(p)
     p.add_argument("--data", metavar="DIR", help="a folder of photos (default: photos inside scikit-image)")
     p.add_argument("--out", metavar="DIR", help="the run folder (default: a new one below runs)")
+    p.add_argument("--jobs", type=int, metavar="N", help="notebooks at a time (default: 2 at smoke, else 1)")
 
 
 def _reproduce(args: argparse.Namespace) -> int:
@@ -377,7 +378,7 @@ def _reproduce(args: argparse.Namespace) -> int:
     _need("papermill", "jupytext", "ipywidgets", "matplotlib", "pyiqa")
     from itersr.lab.reproduce import run
 
-    return run(tier=args.tier, only=args.only, device=args.device, data=args.data, out=args.out)
+    return run(tier=args.tier, only=args.only, device=args.device, data=args.data, out=args.out, jobs=args.jobs)
 
 
 # The options of each command, what runs it (its docstring begins the page of help), and its line in `itersr --help`.

@@ -19,8 +19,10 @@ import os
 import platform
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import datetime
 from operator import methodcaller
@@ -119,13 +121,16 @@ class Run:
 
 
 def run(tier: str = "smoke", only: str | Iterable[str] | None = None, device: str = "auto", data: str | Path | None = None,
-        out: str | Path | None = None, timeout: int | None = None, notebooks: str | Path = ROOT / "notebooks") -> int:
-    """Execute the notebooks in order with papermill; print a line for each and a table at the end.
+        out: str | Path | None = None, timeout: int | None = None, notebooks: str | Path = ROOT / "notebooks",
+        jobs: int | None = None) -> int:
+    """Execute the notebooks with papermill; print a line for each and a table at the end.
 
     tier: its name, or a folder of weights for notebooks 06-10. only: "07", "02,07" or a list of such numbers; None is all.
     out: the run folder (default runs/<date-time>-<tier>). notebooks: their folder, which is also the working folder of each.
     timeout: seconds for one cell; None is SMOKE_TIMEOUT at `smoke`, and no limit at tiers that train for hours.
-    Returns 0, or 1 at the first notebook that fails (its name, cell and traceback are printed).
+    jobs: how many notebooks run at a time, each with its share of the cores; None is two at `smoke`, else one. Only there do
+    notebooks 06-11 not need what 02-05 train.
+    Returns 0, or 1 at the first notebook that fails (its name, cell and traceback are printed; the others are stopped).
     Raises ValueError or FileNotFoundError before anything runs: unknown tier, device or notebook, a missing folder.
     """
     import papermill
@@ -142,37 +147,85 @@ def run(tier: str = "smoke", only: str | Iterable[str] | None = None, device: st
     chosen = _choose(source, only)
     if is_folder and (others := [path.name[:2] for path in chosen if path.name[:2] not in TAKE_A_FOLDER]):
         raise ValueError(f"only: {', '.join(TAKE_A_FOLDER)} measure a folder of weights, {', '.join(others)} need a tier")
+    if jobs is None:
+        jobs = 2 if tier == "smoke" else 1
+    if jobs < 1 or jobs > 1 and tier != "smoke":
+        raise ValueError(f"jobs {jobs}: must be 1 or more, and 1 at other tiers than smoke")
 
     (folder / "notebooks").mkdir(parents=True, exist_ok=True)
-    print(f"Running {len(chosen)} notebooks at tier {tier} into {folder}", flush=True)
-    lines, start = [f"{'notebook':<24}seconds  measured"], time.monotonic()
-    for number, path in enumerate(chosen, start=1):
-        print(f"[{number}/{len(chosen)}] {path.stem} ...", end=" ", flush=True)
-        copy = folder / "notebooks" / path.name
-        result = folder / "figures" / "results" / f"{path.name[:2]}.json"
-        result.unlink(missing_ok=True)  # of an earlier run in the same folder
-        began = time.monotonic()
+    print(f"Running {len(chosen)} notebooks at tier {tier}, {jobs} at a time, into {folder}", flush=True)
+    start, stopped = time.monotonic(), threading.Event()
+    lines: dict[str, str] = {}
+
+    def one_after_the_other(paths: Iterable[Path]) -> None:
+        for path in paths:
+            began = time.monotonic()
+            try:
+                measured = "" if stopped.is_set() else _execute(path, folder, given, timeout)
+            except (papermill.PapermillExecutionError, TimeoutError, RuntimeError) as error:  # RuntimeError: the kernel died
+                if not stopped.is_set():  # else this is the kernel that was stopped below
+                    _stop(stopped)
+                    copy = folder / "notebooks" / path.name
+                    where = f"notebook {path.stem} failed in cell [{_last_cell(copy)}], see {copy}"
+                    print(f"{path.stem} FAILED", flush=True)
+                    print(f"{type(error).__name__}: {error}\n{where}", file=sys.stderr, flush=True)
+            if stopped.is_set():
+                return
+            lines[path.stem] = f"{path.stem:<24}{time.monotonic() - began:7.0f}  {measured}"
+            print(f"[{len(lines)}/{len(chosen)}] {lines[path.stem]}", flush=True)
+
+    cores = str(max(1, (os.cpu_count() or 1) // jobs))
+    with kernel_environment(**({"OMP_NUM_THREADS": cores} if jobs > 1 else {})), ThreadPoolExecutor(jobs) as pool:
         try:
-            with kernel_environment():
-                papermill.execute_notebook(
-                    path, copy, parameters=given, kernel_name="python3", language="python", cwd=source.resolve(),
-                    progress_bar=False, execution_timeout=timeout or (SMOKE_TIMEOUT if tier == "smoke" else None),
-                    extra_arguments=["--log-level=ERROR"],
-                )
-            if not result.is_file():
-                raise RuntimeError(f"it ended without {result.name}: the last cell must call run.record(...)")
-        except (papermill.PapermillExecutionError, TimeoutError, RuntimeError) as error:  # RuntimeError: the kernel died
-            print("FAILED", flush=True)
-            print(f"{type(error).__name__}: {error}\nnotebook {path.stem} failed in cell [{_last_cell(copy)}], see {copy}",
-                  file=sys.stderr, flush=True)
-            return 1
-        seconds, measured = time.monotonic() - began, json.loads(result.read_text(encoding="utf-8"))["measured"]
-        lines.append(f"{path.stem:<24}{seconds:7.0f}  {measured}")
-        print(f"{seconds:.0f} s: {measured}", flush=True)
-    table = "\n".join([*lines, f"{'all':<24}{time.monotonic() - start:7.0f}"])
+            list(pool.map(one_after_the_other, _queues(chosen, jobs)))
+        except BaseException:  # Ctrl-C
+            _stop(stopped)
+            raise
+    if stopped.is_set():
+        return 1
+    table = "\n".join([f"{'notebook':<24}seconds  measured", *(lines[path.stem] for path in chosen),
+                       f"{'all':<24}{time.monotonic() - start:7.0f}"])
     (folder / "summary.txt").write_text(table + "\n", encoding="utf-8")
     print(f"\n{table}\n\nExecuted notebooks, figures and results: {folder}", flush=True)
     return 0
+
+
+def _queues(paths: list[Path], jobs: int) -> list[list[Path]]:
+    """What has to run in order: all for one job; else 02-05, of which each goes on from the one before, and each other alone.
+
+    The longest come first, so that the jobs end at about the same time.
+    """
+    if jobs == 1:
+        return [paths]
+    chain = [path for path in paths if "02" <= path.name[:2] <= "05"]
+    return [chain, *([path] for path in reversed(paths) if path not in chain)]
+
+
+def _execute(path: Path, folder: Path, given: dict[str, Any], timeout: int | None) -> str:
+    """Run one notebook into the run folder; gives what it measured. RuntimeError where it recorded nothing."""
+    import papermill
+
+    result = folder / "figures" / "results" / f"{path.name[:2]}.json"
+    result.unlink(missing_ok=True)  # of an earlier run in the same folder
+    papermill.execute_notebook(
+        path, folder / "notebooks" / path.name, parameters=given, kernel_name="python3", language="python",
+        cwd=path.parent.resolve(), progress_bar=False, extra_arguments=["--log-level=ERROR"],
+        execution_timeout=timeout or (SMOKE_TIMEOUT if given["tier"] == "smoke" else None),
+    )
+    if not result.is_file():
+        raise RuntimeError(f"it ended without {result.name}: the last cell must call run.record(...)")
+    return str(json.loads(result.read_text(encoding="utf-8"))["measured"])
+
+
+def _stop(stopped: threading.Event) -> None:
+    """No further notebook starts, and the kernels of those that run end."""
+    import psutil
+
+    stopped.set()
+    for child in psutil.Process().children():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if "ipykernel_launcher" in child.cmdline():
+                child.kill()
 
 
 @contextlib.contextmanager
