@@ -1,6 +1,6 @@
 """The course as a site: `make book`, or `python -m tests.book [OUT]`; OUT/index.html is its first page.
 
-The pages are the README, the table of symbols, the executed notebooks as they stand, and the model cards. jupyter-book 1 builds
+The pages are the README, the executed notebooks as they stand, the pages beside them, and the model cards. jupyter-book 1 builds
 them, from an environment of its own (`requirements-book.lock`): it needs older packages than the course. Links that leave the
 book (to code, to other files of the repository) become plain text in the copies that are built.
 """
@@ -34,11 +34,16 @@ parse: {myst_enable_extensions: [dollarmath, tasklist]}
 """
 
 
+def guides() -> list[Path]:
+    """The pages beside the notebooks; the table of symbols first."""
+    return sorted((ROOT / "notebooks").glob("*.md"), key=lambda path: (path.stem != "symbols", path.stem))
+
+
 def pages() -> list[Path]:
     """What the book shows, in order, relative to the repository; the first is its start page."""
     notebooks = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
     cards = sorted((ROOT / "itersr" / "shipped").glob("*/MODEL_CARD.md"))
-    found = [ROOT / "README.md", *notebooks, ROOT / "notebooks" / "symbols.md", *cards, ROOT / "CONTRIBUTING.md"]
+    found = [ROOT / "README.md", *notebooks, *guides(), *cards, ROOT / "CONTRIBUTING.md"]
     return [path.relative_to(ROOT) for path in found]
 
 

@@ -425,7 +425,8 @@ def main(arguments: list[str] | None = None) -> int:
             folder.mkdir(exist_ok=True)
             path = folder / f"{source.stem}.ipynb"
             nbformat.write(learner_copy(jupytext.read(source)), path)
-            shutil.copy(ROOT / "notebooks" / "symbols.md", folder)  # every notebook leads there
+            for page in (ROOT / "notebooks").glob("*.md"):  # notebooks lead there
+                shutil.copy(page, folder)
             print(path.relative_to(ROOT))
         if args.command in ("build", "pair", "check"):
             problems = check(source)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).parents[1]
-SECTION = re.search(r"## From the paper to the code\n(.*?)\n### ", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+SECTION = re.search(r"## From the paper to the code\n(.*?)\n\n\[", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
 ROWS = re.findall(r"^\| (?!in the paper)(?!-)(.+?) \| (.+?) \| (.+?) \|$", SECTION[1], re.MULTILINE) if SECTION else []
 
 

@@ -61,10 +61,10 @@ def test_jupytext_itself_finds_the_pair_and_writes_the_same_file(tmp_path: Path,
         assert capsys.readouterr().out.splitlines() == [str(source)]
 
 
-def test_links_and_words_of_the_readme() -> None:
-    readme = ROOT / "README.md"
-    assert list(tools.broken_links(readme.read_text(encoding="utf-8"), ROOT)) == []
-    assert tools.misspelled(readme) == []
+@pytest.mark.parametrize("page", [ROOT / "README.md", *sorted((ROOT / "notebooks").glob("*.md"))], ids=lambda page: page.stem)
+def test_links_and_words_of_a_page(page: Path) -> None:
+    assert list(tools.broken_links(page.read_text(encoding="utf-8"), page.parent)) == []
+    assert tools.misspelled(page) == []
 
 
 @pytest.mark.slow
