@@ -1,8 +1,8 @@
 """The course as a site: `make book`, or `python -m tests.book [OUT]`; OUT/index.html is its first page.
 
-The pages are the README, the executed notebooks as they stand, the pages beside them, and the model cards. jupyter-book 1 builds
-them, from an environment of its own (`requirements-book.lock`): it needs older packages than the course. Links that leave the
-book (to code, to other files of the repository) become plain text in the copies that are built.
+The pages are the README, the executed notebooks as they stand, the pages beside them, and the model cards. jupyter-book 1
+builds them, from an environment of its own (`requirements-book.lock`): it needs older packages than the course. Links that
+leave the book (to code, to other files of the repository) become plain text in the copies that are built.
 """
 
 from __future__ import annotations

@@ -26,6 +26,7 @@ from nbformat import NotebookNode
 import itersr
 from itersr.lab.course import SHOWN
 from itersr.lab.reproduce import ROOT, kernel_environment
+from tests import rows
 
 PARAMETERS = {"tier", "seed", "device", "data", "out"}
 WITHOUT_NETWORKS = {"01"}
@@ -184,6 +185,8 @@ def build(source: Path, root: Path = ROOT, timeout: int = 3600) -> Path:
     from nbclient import NotebookClient
 
     notebook = with_py(source)
+    if root == ROOT:
+        rows.unpack()
     with kernel_environment(ITERSR_OUT=str(root / "figures")):
         NotebookClient(
             notebook, timeout=timeout, kernel_name="python3", record_timing=False, store_widget_state=False,
