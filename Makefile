@@ -93,6 +93,7 @@ lab: setup
 
 bench: setup
 	$(PY) -m tests.bench
+	$(PY) -m tests.benchmarks.bench_training --tier tiny
 	$(PY) -m tests.benchmarks.bench_color
 	$(PY) -m tests.benchmarks.bench_degradation
 	$(PY) -m tests.benchmarks.bench_patches

@@ -230,8 +230,9 @@ path = run.save_figure(fig, "threshold")
 
 # %% [markdown]
 # *What to see: yellow (1) is good, dark (0) is not. The threshold cuts the second picture at α; a higher α gives fewer yellow
-# places. Where the third to fifth pictures and the first differ, φ_e is mistaken. As long as kept tokens stay kept, a wrong
-# token that is kept is an error that no step repairs; a right token that is masked costs only work.*
+# places. Where the third to fifth pictures and the first differ, the cut is wrong: a low α keeps tokens that φ_e itself finds
+# improbable, a high one masks some that it finds probable. As long as kept tokens stay kept, a wrong token that is kept is an
+# error that no step repairs; a right token that is masked costs only work.*
 #
 # ### 2b. T_s: where to start
 #
@@ -580,7 +581,7 @@ assert [starts[name][20] for name in names] == trace.start.tolist()  # α = 0.5,
 # %% [markdown]
 # *What to see: at α = 0 everything is good and T_s = 0 (the answer is S_l); at α = 1 nothing is and T_s = T. Between, each
 # photo has its own curve: one whose S_l φ_e trusts more needs fewer steps. Both curves can only go one way, which the cell
-# asserts.*
+# asserts. Colours as in the right panel; where curves coincide, only the last that was drawn is seen.*
 #
 # What do the steps buy? Restore all three photos at some α, with and without re-masking, and compare with the HQ photos. (Three
 # photos are no evidence; notebook [08](08_alpha_curves.ipynb) measures this properly, with intervals.)

@@ -360,9 +360,9 @@ fig = show_masks(traces, f"{shown.name}, {model.tier.name}: "
 path = run.save_figure(fig, "masks")
 
 # %% [markdown]
-# *Rows: steps, columns: policies. Light: newly kept, dark: kept before, white: masked. Read a column downwards. Where light
-# tokens hug dark ones, the mask grows from its neighbours; Halton's order is the other extreme, spread by construction; compare
-# the evaluator's column with `random`'s, not with an empty picture.*
+# *Rows: steps, columns: policies. The last step, t = 1, keeps all and is not drawn. Light: newly kept, dark: kept before,
+# white: masked. Read a column downwards. Where light tokens hug dark ones, the mask grows from its neighbours; Halton's order
+# is the other extreme, spread by construction; compare the evaluator's column with `random`'s, not with an empty picture.*
 #
 # ## (b) Locality, measured against random masks
 #
@@ -398,7 +398,8 @@ path = run.save_figure(fig, "locality")
 
 # %% [markdown]
 # *Means over photos and seeds at each step; a colour for each policy, the oracle black. Left: the dashed line at 1 is a random
-# choice; below it masks grow from their neighbours. Right: the grey band is that of random masks.*
+# choice; below it masks grow from their neighbours. At the first step nothing was kept before, so there is no distance.
+# `random` itself strays from 1, because it rests on one mask a seed. Right: the grey band is that of random masks.*
 #
 # Note the **greedy** evaluator. If it clusters while the sampled one does not, then the evenness comes from the sampling,
 # and what the evaluator adds has to show in the quality, not in the look of the masks.
@@ -490,8 +491,8 @@ fig.tight_layout()
 path = run.save_figure(fig, "differences")
 
 # %% [markdown]
-# *Blue: the first is better, red: it is worse, grey: these photos and seeds do not decide (fewer than six photos never do:
-# two that happen to agree prove nothing).*
+# *Blue: the first is better, red: it is worse, grey: these photos and seeds do not decide (fewer than six photos never do: two
+# that happen to agree prove nothing). Rows that name no temperature have that of the tier, the same on both sides.*
 
 # %%
 shown_pictures = {name: apply(model, Method(name, kind), shown)[0] for name, kind in

@@ -197,7 +197,8 @@ gap = {name: abs(float((logits + b).sigmoid().mean() - good.double().mean()))
 
 # %% [markdown]
 # *Left: each point is a bin of tokens; on the grey diagonal, α means what it says. Right: where α lies in the tokens'
-# probabilities decides how many are kept; a curve over α is empty wherever there are none.*
+# probabilities decides how many are kept; a curve over α is flat wherever there are none. Bins of fewer than 20 tokens are left
+# out.*
 
 # %%
 display(Markdown(
@@ -272,7 +273,8 @@ path = run.save_figure(fig, "alpha_curves")
 # %% [markdown]
 # *Lines: means; bands: 95 % intervals over photos and seeds. Dots: the α that were measured, closely for "corrected", and a few
 # for "raw" and "quantile". In the paper's Fig. 7 PSNR falls with α while LPIPS has its best inside. Look first at the left
-# panel: where T_s does not move, nothing else can.*
+# panel: where T_s does not move, little else can. The bands are wide because photos differ, and grey lies mostly under blue:
+# the paired differences below decide. For "quantile" the axis is the share of tokens to sample anew.*
 #
 # **Where is the best α?** The lowest point of a noisy curve looks better than it is, because it was chosen for being low. So
 # for every photo α is chosen on the *other* photos.

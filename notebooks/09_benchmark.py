@@ -298,7 +298,7 @@ fig.tight_layout()
 path = run.save_figure(fig, "temperatures")
 
 # %% [markdown]
-# *Coloured: mean and 95 % interval (band) at each temperature. Grey lines: methods without a temperature. The bands overlap
+# *Coloured: mean and 95 % interval (band) at each temperature. Grey lines: methods without a temperature. Bands can overlap
 # even where one method is better on every photo; the paired differences below decide.*
 
 # %%
@@ -358,7 +358,7 @@ path = run.save_figure(fig, "taken_apart")
 # %% [markdown]
 # *Dots: means; bars: 95 % intervals. Blue: better than one sample of E_l, red: worse, grey: not decided. In brackets the share
 # of tokens that equal S_h's. Compare rows, not only with zero: the same judge with another proposer, the same proposer with
-# another judge, and "runs mixed" with "φ_r proposes, φ_e judges". The oracle's row is where a perfect φ_e would end. And
+# another judge, and "runs mixed" with "φ_r proposes, φ_e judges". The oracle's two rows are where a perfect φ_e would end. And
 # compare brackets with places: a judge that knows no more about the photo than φ_r prefers the tokens that are likely anyway.
 # That is a lower temperature by another name: more tokens are right, and the picture is smoother, which past some point is
 # worse in LPIPS. Only a judge that knows something new, as the oracle does, gets both.*
@@ -493,8 +493,8 @@ fig.tight_layout(pad=0.4)
 path = run.save_figure(fig, "side_by_side")
 
 # %% [markdown]
-# *Look for texture (fur, foam, lattice) and for colour: a weak E_l drifts in colour, which costs decibels and not detail. No
-# method on tokens can be nearer to HQ than the VQGAN's own reconstruction, second from the right.*
+# *Look for texture (fur, foam, lattice) and for colour: a weak E_l drifts in colour, which costs decibels and not detail. The
+# VQGAN bound, second from the right, is S_h decoded: what a sampler gives that has every token right.*
 #
 # ## The trajectory (Fig. 1)
 #
@@ -523,12 +523,15 @@ path = run.save_figure(fig, "trajectory")
 assert bool(steps[-1].keep.all()) and torch.equal(trace.at(len(steps)), trace.image)
 
 # %% [markdown]
-# *White: kept. What is white stays as it is from there on; the last step keeps everything.*
+# *White: kept. What is white stays as it is from there on; the last step keeps everything. Under S_l the mask is black: nothing
+# was known.*
 #
 # ## The ledger
 #
 # Each claim names the evidence it needs and where that interval has to lie; nothing of a verdict is typed. Evidence comes from
-# notebooks 07 and 08 as this run, or else the repository, has it, and from this one. What the claims ask for:
+# notebooks 07, 08, 10 (the column of stripes: made pictures in which neighbouring tokens tell much of each other) and 11, as
+# this run, or else the repository, has it, and from this one. A claim whose notebook has left nothing reads *not measured*.
+# What the claims ask for:
 
 # %% tags=["nbval-check-output"]
 for claim in ledger.CLAIMS:

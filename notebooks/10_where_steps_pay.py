@@ -18,7 +18,7 @@
 # **What you will build.** A world in which everything is known, a number to hold beside the gain of several steps over one, and
 # a fair contest of critics: who should say which tokens stay?
 #
-# **Why.** On photos, this course found one step of φ_r as good as eight ([08](08_alpha_curves.ipynb)), and φ_e's masks no
+# **Why.** On photos, this course found eight steps of φ_r no better than one ([08](08_alpha_curves.ipynb)), and φ_e's masks no
 # better than random ones ([07](07_topk_vs_evaluator.ipynb)). This notebook looks for the reason, and for a place where the
 # steps pay.
 #
@@ -354,7 +354,8 @@ display(Markdown(
     "one picture and one seed decide nothing."))
 
 # %% [markdown]
-# Then measure: LPIPS (less is better) and coherence (more is better) against T.
+# Ragged places remain at larger T too, and S_l, E_l's likeliest token everywhere, can look clean where its stripes are shifted
+# or run another way. So measure: LPIPS (less is better) and coherence (more is better) against T.
 
 # %%
 counts = (1, 8) if LIVE else (1, 2, 4, 8, 16)
@@ -392,8 +393,9 @@ path = run.save_figure(fig, "steps")
 
 
 # %% [markdown]
-# *What to see: means over pictures and seeds, T on a logarithmic axis; bands are 95 % intervals over pictures and seeds. Photos
-# (black, left only) were measured at T = 1 and 8: they have no stripes, so no coherence.*
+# *What to see: means over pictures and seeds, T on a logarithmic axis; bands are 95 % intervals over pictures and seeds; they
+# overlap, so read the paired differences below. Photos (black, left only) were measured at T = 1 and 8: they have no stripes,
+# so no coherence.*
 
 # %%
 def counted(value):
@@ -761,7 +763,7 @@ path = run.save_figure(fig, "critics")
 # %% [markdown]
 # *What to see: T = 8; each point is a mean over pictures and seeds. Six critics in colour, the others grey. The oracle's
 # coherence is left out of the right panel; the list above has it. Compare curves at their lowest points (left) or highest
-# points (right), and not at one temperature only.*
+# points (right), and not at one temperature only. No intervals are drawn here: the list above has those of the differences.*
 #
 # ### The same on photos
 #
@@ -793,8 +795,10 @@ else:
 # ## 8. The best sampler found, against one step
 #
 # Method and temperature together are chosen for each picture on all the others, from every row of section 7 but the oracle's.
-# It is compared with the same networks used once: S_l (E_l's argmax), one sample of E_l, one sample of φ_r (T = 1), each at its
-# best temperature; and with random masks at their best setting.
+# Among nearly equal settings this choice is pessimistic: a picture tends to get the setting that is worse for it, so the
+# mixture can be worse than each setting in it. Read it beside the table of section 7. It is compared with the same networks
+# used once: S_l (E_l's argmax), one sample of E_l, one sample of φ_r (T = 1), each at its best temperature; and with random
+# masks at their best setting.
 
 # %%
 def one_step(net, temperatures):
@@ -898,8 +902,8 @@ for axis, value in zip(axes, (look, "coherence", "T_s")):
 path = run.save_figure(fig, "alpha")
 
 # %% [markdown]
-# *What to see. Left: LPIPS, less is better. Middle: coherence, more is better. Right: the step at which Algorithm 2 begins (of
-# T). Bands are 95 % intervals over pictures and seeds.*
+# *What to see. Left: LPIPS, less is better. Middle: coherence, more is better. Right: mean T_s, the step at which Algorithm 2
+# begins (T = 8). Bands are 95 % intervals over pictures and seeds; they overlap, so read the paired differences below.*
 
 # %%
 of_alpha = {a: by_alpha[by_alpha.dial == a] for a in alphas}
