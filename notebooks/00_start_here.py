@@ -257,7 +257,7 @@ path = run.save_figure(fig, "map")
 # | [07 Top-k or evaluator](07_topk_vs_evaluator.ipynb) | who should choose the tokens to keep | Fig. 8 |
 # | [08 α curves](08_alpha_curves.ipynb) | what the threshold trades | Fig. 7 |
 # | [09 Benchmark](09_benchmark.ipynb) | the method against others, with intervals | Table 1, Figs. 1, 4, 6 |
-# | [10 Where the steps pay](10_where_steps_pay.ipynb) | a world in which eight steps beat one, and a number that goes with their gain | – |
+# | [10 Where the steps pay](10_where_steps_pay.ipynb) | a world in which eight steps beat one, and a number to compare with their gain | – |
 # | [11 Rivals](11_rivals.ipynb) | a GAN and continuous diffusion, trained alike | abstract, Fig. 5 |
 #
 # Read them in order for the whole story (nine to ten hours). In a hurry: 02, 04, 06. For the results alone: 07–11.

@@ -19,9 +19,9 @@
 # belongs at every masked place. You will write the diffusion process that masks them, the loss (Eq. 4), and φ_r's half of a
 # step of the paper's Algorithm 1, each by hand first and then as a call of the module that must give the same numbers.
 #
-# **Why.** E_l ([notebook 03](03_lq_encoder.ipynb)) answers every place at once. Its answer at one place cannot depend on its
-# answer next door, so its picture is clean but without texture. To mask tokens and predict them *given their neighbours* is a
-# diffusion model on tokens. It makes of one answer a few steps that agree with each other.
+# **Why.** E_l ([notebook 03](03_lq_encoder.ipynb)) answers every place separately. The likeliest token everywhere gives a clean
+# picture without texture. Independent samples have texture, but neighbours do not fit. φ_r predicts masked tokens *given their
+# neighbours*: that is a diffusion model on tokens. A few of its steps can give texture that fits.
 #
 # **What you need.** Cross-entropy, embeddings, notebooks 02 and 03 (S_h, S_l, E_l). No knowledge of diffusion.
 # Symbols: [one table](symbols.md).
@@ -94,8 +94,10 @@ transition(0.25)
 
 
 # %% [markdown]
-# Nobody wants to choose β_t. One chooses the **schedule** γ(r), the share of tokens that are masked at time r = t/T, with
-# γ(0) = 0 and γ(1) = 1; β_t follows: of the tokens still kept at t − 1, the share 1 − γ_{t−1}, exactly γ_t − γ_{t−1} must go.
+# Nobody wants to choose β_t. One chooses the **schedule** γ(r), the share of tokens that are masked at time r = t/T, with γ(0)
+# = 0 and γ(1) = 1. Write γ_t = γ(t/T). β_t follows: of the tokens still kept at t − 1, the share 1 − γ_{t−1}, exactly γ_t −
+# γ_{t−1} must go, so β_t = (γ_t − γ_{t−1}) / (1 − γ_{t−1}). The schedules here: linear r; cosine cos(π/2 · (1 − r)); square r²;
+# cubic r³; sqrt √r.
 #
 # The **forward marginal** is the product of all steps, $Q_1 Q_2 \cdots Q_t$. Its first row says what token 0 has become after
 # t steps. The table shows that it is "masked with probability γ(t/T), else untouched". So training can jump to any t at once
@@ -241,13 +243,13 @@ for kind in ("linear", "cosine"):
 #    step as well: it is what φ_r does.
 # 2. **φ_r needs no time input.** Which tokens are masked does not depend on what they are. So p(s_0 | s_t) is the same at
 #    every t: the next cell computes it in a world of two tokens.
-# 3. **Eq. 4 has no weights.** The bound on the likelihood that belongs to this chain (Austin et al. 2021) is a sum over t of
-#    w_t times the cross-entropy on masked tokens. Eq. 4 leaves w_t out and counts all tokens (section 3), so steps with many
-#    masked tokens count more. (With the mean over masked places, `masked_loss` of section 8, and a linear γ, it is the bound
-#    up to a factor.)
-# 4. **One step is not enough.** A step back draws each of its tokens from a distribution of its own: a *product*. Tokens that
-#    are drawn in the same step do not depend on each other; tokens of later steps depend on the earlier ones.
-#    [Notebook 10](10_where_steps_pay.ipynb) measures what that is worth.
+# 3. **Eq. 4 has no weights.** Diffusion models are usually trained on a lower bound of the log-likelihood. For this chain it
+#    is a sum over t of w_t times the cross-entropy on masked tokens (Austin et al. 2021). The paper's loss (Eq. 4, section 3)
+#    leaves w_t out and counts all tokens, so steps with many masked tokens count more. (With the mean over masked places,
+#    `masked_loss` of section 8, and a linear γ, it is the bound up to a factor. You may skip this on a first reading.)
+# 4. **One step can lose something.** A step back draws each of its tokens from a distribution of its own: a *product*. Tokens
+#    that are drawn in the same step do not see each other; tokens of later steps depend on the earlier ones. How much is lost
+#    depends on how much neighbours tell. [Notebook 10](10_where_steps_pay.ipynb) measures that, on photos too.
 
 # %% tags=["nbval-check-output"]
 world = {"AA": 0.4, "AB": 0.1, "BA": 0.2, "BB": 0.3}
@@ -572,9 +574,10 @@ print(f"S_h and S_l {tuple(b_h.shape)}; "
       f"E_l is right at {(b_h == b_l).float().mean():.1%} of these places")
 
 # %% [markdown]
-# **m_s**, which tokens of S_l are good, by φ_e at a threshold α. At inference α is the user's choice, so training here draws
-# it at random; and in half of the pictures no token is good, as when inference starts from nothing. Algorithm 1 says neither.
-# (`task.noise` gives uniform numbers that depend on the crop's index and a purpose: a resumed run draws the same.)
+# **m_s**, which tokens of S_l are good, by φ_e at a threshold α. At inference α is the user's choice, so training here draws it
+# at random; and in half of the pictures no token is good, as when inference starts from nothing. Algorithm 1 says neither. φ_e
+# is untrained here and says about ½ everywhere: a small α passes nearly all tokens, an α near 1 none. (`task.noise` gives
+# uniform numbers that depend on the crop's index and a purpose: a resumed run draws the same.)
 
 # %%
 per_picture = task.noise(batch, "per image", torch.Size([2]))
@@ -614,8 +617,9 @@ print(f"Eq. 4 by hand {by_hand.item():.4f} = Algorithm1 {by_module.item():.4f}; 
       f"ln K = {math.log(codes):.4f}")
 
 # %% [markdown]
-# The network is untrained, so its loss is near ln K, that of a uniform guess. **Then the gradient step.** Before any long
-# training, one check finds most bugs in a minute: over and over on *one* batch, the loss must fall.
+# (`"iter"` names the paper's joint stage; here it computes φ_r's loss alone.) The network is untrained, so its loss is near ln
+# K, that of a uniform guess. **Then the gradient step.** Before any long training, one check finds most bugs in a minute: over
+# and over on *one* batch, the loss must fall.
 
 # %%
 optimizer = torch.optim.Adam(fresh.refiner.parameters(), lr=1e-3, betas=settings.betas)
@@ -685,7 +689,9 @@ display(Markdown(
     f"each mask ratio; the dotted line is the best constant answer. {judged}*"))
 
 # %% [markdown]
-# **The run behind the weights that ship.** Its commands, and what the log of the last one said on the way.
+# **The run behind the weights that ship.** Its commands, and what the log of the last one said on the way. `refiner masked` is
+# φ_r's loss on masked tokens in nats, `E_l top-1` how often E_l's likeliest token is right, `at 0.25` with 25 % of the tokens
+# masked, `lpips ITER` that of Algorithm 2's pictures (less is better).
 
 # %%
 display(Markdown(line))
@@ -835,7 +841,8 @@ display(Markdown(
 # %% [markdown]
 # ## 8. Beyond the paper
 #
-# So far φ_r had the paper's inputs and loss. Four options change that; each was made for a reason given below.
+# Sections 1 to 5 had the paper's form of φ_r, with m_s added. Trained weights, as in sections 6 and 7, can have four more
+# options; each was made for a reason given below.
 
 # %%
 config, changed = run.tier.refiner, []
@@ -864,7 +871,7 @@ print(f"mean entropy of E_l: {unsure:.2f} nats, "
 
 # %% [markdown]
 # The option `posterior=True` gives E_l's log-probabilities to φ_r (and φ_e) as a further input, **and adds them to φ_r's
-# logits**; its output layers start at zero. So φ_r begins as E_l, to the bit, and learns a correction: what the Swin layers
+# logits**; its output layers start at zero. So φ_r begins as E_l (up to rounding) and learns a correction: what the Swin layers
 # find, and, through one plain 5×5 convolution of the kept tokens (`nearby`), which codes stand beside which. φ_e begins
 # likewise: a token is as good as E_l finds it probable.
 #
@@ -920,9 +927,9 @@ display(Markdown(
        "φ_r is not better than E_l.")))
 
 # %% [markdown]
-# Two forms in the tables of notebook 09, `tiny-posterior-form` and `tiny-f8`, failed a test of this kind: their Swin layers
-# had learned nothing that depends on the picture. Their output layer began at zero, and a LayerNorm stood before it. A φ_r
-# that reads the image has neither.
+# Two forms in the tables of [notebook 09](09_benchmark.ipynb), `tiny-posterior-form` and `tiny-f8`, failed a test of this kind:
+# their Swin layers had learned nothing that depends on the picture. Their output layer began at zero, and a LayerNorm stood
+# before it. This pair is suspected; it was not tested alone. A φ_r that reads the image has neither.
 #
 # ### 8c. The loss on masked places alone
 #
@@ -976,15 +983,16 @@ display(Markdown(
 #
 # `TrainConfig.corrupt` trains on such maps: in that share of the pictures, half to all of the kept tokens are φ_r's own
 # samples, drawn with no token kept at temperatures of ½ to 1; the other pictures keep true tokens, as in the paper. The target
-# stays S_h. Given LQ, S_h does not depend on these draws, so beside them the best answer ignores the neighbours. What this
-# training costs and whether it explains that steps do not pay is measured in [notebook 10](10_where_steps_pay.ipynb), section 6.
+# stays S_h. This has a risk. The draws were made from LQ, without S_h: once LQ is known, they say nothing about S_h. So in
+# these pictures the best answer ignores the neighbours, where φ_r should follow them at inference. The two aims conflict.
+# [Notebook 10](10_where_steps_pay.ipynb), section 6, measures what this training changes in a world where steps pay.
 #
 # ### 8e. Neighbour information
 #
 # How much can steps win at all? Several steps differ from one in this alone: later tokens are drawn *given* earlier ones. So
 # take the places that stay masked when three quarters of S_h are kept. Which part of φ_r's loss there goes away, from no token
-# kept to three quarters kept? That share is the **neighbour information** (`neighbour_information`; the model card has it
-# too). If it is near zero, φ_r draws all tokens at once as well as in eight steps.
+# kept to three quarters kept? That share is the **neighbour information** (`neighbour_information`; the model card has it too).
+# For an exact φ_r: if it is zero, one step is as good as eight. For a trained φ_r it is a hint.
 
 # %%
 crops = [Pair(str(i), hq[i : i + 1].cpu(), lq[i : i + 1].cpu()) for i in range(len(hq))]
@@ -1028,7 +1036,8 @@ display(Markdown("\n".join(lines)))
 # %% [markdown]
 # *The table has LPIPS differences, mean and 95 % interval over photos; the sentences below it go by the intervals.* The forms
 # were not trained equally long (their commands are in the files): the paper's inputs got the fewest steps. So the table does
-# not say what the inputs alone brought. Options 8c and 8d have no such comparison here.
+# not say what the inputs alone brought. Option 8c has no such comparison here; for 8d see [notebook
+# 10](10_where_steps_pay.ipynb), section 6.
 
 # %% [markdown]
 # ## What you learned
@@ -1068,15 +1077,16 @@ display(Markdown("\n".join(lines)))
 # <details><summary>4. φ_r's loss hardly falls when true neighbours are kept. What does that say about the gain of
 # steps?</summary>
 #
-# It is small: what tokens tell of each other is little beside what LQ tells. Notebook 10 makes a measure of it.
+# It suggests a small gain: what tokens tell of each other is little beside what LQ tells. This is certain only for an exact
+# φ_r; notebook 10 measures both.
 #
 # </details>
 #
 # ## Exercises
 #
-# **1. How many does a step reveal?** On average over the chain of section 1, how many of N tokens are masked at t and kept at
-# t − 1? (w_t is given that a token is masked.) The steps together must reveal all N, and each about as many as the exact
-# counts say.
+# **1. How many does a step reveal?** On average over the chain of section 1, how many of N tokens are masked at t and kept at t
+# − 1? (w_t is conditional: of the tokens that are masked at t, the share w_t is kept at t − 1. How many of N are masked at t?)
+# The steps together must reveal all N, and each about as many as the exact counts say.
 
 # %% tags=["exercise"]
 def revealed(t: int, T: int, N: int, kind: str) -> float:

@@ -118,13 +118,16 @@ def choose(score, k, u):
 
 
 # %% [markdown]
-# And here is Algorithm 2. Three lines of the paper's listing read otherwise:
+# And here is Algorithm 2. Three lines of the paper's listing are different here:
 #
-# - Line 6 is printed with < where we have ≤. With <, T_s is never 0: at least one step is run.
-# - Line 13, as printed, samples every token. Here a kept token keeps its value (section 2d).
-# - Line 14, as printed, may drop a kept token. Here it stays kept, by the `inf` (section 2f).
+# | line | as printed | here | what changes |
+# |---|---|---|---|
+# | 6 | < | ≤ | with <, T_s is never 0: at least one step is run |
+# | 13 | samples every token anew | samples the masked places | a kept token keeps its value (section 2d) |
+# | 14 | chooses among all tokens | chooses among the masked ones | a kept token stays kept, by the `inf` (section 2f) |
 #
-# The module can do each line as it is printed; section 5 compares them.
+# The module can do each line as it is printed; section 5 compares them. The
+# [whole list of differences](differences.md) has the reasons.
 
 # %%
 def algorithm_2(s_l, phi_r, phi_e, T, alpha, generator):
@@ -146,8 +149,8 @@ restored, T_s = algorithm_2(s_l, phi_r, phi_e, T, 0.5, run.generator(2, "cpu"))
 assert torch.equal(restored, s_h), "with a φ_r and a φ_e that know S_h, Algorithm 2 must end at S_h"
 
 # %% [markdown]
-# An oracle must lead to S_h, from any S_l, at any T and α. What if S_l was right everywhere? With our ≤ in line 6 T_s is then
-# 0, no step is taken, and the answer is S_l itself.
+# An oracle must lead to S_h, from any S_l, at any T. (The cells use α = 0.5; the short loop above needs α > 0.) What if S_l was
+# right everywhere? With our ≤ in line 6 T_s is then 0, no step is taken, and the answer is S_l itself.
 
 # %% tags=["nbval-check-output"]
 for name, start in (("S_l, 60 % broken", s_l), ("S_l = S_h", s_h),
@@ -209,9 +212,10 @@ print(f"{same} settings, each token map the same as the module's")
 #
 # ### 2a. m_s: which tokens of S_l are good
 #
-# φ_e answers a yes-or-no question for each token, so its output is a probability and α is a probability too:
-# **keep what is good with at least the chance α**. A strict judge (α near 1) keeps little, a lenient one keeps much.
-# The made-up evaluator here is right on average and unsure in single cases, as a trained one is.
+# φ_e answers a yes-or-no question for each token, so its output is a probability and α is a probability too: **keep what is
+# good with at least the chance α**. A strict judge (α near 1) keeps little, a lenient one keeps much. The made-up evaluator
+# here gives right tokens at least 0.4 and wrong ones at most 0.6. Between the two it makes mistakes at any α, as a trained one
+# does.
 
 # %%
 doubt = torch.rand(h, w, generator=run.generator(4, "cpu"))
@@ -237,8 +241,9 @@ path = run.save_figure(fig, "threshold")
 # ### 2b. T_s: where to start
 #
 # Line 6 of Algorithm 2. Having m_s with so many good tokens is like *being* at the time t at which the schedule keeps that
-# many. At T nothing is kept, at 0 everything. So T_s is the smallest t that keeps no more tokens than are good. By brute force:
-# count them all.
+# many. At T nothing is kept, at 0 everything. So T_s is the smallest t that keeps no more tokens than are good. Because it is
+# the smallest, the first step keeps more tokens than are good: it keeps all of m_s and adds at least one. By brute force: count
+# them all.
 
 # %%
 def keep_by_hand(t, T, n, kind):
@@ -377,8 +382,9 @@ axis.legend(fontsize=8)
 path = run.save_figure(fig, "gumbel")
 
 # %% [markdown]
-# *What to see: three bars of one height for every token. A token with p = 0.05 is kept now and then: the sampling gives every
-# token its chance, and this is why evaluator masks do not grow from one corner (notebook [07](07_topk_vs_evaluator.ipynb)).*
+# *What to see: for every token the three bars are equally high. A token with p = 0.05 is kept now and then: the sampling gives
+# every token its chance, and this is why evaluator masks do not grow from one corner (notebook
+# [07](07_topk_vs_evaluator.ipynb)).*
 #
 # ### 2f. May a kept token be masked again?
 #
@@ -414,9 +420,9 @@ path = run.save_figure(fig, "remask")
 assert lost[False] == 0 < lost[True]
 
 # %% [markdown]
-# *What to see: grey is masked, blue kept, orange newly kept, red taken back. Above no red: masks only grow, and faster on the
-# left. Below tokens come and go. Re-masking can undo a mistake, and it also gives up good tokens by bad luck; which weighs more
-# has to be measured on trained networks (section 4).*
+# *What to see: grey is masked, blue kept, orange newly kept, red taken back. Top row: no red; masks only grow, and faster on
+# the left. Bottom row: tokens come and go. Re-masking can undo a mistake, and it also gives up good tokens by bad luck; which
+# weighs more has to be measured on trained networks ([08](08_alpha_curves.ipynb), "The other dials").*
 #
 # ## 3. One photo, step by step
 #
@@ -432,6 +438,9 @@ print(f"tier {model.tier.name}: {model.tier.vqgan.codes} codes, a token covers "
 # %% [markdown]
 # The shift makes φ_e's mean probability equal the share of good tokens on held-out photos ([05](05_evaluator.ipynb), section
 # 7). `model.functions` and `model.restore` apply it, so every p(good) and every α below refers to the shifted φ_e.
+#
+# **Temperature**: φ_r's logits are divided by it before a token is drawn. Below 1, likely tokens are drawn more often; 0 takes
+# the likeliest. The paper names none. Here it is that of the tier, and 1 in section 5.
 #
 # Three photos that no tier trains on, made worse as in notebook [01](01_degradation.ipynb): 192 × 192 pixels each, and LQ a
 # quarter of the side.
@@ -500,11 +509,13 @@ deepest = int(trace.start.argmax())  # the photo with the most steps has most to
 path = run.save_figure(trajectory(deepest), "trajectory")
 
 # %% [markdown]
-# *What to see, for the photo with the most steps, from left to right. Above: S_l decoded is smooth; then texture comes in. Each
-# picture is the complete map: kept tokens, and φ_r's latest guess at the masked places. Middle: blue was kept before, orange is
-# new in this step, grey is still masked; the first picture is m_s. Below: φ_e's probability for every token of the complete
-# map, dark 0, bright 1. m_s is grey where the first p(good) is below α. T_s = T does not mean that m_s is empty: it may have a
-# few tokens, too few for a later start.*
+# *What to see, for the photo with the most steps, from left to right. Top row: S_l decoded is smooth; then texture comes in.
+# Each picture is the complete map: kept tokens, and φ_r's latest guess at the masked places. Middle row: blue was kept before,
+# orange is new in this step, grey is still masked; the first picture is m_s. Bottom row: φ_e's probability for every token of
+# the complete map, dark 0, bright 1. m_s is grey where the first p(good) is below α. T_s = T does not mean that m_s is empty:
+# it may have a few tokens, too few for a smaller T_s. p(good) may stay low to the end: "good" means "equals S_h", and several
+# codes can look alike. So a low value does not mean a bad picture. How many tokens are kept is decided by the schedule, not by
+# φ_e.*
 #
 # The photo with the fewest steps:
 
@@ -515,7 +526,7 @@ shortest = int(taken.argmin())
 path = run.save_figure(trajectory(shortest), "short_trajectory")
 
 # %% [markdown]
-# *The same rows and colours. The more tokens of S_l pass α, the later the restoration starts, and the fewer steps it has.*
+# *The same rows and colours. The more tokens of S_l pass α, the smaller T_s, and the fewer steps are run.*
 #
 # The trace obeys the properties of section 2, now on trained networks and on real photos:
 
@@ -613,8 +624,8 @@ words = (f"On these photos with `{model.tier.name}`, going from S_l (α = 0, no 
 words += f"**{half['psnr'] - base['psnr']:+.2f} dB**"
 if "lpips" in half:
     words += f" and LPIPS by **{half['lpips'] - base['lpips']:+.3f}** (lower is better)"
-words += (f". Decoding the true tokens S_h gives {rows['S_h decoded']['psnr']:.2f} dB: "
-          "the price of tokens as such.")
+words += (f". Even the true tokens S_h give only {rows['S_h decoded']['psnr']:.2f} dB: "
+          "that is the limit of this VQGAN.")
 display(Markdown(words))
 
 # %%
@@ -626,7 +637,7 @@ display(Markdown(
     "expects PSNR to fall and LPIPS to improve as α grows, up to a point. In this table PSNR "
     f"{falls} from each α to the next. Between the α above 0 it differs by up to "
     f"{max(above) - min(above):.2f} dB. Three photos and one seed cannot say which of these α "
-    "is the best; notebook [08](08_alpha_curves.ipynb) can."))
+    "is the best; notebook [08](08_alpha_curves.ipynb) measures more photos, with intervals."))
 
 # %% [markdown]
 # ## 5. The released sampler is another one
@@ -702,8 +713,9 @@ path = run.save_figure(fig, "panel")
 display(fig)
 
 # %% [markdown]
-# *What to see: above LQ, S_l, S_t after the chosen step, the result. Below what is kept (blue before, orange new in this step),
-# the score by which it was chosen, the HQ photo, and the metrics of S_l, of this step and of the result.*
+# *What to see. Top row: LQ, S_l, S_t after the chosen step, the result. Bottom row: what is kept (blue before, orange new in
+# this step, grey still masked), the score by which it was chosen, the HQ photo, and the metrics of S_l, of this step and of the
+# result.*
 #
 # With a running kernel, the same with controls. It opens before the first step, with m_s and φ_e's judgement of S_l; the step
 # slider ends at T_s. Try: α from 0 to 1 and watch T_s; `topk` in place of `evaluator`, and watch the orange places step by
@@ -748,7 +760,8 @@ panel
 #
 # <details><summary>4. How many tokens are kept after the step at t?</summary>
 #
-# ⌈(1 − γ((t − 1)/T)) · N⌉, the same for every policy: only which ones differs.
+# ⌈(1 − γ((t − 1)/T)) · N⌉, the same for every policy, a rule that chooses which tokens to keep
+# ([07](07_topk_vs_evaluator.ipynb)): only which ones differs.
 #
 # </details>
 #
@@ -845,7 +858,8 @@ assert not torch.equal(other, masking.keep_best(merit, 10)), "other noise must g
 
 # %% [markdown]
 # **4.** T_s without a search. For the cosine schedule 1 − γ(t/T) = 1 − cos(π/2·(1 − t/T)) can be solved for t. Write T_s in
-# closed form (mind the ceiling, and the ends).
+# closed form. Hint: the number of good tokens is whole, so ⌈x⌉ ≤ good exactly when x ≤ good. Solve for t, then round up;
+# subtract 10⁻⁹ before you round.
 
 # %% tags=["exercise"]
 def start_cosine(good: int, n: int, T: int) -> int:

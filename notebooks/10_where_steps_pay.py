@@ -16,7 +16,8 @@
 # # 10 · Where the steps pay
 #
 # **What you will build.** A world in which everything is known, a number to hold beside the gain of several steps over one, and
-# a fair contest of critics: who should say which tokens stay?
+# a fair contest of critics. A **critic** (or judge) gives every proposed token a score, and the scores decide which tokens
+# stay. φ_e is one critic; random masks use none.
 #
 # **Why.** On photos, this course found eight steps of φ_r no better than one ([08](08_alpha_curves.ipynb)), and φ_e's masks no
 # better than random ones ([07](07_topk_vs_evaluator.ipynb)). This notebook looks for the reason, and for a place where the
@@ -65,8 +66,9 @@ from itersr.training.validate import neighbour_information
 
 
 # %% [markdown]
-# A helper for the sentences below, beside `ledger.says`: where an interval crosses zero, or fewer than six pictures are behind
-# it, nothing is decided.
+# In the sentences below, "better", "worse", "rises" and "falls" are used only if the whole 95 % interval lies on one side of
+# zero and there are at least six pictures (`ledger.says`). Otherwise the text says "not told apart". `percent` only formats a
+# number.
 
 # %%
 def percent(x):
@@ -117,8 +119,8 @@ print(f"information between the tokens: {product_entropy - world_entropy:.3f} na
 # ## 2. A world of stripes
 #
 # Now pictures with that property, made from a seed. A picture is cut into random cells; each cell has stripes of a direction, a
-# period, two colours and a phase. The LQ image is a quarter of the size and degraded by the `mild` ranges. One **dial**
-# multiplies all periods:
+# period, two colours and a phase. The LQ image is a quarter of the size and degraded by the `mild` ranges of [notebook
+# 01](01_degradation.ipynb): weak blur, noise and JPEG. One **dial** multiplies all periods:
 #
 # - *short stripes*: the LQ image has lost where each stripe begins. A token can be several things, and one neighbour tells
 #   which.
@@ -163,9 +165,10 @@ for dial in worlds.DIALS:
 # this world we can ask directly whether stripes are whole.
 #
 # In each window of 12 pixels compute one Fourier coefficient, at the direction and period of the cell. It is a complex number,
-# and its angle is the phase of the stripes in that window. Add the coefficients of all windows of a cell. If their angles
-# agree, the sum is large; if the stripes are broken, the coefficients cancel each other. Divide by the same sum for the true
-# stripes. That is the **coherence**: 1 for whole stripes, whatever their phase.
+# and its angle is the phase of the stripes in that window. Add the coefficients of all windows of a cell, and take the absolute
+# value. If the angles agree, it is large; if the stripes are broken, the coefficients cancel each other. Add these values over
+# all cells that have at least eight windows, and divide by the same number for the true picture. (Weak contrast or a wrong
+# direction lowers it too.) That is the **coherence**: 1 for whole stripes, whatever their phase.
 
 # %% tags=["nbval-check-output"]
 def summed_phases(value: torch.Tensor, period: float, window: int = 12) -> float:
@@ -453,7 +456,7 @@ path = run.save_figure(fig, "gain")
 
 # %% [markdown]
 # *What to see. Up: the gain; above the line eight steps are better than one. Across: what true neighbours take off φ_r's loss,
-# left as a share, right in nats. Bars are 95 % intervals. Hollow points, where there are some, are weights that do not ship.*
+# left as a share, right in nats. Bars are 95 % intervals. *
 
 # %%
 def spans(found):
@@ -512,10 +515,12 @@ display(Markdown(
 #
 # ### Do own samples in training take the gain away?
 #
-# `TrainConfig.corrupt` shows φ_r its own samples in half of the training pictures ([notebook 04](04_refiner.ipynb), section 8d).
-# Beside them the best answer ignores the neighbours, so this training itself could lower what steps bring. The test: φ_r of
-# `stripes` trained on from the weights that ship, with and without own samples, all else equal. `python -m tests.own_samples`
-# made `figures/10_own_samples.json`, which says for how many steps.
+# `TrainConfig.corrupt` shows φ_r its own samples in half of the training pictures ([notebook 04](04_refiner.ipynb), section
+# 8d). Beside them the best answer ignores the neighbours, so this training itself could lower what steps bring. The test: φ_r
+# of `stripes` trained on from the weights that ship, with and without own samples, all else equal. `python -m
+# tests.own_samples` made `figures/10_own_samples.json`, which says for how many steps. Two limits: both runs start from weights
+# that have already learned with own samples, and the test is on stripes, not on photos. So it cannot say why steps bring little
+# on photos.
 
 # %%
 file = ROOT / "figures" / "10_own_samples.json"
@@ -572,11 +577,12 @@ display(Markdown(
 # - `evaluator`: φ_e, which was trained on "does the token equal S_h?". Notebook 05 showed that this asks for confidence, not
 #   for agreement.
 # - `topk`, `confidence_sampled`: φ_r's own confidence, greedy or drawn (MaskGIT).
-# - `φ_e, label equal` and `label original`: φ_e trained for nine more minutes of the clock (a faster machine does more steps),
-#   on maps that the final φ_r drew, with Eq. 5's label or with Token-Critic's (Lezama et al. 2022: was this token given, or
-#   drawn?). See `itersr.lab.critics`. Not at `smoke`.
-# - `asked again`: φ_r itself, asked about each token with the other colour of a chequerboard known (`experiments.asked_again`).
-#   It asks whether tokens fit each other, for two more calls of φ_r a step.
+# - `φ_e, label equal` and `label original`: φ_e trained nine minutes longer (of wall-clock time: a faster machine does more
+#   steps), on maps that the final φ_r drew, with Eq. 5's label or with Token-Critic's (Lezama et al. 2022: was this token
+#   given, or drawn?). See `itersr.lab.critics`. Not at `smoke`.
+# - `asked again`: colour the token map like a chessboard. Mask the white tokens and ask φ_r how likely each is, given the black
+#   ones; then swap the colours. A token's score is this log-probability (`experiments.asked_again`). So it asks whether tokens
+#   fit each other, for two more calls of φ_r in every step but the last.
 # - `oracle`: a judge that knows S_h, as the bound.
 #
 # Where it makes sense, each is run with kept tokens for good and with **re-masking** (kept tokens compete again). (φ_r's
@@ -584,8 +590,10 @@ display(Markdown(
 #
 # Two settings change with every critic and must not be confused with it. *Temperature*: a mask of likely tokens acts like a
 # lower temperature (arXiv 2510.04525 finds that in MaskGIT). So every critic is compared at temperature 1 *and* at its own best
-# one, chosen for each picture on all the others. *Calls of φ_r*: so random masks also run with T = 48, at temperatures up to
-# .5.
+# one. The best is chosen by leave-one-out: for each picture, the temperature with the best mean LPIPS on all *other* pictures,
+# so that no picture chooses its own. At temperature 0, φ_r takes its likeliest token; steps can still matter then, because the
+# likeliest token changes when neighbours become known. *Calls of φ_r*: `asked again` needs 46 of them at T = 16. So random
+# masks also run with T = 48 (48 calls), at temperatures up to .5.
 
 # %%
 temperatures = (1.0,) if LIVE else (0.0, 0.1, 0.3, 0.5, 0.7, 1.0)
@@ -689,7 +697,9 @@ pd.DataFrame(lines).T
 
 # %% [markdown]
 # *Each critic at temperature 1, and at its best temperature (several, where pictures differ in the choice); then its difference
-# from random masks of the same T, with re-masking where the critic has it, and the share of the way from these to the oracle.*
+# from random masks of the same T, with re-masking where the critic has it, and the share of the way from these to the oracle: 0
+# % is as good as random masks, 100 % as good as the oracle, negative is worse than random masks. Where that way is short,
+# percentages become large.*
 
 # %%
 def listed(names):
@@ -767,7 +777,8 @@ path = run.save_figure(fig, "critics")
 #
 # ### The same on photos
 #
-# The photos and networks are those of section 4.
+# The photos and networks are those of section 4. The temperatures end at 1: where the best one is 1, the true best may lie
+# above it, and "worse" then means worse at temperatures up to 1.
 
 # %%
 on_photos = {}
@@ -798,7 +809,9 @@ else:
 # Among nearly equal settings this choice is pessimistic: a picture tends to get the setting that is worse for it, so the
 # mixture can be worse than each setting in it. Read it beside the table of section 7. It is compared with the same networks
 # used once: S_l (E_l's argmax), one sample of E_l, one sample of φ_r (T = 1), each at its best temperature; and with random
-# masks at their best setting.
+# masks at their best setting. Section 7 compared a critic with random masks of the same T. Here random masks may choose their
+# own T, up to 48, which costs about as many calls of φ_r as `asked again` at T = 16. So this asks: is a critic better than the
+# same calls spent on more steps?
 
 # %%
 def one_step(net, temperatures):
@@ -887,7 +900,9 @@ pd.DataFrame({name: {which: spans(found) for which, found in both.items()}
 #
 # ## 9. The threshold α
 #
-# Fig. 7 of the paper in this world: α = 0 takes S_l as it is, α = 1 starts from nothing known.
+# Fig. 7 of the paper in this world: α = 0 takes S_l as it is, α = 1 starts from nothing known. This is Algorithm 2 with φ_e's
+# masks, T = 8, kept tokens for good, and the temperature of the tier's definition, which is lower than the 1 of sections 5 and
+# 6.
 
 # %%
 alphas = (0.0, 0.25, 0.75, 1.0) if LIVE else (0.0, 0.25, 0.5, 0.75, 0.9, 1.0)
@@ -932,8 +947,9 @@ display(Markdown(
 # %% [markdown]
 # ## 10. The paper's claims in this world
 #
-# The ledger of claims (README) has a column for the stripes. Its evidence has the same names as on photos. Masks and policies
-# are at T = 8 and temperature 1, from nothing known. The words:
+# README's table of claims has a column for the stripes. Its evidence has the same names as on photos. Comparisons of masks and
+# policies are at T = 8 and temperature 1, from nothing known; rows with α are those of section 9, at its temperature. The
+# words:
 #
 # - *Nearness*: how far newly kept tokens lie from those kept before, over the same for tokens chosen at random. 1 is random;
 #   less means that a mask grows from what it has.
@@ -1086,8 +1102,9 @@ assert information_of_a_stripe(1, 5) == 0, "a single token has no neighbour to k
 
 
 # %% [markdown]
-# **2. Nats or share.** From φ_r's loss by share known, as section 4 has it in `told[name][False]`: how many nats a token go
-# away when ¾ are known, and which share of the loss with nothing known is that?
+# **2. Nats or share.** From φ_r's loss by share known, as section 4 has it in `told[name][False]` (`False`: true tokens known;
+# `True`: φ_r's own draws): how many nats a token go away when ¾ are known, and which share of the loss with nothing known is
+# that?
 
 # %% tags=["exercise"]
 def neighbours_tell(loss: dict[float, float]) -> tuple[float, float]:
@@ -1109,8 +1126,8 @@ many, few_left = neighbours_tell({0.0: 4.0, 0.75: 3.0}), neighbours_tell({0.0: 0
 assert many[0] > few_left[0] and many[1] < few_left[1], "the two need not order places alike"
 
 # %% [markdown]
-# **Next:** your own data. Train on it (`itersr train all`), read the neighbour information in the model card, and measure the
-# gain of the steps (`python -m tests.elsewhere FOLDER`) before you pay for them.
+# **Next:** your own data. Train on it (`itersr train all`) and measure the gain of the steps there (`python -m tests.elsewhere
+# FOLDER`); the neighbour information in the model card is only a hint.
 
 # %%
 path = run.record(

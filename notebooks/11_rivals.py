@@ -300,7 +300,8 @@ for family, colour in zip(families, ("C0", "C1", "C2")):
         bands = pd.DataFrame([experiments.interval(some, what) for some in own.values()])
         axis.plot(list(own), bands["mean"], "o-", ms=3, color=colour, label=family)
         axis.fill_between(list(own), bands.low, bands.high, color=colour, alpha=0.15)
-        axis.vlines(list(own), bands.low, bands.high, color=colour, lw=1)
+        if len(own) == 1:  # where there is no band
+            axis.vlines(list(own), bands.low, bands.high, color=colour, lw=2)
         axis.set(xscale="log", xlabel="calls of a network", title=f"{what.upper()} ↓")
     axes[-1].plot([spent[family, n] for n in own], [some[value].mean() for some in own.values()],
                   "o-", ms=3, color=colour)
@@ -373,8 +374,9 @@ def beside(metric):
     """ITER beside each rival in one metric, each at its best, in words."""
     found = {family: evidence[f"{metric}, ITER − {family}, each at its best"]
              for family in ("LDM", "GAN")}
-    return ", ".join(f"against the {family} {says(gap, 'better', 'worse', 'not decided')}"
-                     for family, gap in found.items())
+    return ", ".join(
+        f"{says(gap, 'better than', 'worse than', 'not told apart from')} the {family}"
+        for family, gap in found.items())
 
 
 verdict = f"Each at its best, in {VALUE} ITER is {beside(VALUE)}"
