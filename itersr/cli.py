@@ -151,7 +151,6 @@ def _add_upscale(p: argparse.ArgumentParser) -> None:
     p.add_argument("--quality", type=int, default=95, help="of JPEG and WebP outputs (default: %(default)s)")
     p.add_argument("--color-fix", choices=COLOR_FIXES, default="wavelet", help="hold colours to the input's (default: wavelet)")
     p.add_argument("--save-trace", action="store_true", help="also write masks and pictures of every step")
-    p.add_argument("--max-pixels", type=int, default=100_000_000, metavar="N", help="largest input (default: 100 million)")
     w = p.add_argument_group("model").add_mutually_exclusive_group()
     w.add_argument("--tier", choices=TIERS, help="shipped weights to use (default: the best that ship)")
     w.add_argument("--weights", metavar="DIR", help="a folder of weights, as `itersr train` writes it")
@@ -167,7 +166,7 @@ def _add_upscale(p: argparse.ArgumentParser) -> None:
     a.add_argument("--seed", type=int, default=0, help="the same for every file (default: %(default)s)")
     d = p.add_argument_group("device and memory")
     _device(d)
-    d.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto", help="of weights (auto: fp32)")
+    d.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="of weights (default: %(default)s)")
     d.add_argument("-t", "--tile", type=int, metavar="N", help="tiles of N input pixels, 0: one piece (default: by size)")
 
 

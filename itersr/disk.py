@@ -11,18 +11,6 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO
 
-_LOCKED = ("the folder may not be written to", "choose another folder (-o)")
-_FULL = "free some or write elsewhere"
-_REASONS = {
-    errno.ENOSPC: ("no space left on the disk", _FULL),
-    errno.EDQUOT: ("the disk quota is used up", _FULL),
-    errno.EACCES: _LOCKED,
-    errno.EPERM: _LOCKED,
-    errno.EROFS: _LOCKED,
-    errno.ENOENT: ("there is no folder for it", "make that folder first"),
-    errno.ENAMETOOLONG: ("its name is too long", "choose a shorter one"),
-}
-
 
 def shown(path: str | os.PathLike[str]) -> str:
     """A path as one line of text that every terminal takes: names may hold line breaks and bytes that are no text."""
@@ -37,11 +25,10 @@ def listed(paths: Iterable[str | os.PathLike[str]], most: int = 10) -> str:
 
 
 class FileError(Exception):
-    """A file that cannot be used: its `path`, `what` is wrong with it, and the `cure`, in one line."""
+    """A file that cannot be used: its path, what is wrong with it, and the cure, in one line."""
 
     def __init__(self, path: str | os.PathLike[str], what: str, cure: str) -> None:
-        self.path, self.what, self.cure = os.fspath(path), what, cure
-        super().__init__(" ".join(f"{shown(self.path)}: {what}; {cure}".split()))
+        super().__init__(" ".join(f"{shown(path)}: {what}; {cure}".split()))
 
 
 class WriteError(FileError):
@@ -53,11 +40,8 @@ def writing(target: Path) -> Iterator[None]:
     """What keeps the block from writing becomes a WriteError that names `target`."""
     try:
         yield
-    except WriteError as error:  # of a file inside a hidden folder
-        raise WriteError(target, error.what, error.cure) from error
     except OSError as error:
-        reason, cure = _REASONS.get(error.errno or 0, (error.strerror or str(error), "write elsewhere (-o)"))
-        raise WriteError(target, f"cannot be written ({reason})", cure) from error
+        raise WriteError(target, f"cannot be written ({error.strerror or error})", "write elsewhere (-o)") from error
 
 
 def check_place(path: Path) -> os.stat_result | None:
@@ -69,8 +53,8 @@ def check_place(path: Path) -> os.stat_result | None:
             return os.stat(path)
         folder = next(folder for folder in path.absolute().parents if folder.exists())
         if not os.access(folder, os.W_OK):
-            raise OSError(errno.EACCES, "")
-        return None
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    return None
 
 
 @contextlib.contextmanager

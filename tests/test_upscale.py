@@ -22,7 +22,6 @@ from torch.nn import functional as F
 
 from itersr import cli, disk, pictures
 from itersr.pictures import Meta, Photo
-from itersr.upscaling import files as upscaling
 from itersr.upscaling.files import Options, upscale_files
 from itersr.upscaling.read import ImageError, read
 from itersr.upscaling.write import write
@@ -239,10 +238,10 @@ def test_a_folder_that_cannot_be_made_is_told_by_the_name_of_the_result(
     assert failure.message.startswith(str(tmp_path / "out" / "sub" / "x_out.png: cannot be written")) and not failure.usage
 
 
-def test_a_fault_inside_a_hidden_folder_is_told_by_the_name_to_come(tmp_path: Path) -> None:
-    with pytest.raises(disk.WriteError) as told, disk.whole_folder(tmp_path / "trace") as made:
+def test_a_fault_inside_a_hidden_folder_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(disk.WriteError), disk.whole_folder(tmp_path / "trace") as made:
         write(Photo(torch.rand(3, 4, 4)), made / "nowhere" / "x.png")
-    assert told.value.path == str(tmp_path / "trace") and files(tmp_path) == []
+    assert files(tmp_path) == []
 
 
 def test_a_large_photo_shows_its_tiles(tmp_path: Path, smoke: Any, capsys: pytest.CaptureFixture[str]) -> None:
@@ -275,37 +274,26 @@ def test_an_input_is_not_overwritten_by_the_result_of_another(tmp_path: Path, mo
 def test_what_cannot_be_made_is_told_before_the_first_picture(
     tmp_path: Path, model: Bicubic, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A name, an existing file, a trace that is none, a format's limit: all are told before a picture is computed."""
+    """A name, an existing file, a trace that is none: all are told before a picture is computed."""
     place = tmp_path / "in"
     for name in ("a.png", "there.png", "traced.png", "n" * 250 + ".png"):
         picture(place / name)
-    picture(place / "wide.webp", size=(4097, 2))
     picture(tmp_path / "out" / "there_out.png")
     (tmp_path / "out" / "traced_out_trace").mkdir()
     (tmp_path / "out" / "traced_out_trace" / "mine.txt").write_text("mine")
 
     class Late(Bicubic):
         def restore(self, *_: Any, **__: Any) -> Any:
-            assert len([record for record in caplog.records if record.levelname == "ERROR"]) == 4
+            assert len([record for record in caplog.records if record.levelname == "ERROR"]) == 3
             raise RuntimeError("reached")
 
     failures = upscale_files(Late, [place], tmp_path / "out", Options(save_trace=True))
     said = [failure.message.rpartition("/")[2] for failure in failures]
-    for start in ("there_out.png: exists already", "traced_out_trace: exists and holds no trace",
-                  "wide_out.webp: would be 16388×8", "a.png: reached"):
+    for start in ("there_out.png: exists already", "traced_out_trace: exists and holds no trace", "a.png: reached"):
         assert any(message.startswith(start) for message in said), said
-    assert any("too long" in message for message in said) and len(said) == 5
+    assert any("too long" in message for message in said) and len(said) == 4
     failures = upscale_files(Late, [place / ("n" * 250 + ".png")], tmp_path / "new" / "folder")
     assert "too long" in failures[0].message and not (tmp_path / "new").exists()
-
-
-def test_too_much_exif_for_jpeg_is_told_before_the_networks_run(tmp_path: Path, model: Bicubic) -> None:
-    exif = Image.Exif()
-    exif[0x8769] = {0x927C: bytes(70_000)}  # a camera's own notes
-    path = picture(tmp_path / "x.png", exif=exif)
-    (failure,) = upscale_files(lambda: model, [path], tmp_path / "out", Options(ext="jpg"))
-    assert "of EXIF, JPEG ends at 65,533; write PNG or TIFF" in failure.message and model.calls == []
-    assert upscale_files(lambda: model, [path], tmp_path / "out") == []
 
 
 def test_a_folder_that_may_not_be_written_to_is_told_before_the_networks_run(
@@ -314,31 +302,7 @@ def test_a_folder_that_may_not_be_written_to_is_told_before_the_networks_run(
     path = picture(tmp_path / "x.png")
     monkeypatch.setattr(os, "access", lambda *_: False)
     (failure,) = upscale_files(lambda: model, [path], tmp_path / "out")
-    assert "may not be written to" in failure.message and not failure.usage and model.calls == []
-
-
-def test_a_disk_that_is_too_small_is_told_before_the_networks_run(
-    tmp_path: Path, model: Bicubic, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    path = picture(tmp_path / "x.png", size=(300, 200))
-    monkeypatch.setattr(upscaling.shutil, "disk_usage", lambda _: SimpleNamespace(free=1_000_000))
-    assert upscale_files(lambda: model, [path], tmp_path / "out") == []
-    assert caplog.messages == [f"{tmp_path}: about 2 MB are needed, 1 MB are free"]
-
-
-def test_a_long_run_says_once_how_long_it_will_take(
-    tmp_path: Path, smoke: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    paths = [picture(tmp_path / f"{i}.png", size=(80, 64)) for i in range(3)]
-    monkeypatch.setattr(upscaling, "MEASURED", 0)
-    for limit, lines in ((0, 1), (3600, 0)):
-        monkeypatch.setattr(upscaling, "LONG", limit)
-        caplog.clear()
-        with caplog.at_level("INFO", "itersr"):
-            assert upscale_files(lambda: smoke, paths, tmp_path / str(limit), Options(tile=16)) == []
-        told = [message for message in caplog.messages if message.endswith("to go")]
-        assert len(told) == lines and all(re.fullmatch(r"about \d+ minutes to go", message) for message in told)
-        assert not lines or caplog.messages[0] == told[0], "before the first picture is done"
+    assert "Permission denied" in failure.message and not failure.usage and model.calls == []
 
 
 @pytest.mark.parametrize(
@@ -432,7 +396,6 @@ def test_the_model_is_loaded_once_and_only_for_a_good_picture(tmp_path: Path) ->
 
     (tmp_path / "bad.png").write_bytes(b"x")
     upscale_files(load, [tmp_path / "bad.png"], tmp_path / "out")
-    upscale_files(load, [picture(tmp_path / "large.png")], tmp_path / "out", Options(max_pixels=300))
     assert loads == []
     upscale_files(load, [picture(tmp_path / "a.png"), picture(tmp_path / "b.png")], tmp_path / "out")
     assert loads == [1]
@@ -449,7 +412,7 @@ def test_out_of_memory_is_retried_once_with_a_smaller_tile(
     assert f"--tile {tried[-1]}" in caplog.text
 
 
-def test_out_of_memory_twice_is_told_with_a_cure_and_the_rest_is_done(tmp_path: Path) -> None:
+def test_out_of_memory_twice_is_told_and_the_rest_is_done(tmp_path: Path) -> None:
     class OnlySmall(OutOfMemory):
         def upscale(self, image: Tensor, *, seed: int = 0, tile: int | None = None, **settings: Any) -> Tensor:
             return Bicubic().upscale(image) if image.shape[-1] < 50 else super().upscale(image, seed=seed, tile=tile)
@@ -458,7 +421,7 @@ def test_out_of_memory_twice_is_told_with_a_cure_and_the_rest_is_done(tmp_path: 
     big, small = picture(tmp_path / "big.png", size=(512, 64)), picture(tmp_path / "small.png")
     failures = upscale_files(lambda: model, [big, small], tmp_path / "out")
     assert len(failures) == 1 and not failures[0].usage
-    assert "big.png: out of memory" in failures[0].message and "--tile" in failures[0].message
+    assert "big.png: " in failures[0].message and "allocate memory" in failures[0].message
     assert files(tmp_path / "out") == ["small_out.png"]
 
 
@@ -495,7 +458,7 @@ def test_an_unwritable_folder_is_named(tmp_path: Path, model: Bicubic) -> None:
     path = picture(tmp_path / "x.png")
     (tmp_path / "locked").mkdir(mode=0o500)
     failures = upscale_files(lambda: model, [path], tmp_path / "locked" / "y.png")
-    assert "may not be written to" in failures[0].message and not failures[0].usage
+    assert "Permission denied" in failures[0].message and not failures[0].usage
 
 
 def test_a_folder_that_refuses_is_named(tmp_path: Path, model: Bicubic, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -506,7 +469,7 @@ def test_a_folder_that_refuses_is_named(tmp_path: Path, model: Bicubic, monkeypa
     path = picture(tmp_path / "x.png")
     monkeypatch.setattr(disk, "open", refused, raising=False)
     failures = upscale_files(lambda: model, [path], tmp_path / "out")
-    assert "may not be written to" in failures[0].message and not failures[0].usage and files(tmp_path / "out") == []
+    assert "Permission denied" in failures[0].message and not failures[0].usage and files(tmp_path / "out") == []
 
 
 def test_a_full_disk_is_named_and_leaves_nothing(tmp_path: Path, model: Bicubic, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -517,7 +480,7 @@ def test_a_full_disk_is_named_and_leaves_nothing(tmp_path: Path, model: Bicubic,
 
     monkeypatch.setattr(disk.os, "fsync", full)
     failures = upscale_files(lambda: model, [path], tmp_path / "out")
-    assert "no space left" in failures[0].message and not failures[0].usage and files(tmp_path / "out") == []
+    assert "No space left" in failures[0].message and not failures[0].usage and files(tmp_path / "out") == []
 
 
 @pytest.mark.skipif(os.name != "posix", reason="limits of POSIX")
@@ -688,25 +651,24 @@ def test_the_trace_shows_every_step(tmp_path: Path) -> None:
 # ----------------------------------------------------------------------------------------------------------------- fuzz
 
 
-def test_damaged_tiff_says_one_line_and_libtiff_stays_silent(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_damaged_tiff_says_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = picture(tmp_path / "x.tif", size=(64, 64), compression="tiff_adobe_deflate")
     data = bytearray(path.read_bytes())
     data[len(data) // 2 : len(data) // 2 + 200] = bytes(200)
     path.write_bytes(data)
     assert cli.main(["upscale", str(path), "-o", str(tmp_path / "out")]) == 2
-    err = capfd.readouterr().err
+    err = capsys.readouterr().err
     assert len(err.splitlines()) == 1 and "x.tif" in err, err
 
 
-def test_damaged_png_of_16_bit_says_at_most_one_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """Pillow takes pixels whose checksum is wrong, OpenCV does not: its libpng stays silent too, and 8 bits are left."""
+def test_a_png_whose_pixels_are_damaged_is_refused(tmp_path: Path) -> None:
     write(Photo(torch.rand(3, 8, 8), None, Meta(bits=16)), tmp_path / "x.png")
     data = (tmp_path / "x.png").read_bytes()
     end = data.index(b"IEND") - 8  # before it: the checksum of the pixels, 4 bytes, and that of the chunk, 4 more
     body = data[data.index(b"IDAT") : end - 4] + bytes(4)
     (tmp_path / "x.png").write_bytes(data[: data.index(b"IDAT")] + body + zlib.crc32(body).to_bytes(4, "big") + data[end + 4 :])
-    photo = read(tmp_path / "x.png")
-    assert photo.meta.bits == 8 and "read with 8 bits" in photo.meta.notes[0] and capfd.readouterr().err == ""
+    with pytest.raises(ImageError, match="broken data stream"):
+        read(tmp_path / "x.png")
 
 
 # ------------------------------------------------------------------------------------------------------------------ CLI
@@ -852,7 +814,7 @@ def test_evaluate_prints_a_table_and_writes_json(tmp_path: Path, capsys: pytest.
     assert record["summary"]["Grey"]["psnr"]["mean"] < 20 and len(record["rows"]) == 2 * 3 * 3
     for args, said in (
         (["--outputs", "nothing"], "must be NAME=DIR"),
-        (["--outputs", f"A={tmp_path / 'none'}", "--metrics", "niqe"], "does not exist"),
+        (["--outputs", f"A={tmp_path / 'none'}", "--metrics", "niqe"], "is not a folder"),
         (["--outputs", f"A={tmp_path / 'grey'}", "--metrics", "psnr"], "add --reference"),
         (["--outputs", f"A={tmp_path / 'grey'}", "--metrics", "fid"], "'fid'"),
     ):
@@ -978,7 +940,7 @@ def test_names_with_spaces_and_letters_of_any_language(tmp_path: Path) -> None:
 
 def test_missing_files_and_empty_folders(tmp_path: Path, model: Bicubic) -> None:
     (failure,) = upscale_files(lambda: model, [tmp_path / "none.png"], tmp_path / "out")
-    assert "does not exist" in failure.message and failure.usage
+    assert "No such file" in failure.message and failure.usage
     (tmp_path / "empty").mkdir()
     with pytest.raises(ImageError, match="holds no image"):
         upscale_files(lambda: model, [tmp_path / "empty"], tmp_path / "out")

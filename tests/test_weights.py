@@ -33,7 +33,7 @@ def test_a_failing_write_leaves_the_weights_that_were_there(tmp_path: Path, monk
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(WriteError, match="no space left"):
+    with pytest.raises(WriteError, match="No space left"):
         weights.save(tmp_path, {"vqgan": nn.Linear(2, 3)}, tier("smoke"))
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 

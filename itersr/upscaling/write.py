@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
 import zlib
@@ -27,27 +26,22 @@ SUFFIXES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".jfif": "JPEG", ".w
             ".bmp": "BMP"}
 _ROWS = 256  # of a strip of TIFF
 _LONGEST_SIDE = {"JPEG": 65_500, "WEBP": 16_383}  # in pixels; JPEG's is that of its library
-_MOST_EXIF = {"JPEG": 65_533}  # bytes
 
 
-def check_output(path: str | os.PathLike[str], size: tuple[int, int] = (1, 1), exif: bytes | None = None) -> str:
+def check_output(path: str | os.PathLike[str], size: tuple[int, int] = (1, 1)) -> str:
     """The format that `write` will use for `path`; worth asking before a long computation.
 
-    WriteError for an unknown suffix, a folder where the file should go, and a `size` (height, width) or `exif` beyond what the
-    format holds.
+    WriteError for an unknown suffix, a folder where the file should go, and a `size` (height, width) beyond what the format
+    holds.
     """
-    target, cure = Path(path), "write PNG or TIFF (--ext png)"
+    target = Path(path)
     name = SUFFIXES.get(target.suffix.lower())
     if name is None:
         raise WriteError(target, f"has the suffix {target.suffix!r}", "use one of " + ", ".join(SUFFIXES))
     if target.is_dir():
         raise WriteError(target, "is a folder", "name a file")
     if max(size) > (longest := _LONGEST_SIDE.get(name, max(size))):
-        raise WriteError(target, f"would be {size[1]}×{size[0]}, {name} ends at {longest}", cure)
-    if name == "BMP" and 3 * size[0] * size[1] > 0xFFFF_0000:
-        raise WriteError(target, f"would be {size[1]}×{size[0]}, BMP ends at 4 GB", cure)
-    if exif is not None and len(exif) > (most := _MOST_EXIF.get(name, len(exif))):
-        raise WriteError(target, f"would hold {len(exif):,} bytes of EXIF, {name} ends at {most:,}", cure)
+        raise WriteError(target, f"would be {size[1]}×{size[0]}, {name} ends at {longest}", "write PNG or TIFF (--ext png)")
     return name
 
 
@@ -58,7 +52,7 @@ def write(photo: Photo, path: str | os.PathLike[str], quality: int = 95) -> None
     are kept where the format has room. JPEG and BMP have no alpha: the picture is laid on white there. `quality`, 1 to 100, is
     that of JPEG (4:4:4) and WebP. WriteError for what `check_output` refuses, an unwritable folder and a full disk.
     """
-    file_format = check_output(path, photo.size, photo.meta.exif)
+    file_format = check_output(path, photo.size)
     if photo.alpha is not None and file_format in ("JPEG", "BMP"):
         log.warning("%s: %s has no alpha, the picture is laid on white", shown(path), file_format)
         photo = replace(photo, tensor=photo.tensor.clamp(0, 1) * photo.alpha + (1 - photo.alpha), alpha=None)
@@ -109,8 +103,6 @@ def _write_tiff(handle: IO[bytes], pixels: np.ndarray, icc: bytes | None, exif: 
     pixels = pixels.astype(pixels.dtype.newbyteorder("<"), copy=False)
     strips = [zlib.compress(pixels[row : row + _ROWS].tobytes()) for row in range(0, height, _ROWS)]
     sizes = [len(strip) for strip in strips]
-    if sum(sizes) > 0xFFF0_0000:
-        raise OSError(errno.EFBIG, "a TIFF ends at 4 GB")
     tags, kept = tiff.ImageFileDirectory_v2(), Image.Exif()
     kept.load(exif or b"")
     for tag in kept:
