@@ -32,25 +32,8 @@ POLICIES = ("evaluator", "evaluator_greedy", "topk", "topk_annealed", "confidenc
 COLOR_FIXES = ("none", "wavelet", "adain")
 
 
-class _Once(argparse.Action):
-    """Store a value; an option that is given twice is refused, as one of its values would be dropped."""
-
-    seen: argparse.Namespace | None = None
-
-    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any,
-                 option_string: str | None = None) -> None:
-        if self.seen is namespace:
-            raise argparse.ArgumentError(self, "is given twice")
-        self.seen = namespace
-        setattr(namespace, self.dest, values)
-
-
 class _Parser(argparse.ArgumentParser):
-    """An error is one line, and an option with one value is given once."""
-
-    def __init__(self, **settings: Any) -> None:
-        super().__init__(**settings)
-        self.register("action", None, _Once)
+    """An error is one line."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"itersr: {message} (see {self.prog} --help)\n")
@@ -130,10 +113,8 @@ def _is_usage(error: BaseException) -> bool:
     from itersr.disk import FileError, WriteError
     from itersr.weights import WeightsError
 
-    if isinstance(error, WriteError):
-        return False
     found = (FileExistsError, FileNotFoundError, NotADirectoryError, IsADirectoryError)
-    return isinstance(error, (FileError, WeightsError, ValueError, *found))
+    return isinstance(error, (FileError, WeightsError, ValueError, *found)) and not isinstance(error, WriteError)
 
 
 # ------------------------------------------------------------------------------------------------------------ upscale
@@ -242,8 +223,6 @@ def _train(args: argparse.Namespace) -> int:
     from itersr.model import pick_device
     from itersr.training import run, ship
 
-    if args.data is not None and not Path(args.data).is_dir():
-        raise NotADirectoryError(f"--data {args.data}: is not a folder")
     config, out = weights.read_tier(args.tier), Path(args.out)
     pick_device(args.device)  # before anything is written
     given = {name: value for name in ("minutes", "steps", "batch", "crop", "lr") if (value := getattr(args, name)) is not None}
@@ -290,29 +269,23 @@ def _add_evaluate(p: argparse.ArgumentParser) -> None:
 def _evaluate(args: argparse.Namespace) -> int:
     """Measure folders of results, any method's, the same way: a table with 95 % intervals over the images."""
     _need("pyiqa")
-    from itersr.disk import check_place, whole_file
+    from itersr.disk import check_place, replace_file
     from itersr.lab import evaluation, metrics
     from itersr.model import pick_device
 
     device = pick_device(args.device)
-    if args.json and not Path(args.json).absolute().parent.is_dir():
-        raise NotADirectoryError(f"--json {args.json}: there is no folder for it; make that folder first")
     if args.json and check_place(Path(args.json)) is not None and not args.force:
         raise FileExistsError(f"--json {args.json}: exists already; use --force to overwrite it, or another name")
     folders: dict[str, Path] = {}
     for entry in args.outputs:
-        name, equals, folder = entry.partition("=")
-        if not (name and equals and folder):
-            raise ValueError(f"--outputs {entry}: must be NAME=DIR")
-        if name in folders:
-            raise ValueError(f"--outputs {entry}: the name {name} is there twice")
+        name, _, folder = entry.partition("=")
+        if not (name and folder) or name in {*folders, args.peer}:
+            raise ValueError(f"--outputs {entry}: must be NAME=DIR, and each name another")
         folders[name] = Path(folder)
     if not (folders or args.peer):
         raise ValueError("nothing to measure: add --outputs NAME=DIR or --peer")
     if bool(args.peer) != bool(args.inputs):
         raise ValueError("--peer needs --inputs DIR with low-quality pictures, and --inputs needs --peer")
-    if args.peer in folders:
-        raise ValueError(f"--outputs: the name {args.peer} is that of --peer")
     usual = "psnr,ssim,lpips,niqe" if args.reference else "niqe"
     names = [name.strip() for name in (args.metrics or usual).split(",") if name.strip()]
     for name in list(names):
@@ -326,6 +299,8 @@ def _evaluate(args: argparse.Namespace) -> int:
     if not names:
         raise metrics.MetricUnavailable("no metric can be computed here: use --download, or set TORCH_HOME")
 
+    if args.json:
+        Path(args.json).parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as made:
         if args.peer:
             folders[args.peer] = Path(made)
@@ -339,9 +314,8 @@ def _evaluate(args: argparse.Namespace) -> int:
         print(f"{name}: {convention}")
     if args.json:
         every = [{"method": name, **row} for name, of_one in rows.items() for row in of_one]
-        with whole_file(Path(args.json)) as handle:
-            record = {"conventions": conventions, "summary": summaries, "rows": every}
-            handle.write((json.dumps(record, indent=1) + "\n").encode())
+        record = {"conventions": conventions, "summary": summaries, "rows": every}
+        replace_file(Path(args.json), json.dumps(record, indent=1) + "\n")
     return 0
 
 

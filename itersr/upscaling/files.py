@@ -26,7 +26,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from itersr import pictures
-from itersr.disk import FileError, WriteError, check_place, shown, whole_file, whole_folder, writing
+from itersr.disk import FileError, WriteError, check_place, replace_file, shown, whole_folder, writing
 from itersr.pictures import Photo
 from itersr.upscaling.read import ImageError, image_files, read
 from itersr.upscaling.write import SUFFIXES, check_output, write
@@ -311,6 +311,5 @@ def degrade_files(inputs: Sequence[str | os.PathLike[str]], output: str | os.Pat
             lines.append(json.dumps(line))
             log.info("%s -> %s", shown(job.source), shown(job.target))
     if lines:
-        with whole_file(record) as handle:
-            handle.write(("\n".join(lines) + "\n").encode())
+        replace_file(record, "\n".join(lines) + "\n")
     return failures
