@@ -747,7 +747,7 @@ def test_bad_input_is_one_line_and_code_2(
         (["--tile", "-1"], "--tile -1"),
         (["--quality", "101"], "--quality 101"),
         (["--weights", "nowhere"], "nowhere"),
-        (["--published", "nowhere"], "no ITER_swinvqgan.pth in this folder"),
+        (["--published", "nowhere"], "needed in this folder are ITER_swinvqgan.pth"),
     ],
 )
 def test_wrong_options_are_one_line_and_code_2(
