@@ -6,7 +6,6 @@ import contextlib
 import errno
 import os
 import secrets
-import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO
@@ -64,7 +63,7 @@ def whole_file(target: Path, part: Path | None = None) -> Iterator[IO[bytes]]:
     It is written beside its place under a hidden name (or as `part`), flushed to the disk and then renamed. WriteError where it
     cannot be.
     """
-    mode, part = ("wb", part) if part else ("xb", _beside(target))
+    mode, part = ("wb", part) if part else ("xb", target.with_name(f".{target.stem[:50]}.{secrets.token_hex(4)}.part"))
     with writing(target):
         try:
             with open(part, mode) as handle:
@@ -80,20 +79,3 @@ def replace_file(target: Path, content: bytes | str) -> None:
     """Write a file of a training run: a kill leaves the old one or the new one, and of the new one at most one `.part`."""
     with whole_file(target, target.with_name(target.name + ".part")) as handle:
         handle.write(content.encode() if isinstance(content, str) else content)
-
-
-@contextlib.contextmanager
-def whole_folder(target: Path) -> Iterator[Path]:
-    """The same for a folder with all that the block puts into it. No folder that holds anything is replaced."""
-    part = _beside(target)
-    with writing(target):
-        try:
-            part.mkdir(parents=True)
-            yield part
-            os.replace(part, target)
-        finally:
-            shutil.rmtree(part, ignore_errors=True)
-
-
-def _beside(target: Path) -> Path:
-    return target.with_name(f".{target.stem[:50]}.{secrets.token_hex(4)}.part")

@@ -238,12 +238,6 @@ def test_a_folder_that_cannot_be_made_is_told_by_the_name_of_the_result(
     assert failure.message.startswith(str(tmp_path / "out" / "sub" / "x_out.png: cannot be written")) and not failure.usage
 
 
-def test_a_fault_inside_a_hidden_folder_leaves_nothing(tmp_path: Path) -> None:
-    with pytest.raises(disk.WriteError), disk.whole_folder(tmp_path / "trace") as made:
-        write(Photo(torch.rand(3, 4, 4)), made / "nowhere" / "x.png")
-    assert files(tmp_path) == []
-
-
 def test_a_large_photo_shows_its_tiles(tmp_path: Path, smoke: Any, capsys: pytest.CaptureFixture[str]) -> None:
     path = picture(tmp_path / "large.png", size=(80, 64))
     assert upscale_files(lambda: smoke, [path], tmp_path / "y.png", Options(tile=16, save_trace=True), progress=True) == []

@@ -20,14 +20,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
 from tqdm import tqdm
 
 from itersr import pictures
-from itersr.disk import FileError, WriteError, check_place, replace_file, shown, whole_folder, writing
-from itersr.pictures import Photo
+from itersr.disk import FileError, WriteError, check_place, replace_file, shown, writing
+from itersr.pictures import Meta, Photo
 from itersr.upscaling.read import ImageError, image_files, read
 from itersr.upscaling.write import SUFFIXES, check_output, write
 
@@ -268,15 +266,15 @@ def save_trace(trace: Any, folder: Path, factor: int, settings: Mapping[str, Any
         "steps": [{"t": step.t, "kept": float(step.keep.float().mean())} for step in steps],
         "settings": dict(settings),
     }
-    with whole_folder(folder) as made:
-        for i, (name, mask) in enumerate(zip(names, masks, strict=True)):
-            write(Photo(trace.at(i)[0]), made / f"{i:02d}_{name}.png")
-            pixels = mask[0].cpu().numpy().astype(np.uint8) * 255
-            pixels = pixels.repeat(factor, 0).repeat(factor, 1)[:height, :width]  # the grid is padded beyond the picture
-            Image.fromarray(pixels).save(made / f"{i:02d}_mask.png")
-        (made / "trace.json").write_text(json.dumps(record, indent=1) + "\n")
-        if (folder / "trace.json").exists():
-            shutil.rmtree(folder)  # an earlier trace: --force was asked for
+    if (folder / "trace.json").exists():
+        shutil.rmtree(folder)  # an earlier trace: --force was asked for
+    folder.mkdir()
+    replace_file(folder / "trace.json", json.dumps(record, indent=1) + "\n")
+    for i, (name, mask) in enumerate(zip(names, masks, strict=True)):
+        write(Photo(trace.at(i)[0]), folder / f"{i:02d}_{name}.png")
+        large = mask.float().repeat_interleave(factor, 1).repeat_interleave(factor, 2)
+        large = large[:, :height, :width].expand(3, -1, -1)  # the grid is padded beyond the picture
+        write(Photo(large, meta=Meta(grey=True)), folder / f"{i:02d}_mask.png")
 
 
 def degrade_files(inputs: Sequence[str | os.PathLike[str]], output: str | os.PathLike[str], seed: int = 0, scale: int = 4,
