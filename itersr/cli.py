@@ -125,7 +125,8 @@ def _add_upscale(p: argparse.ArgumentParser) -> None:
     p.add_argument("-o", "--output", default="results", metavar="OUT", help="a file, or a folder (default: %(default)s)")
     p.add_argument("-s", "--scale", type=float, help="size of the result; other than the model's by resizing its result")
     p.add_argument("--suffix", default="out", help="photo.png becomes photo_SUFFIX.png (default: %(default)s; '' for none)")
-    p.add_argument("--ext", default="auto", help="auto (that of the input), png, jpg, webp, tif, bmp (default: auto)")
+    p.add_argument("--ext", choices=("auto", "png", "jpg", "webp", "tif", "bmp"), default="auto",
+                   help="auto: that of the input (default: auto)")
     there = p.add_mutually_exclusive_group()
     there.add_argument("--force", action="store_true", help="overwrite existing outputs")
     there.add_argument("--skip-existing", action="store_true", help="leave out what has a result: go on with a stopped batch")
@@ -162,10 +163,6 @@ def _upscale(args: argparse.Namespace) -> int:
     Sampler(**{name: value for name, value in settings.items() if name != "preset"})  # checks them, before loading weights
     if args.scale is not None and not 0 < args.scale <= 16:
         raise ValueError(f"--scale {args.scale:g}: must be above 0 and at most 16")
-    if args.tile is not None and args.tile < 0:
-        raise ValueError(f"--tile {args.tile}: must be a number of input pixels, or 0 for one piece")
-    if not 1 <= args.quality <= 100:
-        raise ValueError(f"--quality {args.quality}: must be from 1 to 100")
     pick_device(args.device)
     named = {field.name: getattr(args, field.name) for field in dataclasses.fields(files.Options) if field.name in args}
     options = files.Options(**named, settings=settings)
@@ -299,8 +296,6 @@ def _evaluate(args: argparse.Namespace) -> int:
     if not names:
         raise metrics.MetricUnavailable("no metric can be computed here: use --download, or set TORCH_HOME")
 
-    if args.json:
-        Path(args.json).parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as made:
         if args.peer:
             folders[args.peer] = Path(made)

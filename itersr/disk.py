@@ -60,11 +60,12 @@ def check_place(path: Path) -> os.stat_result | None:
 def whole_file(target: Path, part: Path | None = None) -> Iterator[IO[bytes]]:
     """A file that takes its name only when the block ends well; nothing is left of it otherwise, Ctrl-C included.
 
-    It is written beside its place under a hidden name (or as `part`), flushed to the disk and then renamed. WriteError where it
-    cannot be.
+    It is written beside its place under a hidden name (or as `part`), flushed to the disk and then renamed. Folders are made
+    where they are missing. WriteError where it cannot be.
     """
     mode, part = ("wb", part) if part else ("xb", target.with_name(f".{target.stem[:50]}.{secrets.token_hex(4)}.part"))
     with writing(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
         try:
             with open(part, mode) as handle:
                 yield handle

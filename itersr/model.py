@@ -226,7 +226,5 @@ class ITER(nn.Module):
         Raises TypeError and ValueError for what is no picture (`pictures.to_tensor` tells) and for wrong settings.
         """
         lq = pictures.to_tensor(image).detach()
-        if color_fix not in pictures.COLOR_FIXES:
-            raise ValueError(f"color_fix {color_fix!r}: there are {', '.join(pictures.COLOR_FIXES)}")
         result = self.restore(lq, seed=seed, keep_steps=False, **settings).image.cpu()
         return pictures.like(image, pictures.match_colors(result, lq.cpu(), color_fix))

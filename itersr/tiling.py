@@ -122,7 +122,7 @@ def apply_tiled(fn: Part, size: tuple[int, int], tile: int, overlap: int, multip
     return out
 
 
-def ramp(tile: Tile, length: int, factor: int = 1) -> Tensor:
+def ramp(tile: Tile, factor: int = 1) -> Tensor:
     """Blending weights of one tile along one axis, (read length · factor,): 1 inside, falling to 0 over the overlaps.
 
     Two neighbours' ramps are symmetric about their common border and add up to 1; at the ends of the axis there is nothing to
@@ -131,10 +131,9 @@ def ramp(tile: Tile, length: int, factor: int = 1) -> Tensor:
     size = (tile.read.stop - tile.read.start) * factor
     places = torch.arange(size, dtype=torch.float32) + 0.5
     weight = torch.ones(size)
-    before, after = tile.core.start - tile.read.start, tile.read.stop - tile.core.stop
-    if tile.core.start > 0 and before > 0:
+    if before := tile.core.start - tile.read.start:
         weight = torch.minimum(weight, places / float(2 * before * factor))
-    if tile.core.stop < length and after > 0:
+    if after := tile.read.stop - tile.core.stop:
         weight = torch.minimum(weight, (size - places) / float(2 * after * factor))
     return weight
 
@@ -150,7 +149,7 @@ def blend(fn: Part, size: tuple[int, int], tile: int, overlap: int, multiple: in
         y = fn(row.read, column.read)
         if not total.numel():
             total = y.new_zeros((*y.shape[:-2], *weights.shape), dtype=torch.float32)
-        weight = ramp(row, size[0], factor)[:, None] * ramp(column, size[1], factor)
+        weight = ramp(row, factor)[:, None] * ramp(column, factor)
         rows, columns = scaled(row.read, factor), scaled(column.read, factor)
         total[..., rows, columns] += y.float() * weight.to(y.device)
         weights[rows, columns] += weight

@@ -131,14 +131,14 @@ def test_ramps_of_all_tiles_never_leave_a_place_without_weight(case: tuple[int, 
     length, tile, overlap, multiple = case
     total = torch.zeros(length * 2)
     for t in tiling.tiles(length, tile, overlap, multiple):
-        total[tiling.scaled(t.read, 2)] += tiling.ramp(t, length, 2)
+        total[tiling.scaled(t.read, 2)] += tiling.ramp(t, 2)
     assert (total > 0.4).all()
 
 
 def test_ramps_of_two_neighbours_add_up_to_one() -> None:
     total = torch.zeros(64)
     for t in tiling.tiles(64, 32, 8):
-        total[t.read] += tiling.ramp(t, 64)
+        total[t.read] += tiling.ramp(t)
     assert torch.allclose(total, torch.ones(64))
 
 

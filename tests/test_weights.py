@@ -44,7 +44,7 @@ def test_a_folder_with_the_name_of_a_tier(tmp_path: Path, monkeypatch: pytest.Mo
     weights.save(Path("tiny"), {}, tier("smoke"))
     assert weights.locate("tiny") == weights.SHIPPED / "tiny" and weights.locate(Path("tiny")) == Path("tiny")
     args = cli.parser().parse_args(["upscale", "x.png", "--weights", "tiny", "--device", "cpu"])
-    with pytest.raises(weights.WeightsError, match=r"^tiny.vqgan.safetensors: no such file"):
+    with pytest.raises(weights.WeightsError, match=r"^tiny.vqgan.safetensors: no weights of this network .No such file"):
         cli._model(args)
     args = cli.parser().parse_args(["upscale", "x.png", "--tier", "tiny", "--device", "cpu"])
     assert cli._model(args).tier.name == "tiny"

@@ -24,15 +24,14 @@ import torch
 from tqdm import tqdm
 
 from itersr import pictures
-from itersr.disk import FileError, WriteError, check_place, replace_file, shown, writing
+from itersr.disk import FileError, WriteError, check_place, replace_file, shown
 from itersr.pictures import Meta, Photo
 from itersr.upscaling.read import ImageError, image_files, read
 from itersr.upscaling.write import SUFFIXES, check_output, write
 
 log = logging.getLogger(__name__)
 
-FIRST_TILE = 128  # LQ pixels: what is tried after the model's own choice did not fit into memory
-SMALLEST_TILE = 64
+SMALL_TILE = 64  # LQ pixels: what is tried after memory ran out
 
 
 @dataclass(frozen=True)
@@ -40,7 +39,7 @@ class Options:
     """How files are upscaled and named; names and defaults follow Real-ESRGAN's script where it has them."""
 
     suffix: str = "out"  # photo.png -> photo_out.png; "" keeps the name
-    ext: str = "auto"  # "auto": the input's own where it can be written and holds what the picture has, else png
+    ext: str = "auto"  # or png, jpg, webp, tif, bmp; "auto": the input's own where it can be written, else png
     force: bool = False  # overwrite existing outputs
     skip_existing: bool = False  # leave inputs out whose output exists: a batch that was stopped goes on
     scale: float | None = None  # of the result; None: the model's. Another one is reached by bicubic resizing
@@ -77,27 +76,17 @@ def plan(inputs: Sequence[str | os.PathLike[str]], output: str | os.PathLike[str
 
     `output` is a file when it has an image suffix and there is one input file, else a folder (made later, when needed). What
     an earlier run has put into an input folder, results and traces, is no input. `beside` names what is made with a result.
-    ValueError for no input, one output for several inputs and an unknown `ext`, ImageError for a folder without images.
+    ValueError for two inputs that would become one output, ImageError for a folder without images.
     """
-    if not inputs:
-        raise ValueError("no input: name image files or folders")
-    ext = options.ext.lower().lstrip(".")
-    if ext != "auto" and f".{ext}" not in SUFFIXES:
-        raise ValueError(f"--ext {options.ext}: use auto or one of {', '.join(s[1:] for s in SUFFIXES)}")
     out = Path(output)
     sources: list[tuple[Path | None, Path]] = []  # (input folder, or None for a file named by itself, and the file)
     for entry in map(Path, inputs):
         sources += [(entry, file) for file in image_files(entry)] if os.path.isdir(entry) else [(None, entry)]
     single = out.suffix.lower() in SUFFIXES and not os.path.isdir(out)
-    if single and (len(sources) > 1 or sources[0][0] is not None):
-        raise ValueError(f"-o {shown(out)}: one file for {len(sources)} inputs; name a folder")
-    if not single and os.path.exists(out) and not os.path.isdir(out):
-        raise ValueError(f"-o {shown(out)}: is a file and has no image suffix ({', '.join(SUFFIXES)}); name a folder")
-
     jobs: list[tuple[Path | None, Job]] = []
     made: set[str] = set()  # what this call makes, and an earlier one like it has made
     for root, source in sources:
-        ending = source.suffix.lower() if ext == "auto" else f".{ext}"
+        ending = source.suffix.lower() if options.ext == "auto" else f".{options.ext}"
         name = source.stem + (f"_{options.suffix}" if options.suffix else "") + (ending if ending in SUFFIXES else ".png")
         target = out if single else out / (source.parent.relative_to(root) if root is not None else "") / name
         jobs.append((root, Job(source, target, beside(target))))
@@ -157,14 +146,12 @@ def upscale_files(load: Callable[[], Any], inputs: Sequence[str | os.PathLike[st
     finished files only. Raises what `plan` and `load` raise.
     """
     options = options or Options()
-    if options.precision not in ("fp32", "bf16"):
-        raise ValueError(f"precision {options.precision!r}: there are fp32 and bf16")
     failures: list[Failure] = []
     jobs = plan(inputs, output, options, lambda target: (trace_folder(target),) if options.save_trace else ())
     model = None
     for job, photo in _photos(_free(jobs, options, failures), failures, progress):
         if model is None:
-            model = load() if options.precision == "fp32" else load().bfloat16()
+            model = load().bfloat16() if options.precision == "bf16" else load()
         with _told(job, failures), tqdm(unit="tile", desc=shown(job.source.name), leave=False, disable=not progress) as bar:
 
             def show(done: int, total: int, bar: Any = bar) -> None:
@@ -185,9 +172,6 @@ def _photos(jobs: Sequence[Job], failures: list[Failure], progress: bool) -> Ite
                 photo = read(job.source)
                 for note in photo.meta.notes:
                     log.warning("%s: %s", shown(job.source), note)
-                for path in (job.target, *job.beside):
-                    with writing(path):
-                        path.parent.mkdir(parents=True, exist_ok=True)
                 yield job, photo
 
 
@@ -197,13 +181,12 @@ def _told(job: Job, failures: list[Failure]) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        message = str(error)
+        message = " ".join(str(error).split()) or type(error).__name__
         if not isinstance(error, FileError):
-            reason = " ".join(str(getattr(error, "strerror", None) or error or type(error).__name__).split())
-            message = f"{shown(job.source)}: {reason}"
+            message = f"{shown(job.source)}: {message}"
             log.debug("%s", job.source, exc_info=error)
         log.error("%s", message)
-        usage = isinstance(error, FileError) and not isinstance(error, WriteError)
+        usage = isinstance(error, (FileError, ValueError)) and not isinstance(error, WriteError)
         failures.append(Failure(job.source, message, usage))
 
 
@@ -213,11 +196,11 @@ def _upscale_one(model: Any, photo: Photo, target: Path, options: Options, progr
     settings: dict[str, Any] = {"seed": options.seed, **options.settings}
     lq, trace = pictures.to_tensor(photo), None
     if options.save_trace:
-        trace = _in_memory(partial(model.restore, lq, progress=progress, **settings), photo, target, options.tile)
+        trace = _in_memory(partial(model.restore, lq, progress=progress, **settings), target, options.tile)
         result = pictures.match_colors(trace.image.cpu().clone(), lq, options.color_fix)
     else:
         call = partial(model.upscale, lq, color_fix=options.color_fix, progress=progress, **settings)
-        result = _in_memory(call, photo, target, options.tile)
+        result = _in_memory(call, target, options.tile)
     result = result.detach().float().cpu()
     if not torch.isfinite(result).all():
         raise RuntimeError("the model's result holds NaN or infinity; try --precision fp32")
@@ -228,20 +211,18 @@ def _upscale_one(model: Any, photo: Photo, target: Path, options: Options, progr
     write(photo.upscaled(result[0]), target, options.quality)
 
 
-def _in_memory(call: Callable[..., Any], photo: Photo, target: Path, tile: int | None) -> Any:
-    """What `call` gives with this tile, or, when memory ran out, with a smaller one."""
+def _in_memory(call: Callable[..., Any], target: Path, tile: int | None) -> Any:
+    """What `call` gives with this tile, or, when memory ran out, with a small one."""
     try:
         return call(tile=tile)
     except (MemoryError, RuntimeError) as error:
         if not (isinstance(error, MemoryError) or re.search("out of memory|allocate memory", str(error))):
             raise
     # Outside the except block: its traceback would keep the first try's tensors alive.
-    smaller = tile // 2 if tile else min(FIRST_TILE, max(photo.size) // 2)
-    tile = max(SMALLEST_TILE, smaller // 16 * 16)
-    log.warning("%s: out of memory; once more with --tile %d", shown(target.name), tile)
+    log.warning("%s: out of memory; once more with --tile %d", shown(target.name), SMALL_TILE)
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-    return call(tile=tile)
+    return call(tile=SMALL_TILE)
 
 
 def trace_folder(target: Path) -> Path:
@@ -268,7 +249,6 @@ def save_trace(trace: Any, folder: Path, factor: int, settings: Mapping[str, Any
     }
     if (folder / "trace.json").exists():
         shutil.rmtree(folder)  # an earlier trace: --force was asked for
-    folder.mkdir()
     replace_file(folder / "trace.json", json.dumps(record, indent=1) + "\n")
     for i, (name, mask) in enumerate(zip(names, masks, strict=True)):
         write(Photo(trace.at(i)[0]), folder / f"{i:02d}_{name}.png")

@@ -107,7 +107,9 @@ def _decode(data: bytes, image: Any) -> Photo:
             photo = _deep_photo(data, image, stored)
         except Exception as error:
             notes.append(f"16 bit {image.format} read with 8 bits ({' '.join(str(error).split())})")
-    photo = photo or pictures.from_pil(image, notes)
+    elif image.mode in ("CMYK", "LAB"):
+        notes.append(f"{image.mode} turned into sRGB")
+    photo = photo or pictures.from_pil(image)
     return replace(photo, meta=replace(photo.meta, exif=exif, notes=tuple(notes)))
 
 
@@ -122,8 +124,8 @@ def _deep_photo(data: bytes, image: Any, stored: str) -> Photo:
         raise ValueError("stored in an unknown way")
     # Blue comes first, grey three times.
     pixels = pixels[..., [0, 3] if stored.startswith("LA") else [2, 1, 0, 3][: len(image.getbands())]]
-    if "transparency" in image.info:
-        pixels = pictures.with_clear(pixels[..., :3], image.info["transparency"])
+    if "transparency" in image.info:  # the colour that is clear
+        pixels = np.dstack([pixels[..., :3], (pixels[..., :3] != image.info["transparency"]).any(-1) * np.uint16(65535)])
     # OpenCV turns a TIFF while it reads it, as Pillow does, but no PNG.
     return pictures.from_pixels(pixels, pictures.orientation(image), image.info.get("icc_profile"))
 

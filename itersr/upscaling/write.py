@@ -31,15 +31,12 @@ _LONGEST_SIDE = {"JPEG": 65_500, "WEBP": 16_383}  # in pixels; JPEG's is that of
 def check_output(path: str | os.PathLike[str], size: tuple[int, int] = (1, 1)) -> str:
     """The format that `write` will use for `path`; worth asking before a long computation.
 
-    WriteError for an unknown suffix, a folder where the file should go, and a `size` (height, width) beyond what the format
-    holds.
+    WriteError for an unknown suffix, and a `size` (height, width) beyond what the format holds.
     """
     target = Path(path)
     name = SUFFIXES.get(target.suffix.lower())
     if name is None:
         raise WriteError(target, f"has the suffix {target.suffix!r}", "use one of " + ", ".join(SUFFIXES))
-    if target.is_dir():
-        raise WriteError(target, "is a folder", "name a file")
     if max(size) > (longest := _LONGEST_SIDE.get(name, max(size))):
         raise WriteError(target, f"would be {size[1]}×{size[0]}, {name} ends at {longest}", "write PNG or TIFF (--ext png)")
     return name
