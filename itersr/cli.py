@@ -1,8 +1,8 @@
 """The command line. Handlers import what they need, so that `itersr --help` and a mistyped name answer at once.
 
 Exit codes: 0 done · 1 something failed (disk, memory, weights of a metric, a notebook) · 2 wrong call or unusable input ·
-130 stopped by Ctrl-C. Every failure is one line on stderr, what was done goes to stdout; `-v` adds the traceback behind a
-failure.
+130 stopped by Ctrl-C. Every failure is one line on stderr (after the usage, where an option is wrong), what was done goes to
+stdout; `-v` adds the traceback behind a failure.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn, get_args
+from typing import Any, get_args
 
 from itersr import __version__
 from itersr.config import TIERS, GammaKind
@@ -26,23 +26,15 @@ from itersr.training import STAGES
 
 log = logging.getLogger("itersr")
 
-SCHEDULES = get_args(GammaKind)
 # Repeated here because importing them would load torch for --help; a test holds them equal to where they are defined.
 POLICIES = ("evaluator", "evaluator_greedy", "topk", "topk_annealed", "confidence_sampled", "random", "halton")
 COLOR_FIXES = ("none", "wavelet", "adain")
 
 
-class _Parser(argparse.ArgumentParser):
-    """An error is one line."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"itersr: {message} (see {self.prog} --help)\n")
-
-
 def parser() -> argparse.ArgumentParser:
     """All subcommands with their options."""
     about = "ITER: iterative token evaluation and refinement for real-world super-resolution."
-    top = _Parser(prog="itersr", description=about)
+    top = argparse.ArgumentParser(prog="itersr", description=about)
     top.add_argument("--version", action="version", version=f"itersr {__version__}")
     commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, (add, handler, short) in COMMANDS.items():
@@ -74,13 +66,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("itersr: stopped", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # itersr … | head
-        sys.stderr.close()
-        return 1
     except Exception as error:
         log.debug("traceback", exc_info=error)
-        print(f"itersr: {_one_line(error)}", file=sys.stderr)
-        return 2 if _is_usage(error) else 1
+        text, usage = " ".join(str(error).split()), _is_usage(error)
+        print(f"itersr: {text}" if usage else f"itersr: {type(error).__name__}: {text}", file=sys.stderr)
+        return 2 if usage else 1
     finally:
         log.removeHandler(handler)
         log.setLevel(level)
@@ -95,11 +85,6 @@ class _Lines(logging.Handler):
         plain = record.levelno == logging.INFO
         with contextlib.suppress(OSError):
             tqdm.write(record.getMessage() if plain else self.format(record), file=sys.stdout if plain else sys.stderr)
-
-
-def _one_line(error: BaseException) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if not isinstance(error, (KeyError, TypeError, AttributeError)) else f"{type(error).__name__}: {text}"
 
 
 def _need(*modules: str) -> None:
@@ -141,7 +126,7 @@ def _add_upscale(p: argparse.ArgumentParser) -> None:
     a.add_argument("--steps", type=int, metavar="T", help="refinement steps (default: the tier's)")
     a.add_argument("--alpha", type=float, help="threshold for good tokens, 0 to 1: more refines more (default: the tier's)")
     a.add_argument("--policy", choices=POLICIES, help="how tokens to keep are chosen (default: the tier's)")
-    a.add_argument("--schedule", choices=SCHEDULES, help="γ, the masked fraction over the steps (default: cosine)")
+    a.add_argument("--schedule", choices=get_args(GammaKind), help="γ, the masked fraction over the steps (default: cosine)")
     a.add_argument("--temperature", type=float, help="of the sampled tokens (default: the tier's)")
     a.add_argument("--preset", choices=("tier", "paper", "released"),
                    help="settings to start from: best for the weights, Alg. 2 as printed, the authors' code (default: tier)")
@@ -182,9 +167,7 @@ def _model(args: argparse.Namespace) -> Any:
 
 
 def _code(failures: Sequence[Any]) -> int:
-    if not failures:
-        return 0
-    return 2 if all(failure.usage for failure in failures) else 1
+    return 0 if not failures else 2 if all(failure.usage for failure in failures) else 1
 
 
 # --------------------------------------------------------------------------------------------------- the other commands
@@ -326,8 +309,6 @@ def _degrade(args: argparse.Namespace) -> int:
     """Make fixed test pairs by the second-order degradation: OUT/hq, OUT/lq and the draws in OUT/draws.jsonl."""
     from itersr.upscaling import files
 
-    if args.scale < 1:
-        raise ValueError(f"--scale {args.scale}: must be 1 or more")
     return _code(files.degrade_files(args.inputs, args.output, args.seed, args.scale, args.force, progress=_bars(args)))
 
 
@@ -356,7 +337,3 @@ COMMANDS: dict[str, tuple[Callable[..., None], Callable[[argparse.Namespace], in
     "degrade": (_add_degrade, _degrade, "make low-quality test pairs"),
     "reproduce": (_add_reproduce, _reproduce, "run the notebooks as experiments"),
 }
-
-
-if __name__ == "__main__":
-    sys.exit(main())

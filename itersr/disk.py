@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import secrets
 from collections.abc import Iterable, Iterator
@@ -52,7 +51,7 @@ def check_place(path: Path) -> os.stat_result | None:
             return os.stat(path)
         folder = next(folder for folder in path.absolute().parents if folder.exists())
         if not os.access(folder, os.W_OK):
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+            raise PermissionError("Permission denied")
     return None
 
 
@@ -77,6 +76,6 @@ def whole_file(target: Path, part: Path | None = None) -> Iterator[IO[bytes]]:
 
 
 def replace_file(target: Path, content: bytes | str) -> None:
-    """Write a file of a training run: a kill leaves the old one or the new one, and of the new one at most one `.part`."""
+    """Write a whole file at once: a kill leaves the old one or the new one, and of the new one at most one `.part`."""
     with whole_file(target, target.with_name(target.name + ".part")) as handle:
         handle.write(content.encode() if isinstance(content, str) else content)

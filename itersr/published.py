@@ -41,12 +41,8 @@ SWIN_LAYERS: Rows = [
     (r"\.fc(\d)\.", r".mlp.fc\1."),
 ]
 VQGAN: Rows = [(r"^codebook", "quantize"), (r"\.skip\.", ".conv_out."), *SWIN_LAYERS]
-LQ_STAGE: Rows = [
-    (r"^(stages\.\d+\.\d+)\.norm1", r"\1.conv.0.norm"),
-    (r"^(stages\.\d+\.\d+)\.conv1", r"\1.conv.2"),
-    (r"^(stages\.\d+\.\d+)\.norm2", r"\1.conv.3.norm"),
-    (r"^(stages\.\d+\.\d+)\.conv2", r"\1.conv.5"),
-]
+LQ_STAGE: Rows = [(rf"^(stages\.\d+\.\d+)\.{ours}", rf"\1.conv.{theirs}") for ours, theirs in
+                  (("norm1", "0.norm"), ("conv1", "2"), ("norm2", "3.norm"), ("conv2", "5"))]
 TOKEN_NET: Rows = [
     (r"^table", "code_emb"),  # theirs a 1×1 convolution of one-hot maps (width, entries, 1, 1), ours the table (entries, width)
     (r"^swin", "swin_layers"),
@@ -134,9 +130,6 @@ def read(vqgan_path: str | Path, iter_path: str | Path) -> ITER:
     """
     stage1, rest = read_pickle(vqgan_path), read_pickle(iter_path)
     halvings = sum(f"lq_encoder.model.{i}.0.weight" in rest for i in range(1, 4))  # stages of E_l: 1 in ×4, 2 in ×2
-    if halvings not in (1, 2):
-        raise WeightsError(f"{iter_path}: not an ITER file of scale 4 or 2: it has {halvings} stages of lq_encoder.model, "
-                           f"needed are 1 or 2 (its first tensor: {next(iter(rest), 'none')})")
     model = ITER(published_tier(halvings))
     for network, (prefix, rows) in table(halvings).items():
         state, source = (stage1, vqgan_path) if network == "vqgan" else (rest, iter_path)

@@ -37,17 +37,13 @@ def locate(name: str | Path | None) -> Path:
 
     Where a folder has the name of a tier, a `Path` is that folder and a string the tier.
     """
-    here = ", ".join(shipped()) or "none"
-    if name is None:
-        if not shipped():
-            raise WeightsError("no weights ship with this copy of itersr: train some (`itersr train`) and name their folder")
-        name = shipped()[0]
+    name = shipped()[0] if name is None else name
     folder = Path(name)
     own = (folder / "config.json").is_file()
     if str(name) in shipped() and not (own and isinstance(name, Path)):
         return SHIPPED / str(name)
     if not own:
-        raise WeightsError(f"{name}: neither a tier with shipped weights ({here}) nor a folder with a config.json")
+        raise WeightsError(f"{name}: no folder with a config.json, and no tier whose weights ship ({', '.join(shipped())})")
     return folder
 
 

@@ -43,6 +43,9 @@ class Bicubic:
         self.calls.append({"seed": seed, **settings})
         return F.interpolate(image, scale_factor=4, mode="bicubic", align_corners=False).clamp(0, 1)
 
+    def restore(self, lq: Tensor, *, keep_steps: bool, **settings: Any) -> Any:
+        return SimpleNamespace(image=self.upscale(lq, **settings))
+
 
 class OutOfMemory(Bicubic):
     """Fits tiles of at most `fits` pixels."""
@@ -161,7 +164,7 @@ def test_other_scales_are_reached_by_resizing(
 def test_settings_and_seed_reach_the_model(tmp_path: Path, model: Bicubic) -> None:
     path = picture(tmp_path / "x.png")
     upscale_files(lambda: model, [path], tmp_path / "y.png", Options(seed=7, tile=64, settings={"alpha": 0.3, "steps": 2}))
-    assert model.calls == [{"seed": 7, "alpha": 0.3, "steps": 2, "tile": 64, "color_fix": "wavelet"}]
+    assert model.calls == [{"seed": 7, "alpha": 0.3, "steps": 2, "tile": 64}]
 
 
 # ---------------------------------------------------------------------------------------------------------------- names
@@ -243,11 +246,10 @@ def test_a_large_photo_shows_its_tiles(tmp_path: Path, smoke: Any, capsys: pytes
     assert upscale_files(lambda: smoke, [path], tmp_path / "y.png", Options(tile=16, save_trace=True), progress=True) == []
     err = capsys.readouterr().err
     assert "large.png:" in err and "tile" in err and "image/s" not in err
-    for settings, known in (({}, -1), ({"policy": "topk"}, -1), ({"tile": 0}, 0)):
+    for settings in ({}, {"policy": "topk"}, {"tile": 0}):
         told: list[tuple[int, int]] = []
         smoke.restore(torch.rand(1, 3, 64, 80), progress=lambda *now, told=told: told.append(now), **{"tile": 16, **settings})
         assert [done for done, _ in told] == list(range(len(told))) and all(done < total for done, total in told)
-        assert told[known][0] + 1 == told[known][1] or not settings.get("tile", 16), settings
 
 
 def test_an_input_is_never_overwritten(tmp_path: Path, model: Bicubic) -> None:
@@ -600,7 +602,7 @@ def test_every_option_of_the_command_reaches_the_model(tmp_path: Path, monkeypat
     assert cli.main(["upscale", str(path), "-o", str(tmp_path / "out"), *options.split()]) == 0
     assert model.calls == [{
         "seed": 9, "steps": 3, "alpha": 0.25, "policy": "topk", "schedule": "linear", "temperature": 0.5, "preset": "released",
-        "tile": 64, "color_fix": "adain",
+        "tile": 64,
     }]  # fmt: skip
     assert loaded == ["cpu"] and Image.open(tmp_path / "out" / "x_x2.jpg").size == (40, 32)
 

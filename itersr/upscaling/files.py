@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from itersr import pictures
+from itersr import degradation, pictures
 from itersr.disk import FileError, WriteError, check_place, replace_file, shown
 from itersr.pictures import Meta, Photo
 from itersr.upscaling.read import ImageError, image_files, read
@@ -139,8 +139,8 @@ def upscale_files(load: Callable[[], Any], inputs: Sequence[str | os.PathLike[st
                   options: Options | None = None, progress: bool = False) -> list[Failure]:
     """Upscale files and folders (`plan` says what becomes of `inputs` and `output`); gives the files that could not be done.
 
-    load: gives the model, an `ITER` or what has its `upscale` and `tier.scale` (and its `restore`, for traces). Called once,
-    when there is a picture to upscale: bad input is reported at once. progress: bars on stderr, over files and over tiles.
+    load: gives the model, an `ITER` or what has its `restore` and `tier`. Called once, when there is a picture to upscale: bad
+    input is reported at once. progress: bars on stderr, over files and over tiles.
 
     Each failure is logged as one line (error level), each success too (info level). KeyboardInterrupt passes through and leaves
     finished files only. Raises what `plan` and `load` raise.
@@ -194,19 +194,15 @@ def _upscale_one(model: Any, photo: Photo, target: Path, options: Options, progr
     h, w = (max(1, round(side * (options.scale or model.tier.scale))) for side in photo.size)
     check_output(target, (h, w))
     settings: dict[str, Any] = {"seed": options.seed, **options.settings}
-    lq, trace = pictures.to_tensor(photo), None
-    if options.save_trace:
-        trace = _in_memory(partial(model.restore, lq, progress=progress, **settings), target, options.tile)
-        result = pictures.match_colors(trace.image.cpu().clone(), lq, options.color_fix)
-    else:
-        call = partial(model.upscale, lq, color_fix=options.color_fix, progress=progress, **settings)
-        result = _in_memory(call, target, options.tile)
-    result = result.detach().float().cpu()
+    lq = pictures.to_tensor(photo)
+    call = partial(model.restore, lq, keep_steps=options.save_trace, progress=progress, **settings)
+    trace = _in_memory(call, target, options.tile)
+    result = pictures.match_colors(trace.image.cpu(), lq, options.color_fix)
     if not torch.isfinite(result).all():
         raise RuntimeError("the model's result holds NaN or infinity; try --precision fp32")
     if tuple(result.shape[-2:]) != (h, w):
         result = pictures.resize(result[0], (h, w))[None]
-    if trace is not None:
+    if options.save_trace:
         save_trace(trace, trace_folder(target), model.tier.vqgan.factor, settings)
     write(photo.upscaled(result[0]), target, options.quality)
 
@@ -265,8 +261,6 @@ def degrade_files(inputs: Sequence[str | os.PathLike[str]], output: str | os.Pat
     made with it. The draw in draws.jsonl is enough to make it again (`degradation.Draw.from_dict`, `degradation.apply`).
     Raises what `plan` does, and ValueError where draws.jsonl exists and `force` is False.
     """
-    from itersr import degradation
-
     out = Path(output)
     record = out / "draws.jsonl"
     if record.exists() and not force:

@@ -62,9 +62,7 @@ def _encode(photo: Photo, file_format: str, handle: IO[bytes], quality: int) -> 
     # WebP knows no grey, and few programs open 16 bit grey with alpha: such pictures are written as RGB and RGBA.
     if file_format == "WEBP" or (deep and photo.alpha is not None):
         photo = replace(photo, meta=replace(photo.meta, grey=False))
-    exif, icc = photo.meta.exif, photo.meta.icc
-    if not pictures.profile_fits(icc, photo.meta.grey):
-        icc = None
+    exif, icc = photo.meta.exif, photo.meta.icc if pictures.profile_fits(photo.meta.icc, photo.meta.grey) else None
     pixels = pictures.to_pixels(photo, np.uint16 if deep else np.uint8)
     if file_format == "TIFF":
         _write_tiff(handle, pixels, icc, exif)
