@@ -1,8 +1,8 @@
 """The command line. Handlers import what they need, so that `itersr --help` and a mistyped name answer at once.
 
 Exit codes: 0 done · 1 something failed (disk, memory, weights of a metric, a notebook) · 2 wrong call or unusable input ·
-130 stopped by Ctrl-C. Every failure is one line on stderr, what was done goes to stdout; `-v` adds the traceback behind a
-failure.
+130 stopped by Ctrl-C. Every failure is one line on stderr (after the usage, where an option is wrong), what was done goes to
+stdout; `-v` adds the traceback behind a failure.
 """
 
 from __future__ import annotations
@@ -26,31 +26,13 @@ from itersr.training import STAGES
 
 log = logging.getLogger("itersr")
 
-SCHEDULES = get_args(GammaKind)
 # Repeated here because importing them would load torch for --help; a test holds them equal to where they are defined.
 POLICIES = ("evaluator", "evaluator_greedy", "topk", "topk_annealed", "confidence_sampled", "random", "halton")
 COLOR_FIXES = ("none", "wavelet", "adain")
 
 
-class _Once(argparse.Action):
-    """Store a value; an option that is given twice is refused, as one of its values would be dropped."""
-
-    seen: argparse.Namespace | None = None
-
-    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any,
-                 option_string: str | None = None) -> None:
-        if self.seen is namespace:
-            raise argparse.ArgumentError(self, "is given twice")
-        self.seen = namespace
-        setattr(namespace, self.dest, values)
-
-
 class _Parser(argparse.ArgumentParser):
-    """An error is one line, and an option with one value is given once."""
-
-    def __init__(self, **settings: Any) -> None:
-        super().__init__(**settings)
-        self.register("action", None, _Once)
+    """An error is one line."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"itersr: {message} (see {self.prog} --help)\n")
@@ -91,12 +73,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("itersr: stopped", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # itersr … | head
-        sys.stderr.close()
-        return 1
     except Exception as error:
         log.debug("traceback", exc_info=error)
-        print(f"itersr: {_one_line(error)}", file=sys.stderr)
+        print(f"itersr: {' '.join(str(error).split()) or type(error).__name__}", file=sys.stderr)
         return 2 if _is_usage(error) else 1
     finally:
         log.removeHandler(handler)
@@ -114,11 +93,6 @@ class _Lines(logging.Handler):
             tqdm.write(record.getMessage() if plain else self.format(record), file=sys.stdout if plain else sys.stderr)
 
 
-def _one_line(error: BaseException) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if not isinstance(error, (KeyError, TypeError, AttributeError)) else f"{type(error).__name__}: {text}"
-
-
 def _need(*modules: str) -> None:
     """RuntimeError, before any work begins, where something is missing that only the extra `notebooks` installs."""
     if missing := [name for name in modules if importlib.util.find_spec(name) is None]:
@@ -130,10 +104,8 @@ def _is_usage(error: BaseException) -> bool:
     from itersr.disk import FileError, WriteError
     from itersr.weights import WeightsError
 
-    if isinstance(error, WriteError):
-        return False
     found = (FileExistsError, FileNotFoundError, NotADirectoryError, IsADirectoryError)
-    return isinstance(error, (FileError, WeightsError, ValueError, *found))
+    return isinstance(error, (FileError, WeightsError, ValueError, *found)) and not isinstance(error, WriteError)
 
 
 # ------------------------------------------------------------------------------------------------------------ upscale
@@ -144,14 +116,14 @@ def _add_upscale(p: argparse.ArgumentParser) -> None:
     p.add_argument("-o", "--output", default="results", metavar="OUT", help="a file, or a folder (default: %(default)s)")
     p.add_argument("-s", "--scale", type=float, help="size of the result; other than the model's by resizing its result")
     p.add_argument("--suffix", default="out", help="photo.png becomes photo_SUFFIX.png (default: %(default)s; '' for none)")
-    p.add_argument("--ext", default="auto", help="auto (that of the input), png, jpg, webp, tif, bmp (default: auto)")
+    p.add_argument("--ext", choices=("auto", "png", "jpg", "webp", "tif", "bmp"), default="auto",
+                   help="auto: that of the input (default: auto)")
     there = p.add_mutually_exclusive_group()
     there.add_argument("--force", action="store_true", help="overwrite existing outputs")
     there.add_argument("--skip-existing", action="store_true", help="leave out what has a result: go on with a stopped batch")
     p.add_argument("--quality", type=int, default=95, help="of JPEG and WebP outputs (default: %(default)s)")
     p.add_argument("--color-fix", choices=COLOR_FIXES, default="wavelet", help="hold colours to the input's (default: wavelet)")
     p.add_argument("--save-trace", action="store_true", help="also write masks and pictures of every step")
-    p.add_argument("--max-pixels", type=int, default=100_000_000, metavar="N", help="largest input (default: 100 million)")
     w = p.add_argument_group("model").add_mutually_exclusive_group()
     w.add_argument("--tier", choices=TIERS, help="shipped weights to use (default: the best that ship)")
     w.add_argument("--weights", metavar="DIR", help="a folder of weights, as `itersr train` writes it")
@@ -160,14 +132,14 @@ def _add_upscale(p: argparse.ArgumentParser) -> None:
     a.add_argument("--steps", type=int, metavar="T", help="refinement steps (default: the tier's)")
     a.add_argument("--alpha", type=float, help="threshold for good tokens, 0 to 1: more refines more (default: the tier's)")
     a.add_argument("--policy", choices=POLICIES, help="how tokens to keep are chosen (default: the tier's)")
-    a.add_argument("--schedule", choices=SCHEDULES, help="γ, the masked fraction over the steps (default: cosine)")
+    a.add_argument("--schedule", choices=get_args(GammaKind), help="γ, the masked fraction over the steps (default: cosine)")
     a.add_argument("--temperature", type=float, help="of the sampled tokens (default: the tier's)")
     a.add_argument("--preset", choices=("tier", "paper", "released"),
                    help="settings to start from: best for the weights, Alg. 2 as printed, the authors' code (default: tier)")
     a.add_argument("--seed", type=int, default=0, help="the same for every file (default: %(default)s)")
     d = p.add_argument_group("device and memory")
     _device(d)
-    d.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto", help="of weights (auto: fp32)")
+    d.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="of weights (default: %(default)s)")
     d.add_argument("-t", "--tile", type=int, metavar="N", help="tiles of N input pixels, 0: one piece (default: by size)")
 
 
@@ -182,10 +154,6 @@ def _upscale(args: argparse.Namespace) -> int:
     Sampler(**{name: value for name, value in settings.items() if name != "preset"})  # checks them, before loading weights
     if args.scale is not None and not 0 < args.scale <= 16:
         raise ValueError(f"--scale {args.scale:g}: must be above 0 and at most 16")
-    if args.tile is not None and args.tile < 0:
-        raise ValueError(f"--tile {args.tile}: must be a number of input pixels, or 0 for one piece")
-    if not 1 <= args.quality <= 100:
-        raise ValueError(f"--quality {args.quality}: must be from 1 to 100")
     pick_device(args.device)
     named = {field.name: getattr(args, field.name) for field in dataclasses.fields(files.Options) if field.name in args}
     options = files.Options(**named, settings=settings)
@@ -205,9 +173,7 @@ def _model(args: argparse.Namespace) -> Any:
 
 
 def _code(failures: Sequence[Any]) -> int:
-    if not failures:
-        return 0
-    return 2 if all(failure.usage for failure in failures) else 1
+    return 0 if not failures else 2 if all(failure.usage for failure in failures) else 1
 
 
 # --------------------------------------------------------------------------------------------------- the other commands
@@ -243,8 +209,6 @@ def _train(args: argparse.Namespace) -> int:
     from itersr.model import pick_device
     from itersr.training import run, ship
 
-    if args.data is not None and not Path(args.data).is_dir():
-        raise NotADirectoryError(f"--data {args.data}: is not a folder")
     config, out = weights.read_tier(args.tier), Path(args.out)
     pick_device(args.device)  # before anything is written
     given = {name: value for name in ("minutes", "steps", "batch", "crop", "lr") if (value := getattr(args, name)) is not None}
@@ -291,29 +255,23 @@ def _add_evaluate(p: argparse.ArgumentParser) -> None:
 def _evaluate(args: argparse.Namespace) -> int:
     """Measure folders of results, any method's, the same way: a table with 95 % intervals over the images."""
     _need("pyiqa")
-    from itersr.disk import check_place, whole_file
+    from itersr.disk import check_place, replace_file
     from itersr.lab import evaluation, metrics
     from itersr.model import pick_device
 
     device = pick_device(args.device)
-    if args.json and not Path(args.json).absolute().parent.is_dir():
-        raise NotADirectoryError(f"--json {args.json}: there is no folder for it; make that folder first")
     if args.json and check_place(Path(args.json)) is not None and not args.force:
         raise FileExistsError(f"--json {args.json}: exists already; use --force to overwrite it, or another name")
     folders: dict[str, Path] = {}
     for entry in args.outputs:
-        name, equals, folder = entry.partition("=")
-        if not (name and equals and folder):
-            raise ValueError(f"--outputs {entry}: must be NAME=DIR")
-        if name in folders:
-            raise ValueError(f"--outputs {entry}: the name {name} is there twice")
+        name, _, folder = entry.partition("=")
+        if not (name and folder) or name in {*folders, args.peer}:
+            raise ValueError(f"--outputs {entry}: must be NAME=DIR, and each name another")
         folders[name] = Path(folder)
     if not (folders or args.peer):
         raise ValueError("nothing to measure: add --outputs NAME=DIR or --peer")
     if bool(args.peer) != bool(args.inputs):
         raise ValueError("--peer needs --inputs DIR with low-quality pictures, and --inputs needs --peer")
-    if args.peer in folders:
-        raise ValueError(f"--outputs: the name {args.peer} is that of --peer")
     usual = "psnr,ssim,lpips,niqe" if args.reference else "niqe"
     names = [name.strip() for name in (args.metrics or usual).split(",") if name.strip()]
     for name in list(names):
@@ -340,9 +298,8 @@ def _evaluate(args: argparse.Namespace) -> int:
         print(f"{name}: {convention}")
     if args.json:
         every = [{"method": name, **row} for name, of_one in rows.items() for row in of_one]
-        with whole_file(Path(args.json)) as handle:
-            record = {"conventions": conventions, "summary": summaries, "rows": every}
-            handle.write((json.dumps(record, indent=1) + "\n").encode())
+        record = {"conventions": conventions, "summary": summaries, "rows": every}
+        replace_file(Path(args.json), json.dumps(record, indent=1) + "\n")
     return 0
 
 
@@ -358,8 +315,6 @@ def _degrade(args: argparse.Namespace) -> int:
     """Make fixed test pairs by the second-order degradation: OUT/hq, OUT/lq and the draws in OUT/draws.jsonl."""
     from itersr.upscaling import files
 
-    if args.scale < 1:
-        raise ValueError(f"--scale {args.scale}: must be 1 or more")
     return _code(files.degrade_files(args.inputs, args.output, args.seed, args.scale, args.force, progress=_bars(args)))
 
 
@@ -389,7 +344,3 @@ COMMANDS: dict[str, tuple[Callable[..., None], Callable[[argparse.Namespace], in
     "degrade": (_add_degrade, _degrade, "make low-quality test pairs"),
     "reproduce": (_add_reproduce, _reproduce, "run the notebooks as experiments"),
 }
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -7,9 +7,8 @@ that mix the whole picture (GroupNorm and the gate of the released MLP), so that
 
 from __future__ import annotations
 
-import dataclasses
 import math
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 Norm = Literal["group", "layer", "none"]
@@ -151,8 +150,8 @@ def _paper() -> Tier:
         refiner=token_net,
         evaluator=token_net,
         train={"vqgan": schedule, "iter": schedule,
-               "lq_encoder": dataclasses.replace(schedule, networks=("lq_encoder",)),
-               "token_nets": dataclasses.replace(schedule, networks=("refiner", "evaluator"))},
+               "lq_encoder": replace(schedule, networks=("lq_encoder",)),
+               "token_nets": replace(schedule, networks=("refiner", "evaluator"))},
         plan={"vqgan": 0.5, "iter": 0.49},
         notes="the published networks and schedule (Sec. 4.1)",
     )
@@ -170,11 +169,10 @@ def _smoke() -> Tier:
         refiner=token_net,
         evaluator=token_net,
         train={
-            "vqgan": dataclasses.replace(base, steps=300, warmup=0.03, autoencoder=0.3, gan_start=0.87, gan_weight=0.02,
-                                         lr=2e-3, perceptual_weight=0.5),
-            "lq_encoder": dataclasses.replace(base, steps=250, warmup=0.04, networks=("lq_encoder",)),
-            "token_nets": dataclasses.replace(base, steps=200, warmup=0.05, networks=("refiner", "evaluator"),
-                                              masked_loss=True),
+            "vqgan": replace(base, steps=300, warmup=0.03, autoencoder=0.3, gan_start=0.87, gan_weight=0.02, lr=2e-3,
+                             perceptual_weight=0.5),
+            "lq_encoder": replace(base, steps=250, warmup=0.04, networks=("lq_encoder",)),
+            "token_nets": replace(base, steps=200, warmup=0.05, networks=("refiner", "evaluator"), masked_loss=True),
             "iter": base,
         },
         plan={"vqgan": 0.35, "lq_encoder": 0.25, "token_nets": 0.25},
@@ -185,23 +183,23 @@ def _smoke() -> Tier:
 
 
 def _tiny() -> Tier:
+    swin = SwinConfig(width=96, groups=2, depth=4, heads=4, mlp_ratio=2)
     base = TrainConfig(steps=40_000, batch=4, crop=128, lr=5e-4, warmup=0.01, validations=20, checkpoint_every=250)
     return Tier(
         name="tiny",
         vqgan=VQGANConfig(width=32, multipliers=(1, 2, 3), codes=128, code_dim=32, encoder_swin=False, res_blocks=1,
                           swin=SwinConfig(width=96, groups=1, depth=2, heads=4, mlp_ratio=2)),
-        lq_encoder=LQEncoderConfig(width=48, swin=SwinConfig(width=96, groups=2, depth=4, heads=4, mlp_ratio=2)),
-        refiner=TokenNetConfig(width=96, norm="none", posterior=True, reads_lq=True,
-                               swin=SwinConfig(width=96, groups=2, depth=4, heads=4, mlp_ratio=2)),
+        lq_encoder=LQEncoderConfig(width=48, swin=swin),
+        refiner=TokenNetConfig(width=96, norm="none", posterior=True, reads_lq=True, swin=swin),
         evaluator=TokenNetConfig(width=64, norm="none", posterior=True,
                                  swin=SwinConfig(width=64, groups=2, depth=4, heads=4, mlp_ratio=2)),
         train={
-            "vqgan": dataclasses.replace(base, steps=7_000, batch=8, crop=96, lr=1e-3, warmup=0.03, autoencoder=0.09,
-                                         gan_start=1.0, perceptual_weight=0.5, validations=14),
-            "lq_encoder": dataclasses.replace(base, steps=12_000, networks=("lq_encoder",)),
-            "token_nets": dataclasses.replace(base, steps=12_000, lr=4e-4, networks=("refiner", "evaluator"), corrupt=0.5,
-                                              masked_loss=True, validations=12),
-            "iter": dataclasses.replace(base, steps=30_000, lr=4e-4, corrupt=0.5, masked_loss=True),
+            "vqgan": replace(base, steps=7_000, batch=8, crop=96, lr=1e-3, warmup=0.03, autoencoder=0.09, gan_start=1.0,
+                             perceptual_weight=0.5, validations=14),
+            "lq_encoder": replace(base, steps=12_000, networks=("lq_encoder",)),
+            "token_nets": replace(base, steps=12_000, lr=4e-4, networks=("refiner", "evaluator"), corrupt=0.5, masked_loss=True,
+                                  validations=12),
+            "iter": replace(base, steps=30_000, lr=4e-4, corrupt=0.5, masked_loss=True),
         },
         alpha=0.7,
         temperature=0.85,
@@ -223,11 +221,11 @@ def _small() -> Tier:
         evaluator=TokenNetConfig(width=128, norm="none", posterior=True,
                                  swin=SwinConfig(width=128, groups=1, depth=4, heads=4, mlp_ratio=2)),
         train={
-            "vqgan": dataclasses.replace(base, batch=32, crop=128, lr=1e-3, autoencoder=0.08, gan_start=0.75, gan_weight=0.02,
-                                         disc_width=64, perceptual_weight=0.5),
-            "lq_encoder": dataclasses.replace(base, networks=("lq_encoder",), final_lr=0.5),  # it trains on in `iter`
-            "token_nets": dataclasses.replace(base, networks=("refiner", "evaluator"), corrupt=0.5, masked_loss=True),
-            "iter": dataclasses.replace(base, corrupt=0.5, masked_loss=True),
+            "vqgan": replace(base, batch=32, crop=128, lr=1e-3, autoencoder=0.08, gan_start=0.75, gan_weight=0.02,
+                             disc_width=64, perceptual_weight=0.5),
+            "lq_encoder": replace(base, networks=("lq_encoder",), final_lr=0.5),  # it trains on in `iter`
+            "token_nets": replace(base, networks=("refiner", "evaluator"), corrupt=0.5, masked_loss=True),
+            "iter": replace(base, corrupt=0.5, masked_loss=True),
         },
         plan={"vqgan": 0.22, "lq_encoder": 0.23, "iter": 0.5},
         notes="ten minutes of one GPU",
@@ -244,12 +242,11 @@ def _stripes() -> Tier:
                           swin=SwinConfig(width=40, groups=1, depth=2, heads=4, mlp_ratio=2)),
         lq_encoder=LQEncoderConfig(width=20, swin=swin),
         refiner=token_net,
-        evaluator=dataclasses.replace(token_net, reads_lq=False),
+        evaluator=replace(token_net, reads_lq=False),
         train={
-            "vqgan": dataclasses.replace(base, steps=900, autoencoder=0.2, gan_start=1.0, perceptual_weight=0.5, lr=2e-3),
-            "lq_encoder": dataclasses.replace(base, networks=("lq_encoder",)),
-            "token_nets": dataclasses.replace(base, steps=3_500, networks=("refiner", "evaluator"), corrupt=0.5,
-                                              masked_loss=True),
+            "vqgan": replace(base, steps=900, autoencoder=0.2, gan_start=1.0, perceptual_weight=0.5, lr=2e-3),
+            "lq_encoder": replace(base, networks=("lq_encoder",)),
+            "token_nets": replace(base, steps=3_500, networks=("refiner", "evaluator"), corrupt=0.5, masked_loss=True),
             "iter": base,
         },
         plan={"vqgan": 0.2, "lq_encoder": 0.2, "token_nets": 0.58},
@@ -277,7 +274,7 @@ def as_defined(config: Tier) -> Tier:
 
 def to_dict(config: Tier) -> dict[str, Any]:
     """A tier as plain values that JSON can hold, without `train` and `plan`: each run records its own settings."""
-    values = dataclasses.asdict(config)
+    values = asdict(config)
     return {name: values[name] for name in values if name not in ("train", "plan")}
 
 
@@ -286,6 +283,6 @@ def from_dict(values: dict[str, Any]) -> Tier:
     fields raise a TypeError that names them."""
     kinds = {"vqgan": VQGANConfig, "lq_encoder": LQEncoderConfig, "refiner": TokenNetConfig, "evaluator": TokenNetConfig}
     networks = {name: kind(**{**values[name], "swin": SwinConfig(**values[name]["swin"])}) for name, kind in kinds.items()}
-    networks["vqgan"] = dataclasses.replace(networks["vqgan"], multipliers=tuple(values["vqgan"]["multipliers"]))
+    networks["vqgan"] = replace(networks["vqgan"], multipliers=tuple(values["vqgan"]["multipliers"]))
     usual = TIERS.get(values["name"], TIERS["paper"])
     return Tier(**{**values, **networks, "train": usual.train, "plan": usual.plan})

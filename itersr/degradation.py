@@ -21,7 +21,7 @@ import io
 import math
 from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from itertools import accumulate
 from typing import Any
 
@@ -101,9 +101,9 @@ class Degradation:
             if not all(0 <= p <= 1 for p in np.ravel(getattr(self, name))):
                 raise ValueError(f"Degradation.{name} is {getattr(self, name)}, need a probability in [0, 1]")
         for name, needed in (("families", 6), ("resize", 3), ("interpolation", 3)):
-            for choices in _entries(getattr(self, name)):
-                if len(choices) != needed or min(choices) < 0 or abs(sum(choices) - 1) > 1e-6:
-                    raise ValueError(f"Degradation.{name} is {choices}, need {needed} probabilities that add up to 1")
+            choices = np.atleast_2d(getattr(self, name))  # a row for each order
+            if choices.shape[1] != needed or choices.min() < 0 or not np.allclose(choices.sum(1), 1):
+                raise ValueError(f"Degradation.{name} is {getattr(self, name)}, need {needed} probabilities that add up to 1")
         limits = {
             "kernel_size": (1, math.inf), "last_kernel_size": (1, math.inf),
             "sinc_cutoff_small": (0, math.pi), "sinc_cutoff_large": (0, math.pi), "last_sinc_cutoff": (0, math.pi),
@@ -113,16 +113,11 @@ class Degradation:
             "gaussian_sigma": (0, math.inf), "poisson_scale": (0, math.inf), "jpeg_quality": (1, 100),
         }  # fmt: skip
         for name, (low, high) in limits.items():
-            for a, b in _entries(getattr(self, name)):
+            for a, b in np.atleast_2d(getattr(self, name)):
                 if not low <= a <= b <= high:
                     raise ValueError(f"Degradation.{name} is [{a}, {b}], need a range inside [{low}, {high}]")
-                if name.endswith("kernel_size") and not (a % 2 == b % 2 == 1):
+                if name.endswith("kernel_size") and not a % 2 == b % 2 == 1:
                     raise ValueError(f"Degradation.{name} is [{a}, {b}], need odd sizes")
-
-
-def _entries(value: Sequence[Any]) -> Sequence[Any]:
-    """The entries of a field that holds one, or one for each order."""
-    return value if isinstance(value[0], Sequence) else (value,)
 
 
 PUBLISHED = Degradation()
@@ -197,18 +192,15 @@ class Draw:
 
     @classmethod
     def from_dict(cls, record: dict[str, Any]) -> Draw:
-        """The draw that `to_dict` wrote. Raises ValueError where a field is missing or unknown."""
-        return _build(cls, record)
+        """The draw that `to_dict` wrote. Raises TypeError or KeyError, with its name, where a field is missing or unknown."""
+        def kernel(record: dict[str, Any] | None) -> Kernel | None:
+            return Kernel(**record) if record else None
 
+        def order(record: dict[str, Any]) -> Order:
+            return Order(**{**record, "kernel": kernel(record["kernel"]), "noise": Noise(**record["noise"])})
 
-def _build(kind: Any, record: dict[str, Any]) -> Any:
-    """A dataclass, and those inside it, from what `asdict` made of it."""
-    wanted = {f.name for f in fields(kind)}
-    if set(record) != wanted:
-        odd = sorted(wanted ^ set(record))
-        raise ValueError(f"{kind.__name__} record: {odd} missing or unknown, need exactly {sorted(wanted)}")
-    inner = {"first": Order, "second": Order, "sinc": Kernel, "kernel": Kernel, "noise": Noise}
-    return kind(**{name: _build(inner[name], value) if isinstance(value, dict) else value for name, value in record.items()})
+        second = order(record["second"]) if record["second"] else None
+        return cls(**{**record, "first": order(record["first"]), "second": second, "sinc": kernel(record["sinc"])})
 
 
 class _Numbers:
@@ -236,10 +228,8 @@ def draw(batch: int, *, generator: torch.Generator, ranges: Degradation = PUBLIS
     """Draw the degradation of `batch` images.
 
     Every image takes the same count of numbers from the generator, whatever is drawn: a batch of n is n batches of one,
-    and two ranges under one seed differ only where they say so. Raises ValueError for a generator that is not on the CPU.
+    and two ranges under one seed differ only where they say so.
     """
-    if generator.device.type != "cpu":
-        raise ValueError(f"generator is on {generator.device}, need a CPU generator, whatever the images' device")
     return [_draw_one(ranges, generator) for _ in range(batch)]
 
 
@@ -374,8 +364,6 @@ def blur(images: Tensor, kernel: Tensor) -> Tensor:
 
 def resize(images: Tensor, size: tuple[int, int], interpolation: str) -> Tensor:
     """Resize (B,3,H,W) to (height, width) by "area", "bilinear" or "bicubic" (a = −0.75), with no smoothing first."""
-    if interpolation not in INTERPOLATIONS:
-        raise ValueError(f"interpolation is {interpolation!r}, need one of {INTERPOLATIONS}")
     if tuple(images.shape[-2:]) == size:
         return images
     return F.interpolate(images, size=size, mode=interpolation)
@@ -411,12 +399,9 @@ def luma(images: Tensor) -> Tensor:
 
 
 def add_noise(images: Tensor, noise: Noise) -> Tensor:
-    """Add the drawn noise to (B,3,H,W) and clamp to [0, 1]. Raises ValueError for an unknown kind."""
-    kinds = {"gaussian": add_gaussian_noise, "poisson": add_poisson_noise}
-    if noise.kind not in kinds:
-        raise ValueError(f"noise kind is {noise.kind!r}, need 'gaussian' or 'poisson'")
-    generator = torch.Generator().manual_seed(noise.seed)
-    return kinds[noise.kind](images, noise.strength, grey=noise.grey, generator=generator).clamp_(0, 1)
+    """Add the drawn noise to (B,3,H,W) and clamp to [0, 1]. Raises KeyError for an unknown kind."""
+    add = {"gaussian": add_gaussian_noise, "poisson": add_poisson_noise}[noise.kind]
+    return add(images, noise.strength, grey=noise.grey, generator=torch.Generator().manual_seed(noise.seed)).clamp_(0, 1)
 
 
 def jpeg(images: Tensor, quality: int) -> Tensor:
@@ -454,11 +439,15 @@ def apply(hq: Tensor, draws: Sequence[Draw], *, scale: int = 4) -> Tensor:
 
     The same draw gives the same image, alone or in a batch.
     """
-    _check(hq, scale)
-    if len(draws) != len(hq):
-        raise ValueError(f"{len(draws)} draws for {len(hq)} images, need one each")
+    if hq.ndim != 4 or hq.shape[1] != 3 or not hq.is_floating_point():
+        raise ValueError(f"hq has shape {tuple(hq.shape)} and is {hq.dtype}, need (B, 3, H, W) and floating point")
+    h, w = hq.shape[2:]
+    if scale < 1 or not h or not w or h % scale or w % scale:
+        raise ValueError(f"hq is {h}×{w}, need multiples of scale {scale}, which is 1 or more")
+    if hq.numel() and not (hq.min() >= -1e-3 and hq.max() <= 1 + 1e-3):  # also true for NaN
+        raise ValueError(f"hq has values in [{hq.min():.4g}, {hq.max():.4g}], need [0, 1]")
     if len(hq) == 0:
-        return hq.new_zeros(0, 3, hq.shape[2] // scale, hq.shape[3] // scale)
+        return hq.new_zeros(0, 3, h // scale, w // scale)
     return torch.cat([_degrade_one(image, d, scale) for image, d in zip(hq.float().split(1), draws, strict=True)])
 
 
@@ -484,19 +473,3 @@ def _order(image: Tensor, order: Order, h: int, w: int) -> Tensor:
         image = blur(image, kernel_weights(order.kernel))
     size = max(1, int(h * order.factor)), max(1, int(w * order.factor))
     return add_noise(resize(image, size, order.interpolation), order.noise)
-
-
-def _check(hq: Tensor, scale: int) -> None:
-    if hq.ndim != 4 or hq.shape[1] != 3:
-        raise ValueError(f"hq has shape {tuple(hq.shape)}, need (B, 3, H, W)")
-    if not hq.is_floating_point():
-        raise ValueError(f"hq is {hq.dtype}, need floating point in [0, 1]")
-    if scale < 1:
-        raise ValueError(f"scale is {scale}, need 1 or more")
-    for name, n in (("height", hq.shape[2]), ("width", hq.shape[3])):
-        if n == 0 or n % scale:
-            raise ValueError(f"hq has {name} {n}, need a multiple of scale {scale}")
-    if hq.numel():
-        low, high = (float(v) for v in hq.detach().aminmax())
-        if not (low >= -1e-3 and high <= 1 + 1e-3):  # also true for NaN
-            raise ValueError(f"hq has values in [{low:.4g}, {high:.4g}], need [0, 1]")

@@ -3,25 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import secrets
-import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO
-
-_LOCKED = ("the folder may not be written to", "choose another folder (-o)")
-_FULL = "free some or write elsewhere"
-_REASONS = {
-    errno.ENOSPC: ("no space left on the disk", _FULL),
-    errno.EDQUOT: ("the disk quota is used up", _FULL),
-    errno.EACCES: _LOCKED,
-    errno.EPERM: _LOCKED,
-    errno.EROFS: _LOCKED,
-    errno.ENOENT: ("there is no folder for it", "make that folder first"),
-    errno.ENAMETOOLONG: ("its name is too long", "choose a shorter one"),
-}
 
 
 def shown(path: str | os.PathLike[str]) -> str:
@@ -37,11 +23,10 @@ def listed(paths: Iterable[str | os.PathLike[str]], most: int = 10) -> str:
 
 
 class FileError(Exception):
-    """A file that cannot be used: its `path`, `what` is wrong with it, and the `cure`, in one line."""
+    """A file that cannot be used: its path, what is wrong with it, and the cure, in one line."""
 
     def __init__(self, path: str | os.PathLike[str], what: str, cure: str) -> None:
-        self.path, self.what, self.cure = os.fspath(path), what, cure
-        super().__init__(" ".join(f"{shown(self.path)}: {what}; {cure}".split()))
+        super().__init__(" ".join(f"{shown(path)}: {what}; {cure}".split()))
 
 
 class WriteError(FileError):
@@ -53,11 +38,8 @@ def writing(target: Path) -> Iterator[None]:
     """What keeps the block from writing becomes a WriteError that names `target`."""
     try:
         yield
-    except WriteError as error:  # of a file inside a hidden folder
-        raise WriteError(target, error.what, error.cure) from error
     except OSError as error:
-        reason, cure = _REASONS.get(error.errno or 0, (error.strerror or str(error), "write elsewhere (-o)"))
-        raise WriteError(target, f"cannot be written ({reason})", cure) from error
+        raise WriteError(target, f"cannot be written ({error.strerror or error})", "write elsewhere (-o)") from error
 
 
 def check_place(path: Path) -> os.stat_result | None:
@@ -69,19 +51,20 @@ def check_place(path: Path) -> os.stat_result | None:
             return os.stat(path)
         folder = next(folder for folder in path.absolute().parents if folder.exists())
         if not os.access(folder, os.W_OK):
-            raise OSError(errno.EACCES, "")
-        return None
+            raise PermissionError("Permission denied")
+    return None
 
 
 @contextlib.contextmanager
 def whole_file(target: Path, part: Path | None = None) -> Iterator[IO[bytes]]:
     """A file that takes its name only when the block ends well; nothing is left of it otherwise, Ctrl-C included.
 
-    It is written beside its place under a hidden name (or as `part`), flushed to the disk and then renamed. WriteError where it
-    cannot be.
+    It is written beside its place under a hidden name (or as `part`), flushed to the disk and then renamed. Folders are made
+    where they are missing. WriteError where it cannot be.
     """
-    mode, part = ("wb", part) if part else ("xb", _beside(target))
+    mode, part = ("wb", part) if part else ("xb", target.with_name(f".{target.stem[:50]}.{secrets.token_hex(4)}.part"))
     with writing(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
         try:
             with open(part, mode) as handle:
                 yield handle
@@ -93,23 +76,6 @@ def whole_file(target: Path, part: Path | None = None) -> Iterator[IO[bytes]]:
 
 
 def replace_file(target: Path, content: bytes | str) -> None:
-    """Write a file of a training run: a kill leaves the old one or the new one, and of the new one at most one `.part`."""
+    """Write a whole file at once: a kill leaves the old one or the new one, and of the new one at most one `.part`."""
     with whole_file(target, target.with_name(target.name + ".part")) as handle:
         handle.write(content.encode() if isinstance(content, str) else content)
-
-
-@contextlib.contextmanager
-def whole_folder(target: Path) -> Iterator[Path]:
-    """The same for a folder with all that the block puts into it. No folder that holds anything is replaced."""
-    part = _beside(target)
-    with writing(target):
-        try:
-            part.mkdir(parents=True)
-            yield part
-            os.replace(part, target)
-        finally:
-            shutil.rmtree(part, ignore_errors=True)
-
-
-def _beside(target: Path) -> Path:
-    return target.with_name(f".{target.stem[:50]}.{secrets.token_hex(4)}.part")

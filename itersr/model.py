@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import count
 from operator import index
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from itersr import pictures, tiling, weights
 from itersr.config import Tier, as_defined
 from itersr.lq_encoder import LQEncoder, Stem
 from itersr.sampling import PRESETS, EvaluatorFn, ProposeFn, Restored, Sampler, merge, restore
-from itersr.tiled import Progress, TiledNetworks, tile_for
+from itersr.tiled import TiledNetworks, tile_for
 from itersr.token_nets import Evaluator, Refiner
 from itersr.vqgan import VQGAN
 
@@ -189,7 +190,7 @@ class ITER(nn.Module):
         float32; `paper` is cross-faded.
         keep_steps=False: keep only the result. evaluator, propose: others in place of φ_e and φ_r (an oracle, say), for a
         batch of one.
-        progress: called with the number of tiles done and that of all (`tiled.Progress`); for a batch of one.
+        progress: called before each tile with the number of tiles done and the most there can be; for a batch of one.
         Raises ValueError for a wrong setting or shape, TypeError for an unknown setting, and for settings beside a `sampler`.
         """
         if sampler is not None and (settings or preset != "tier"):
@@ -203,13 +204,19 @@ class ITER(nn.Module):
         padded = self.pad(lq.to(self.device))
         size = padded.shape[-2], padded.shape[-1]
         side = tile_for(self, size, tile)
-        counter = Progress(progress, math.prod(len(tiling.tiles(length, side or length)) for length in size), sampler.steps)
-        networks = partial(TiledNetworks, self, size, side, counter.tick)
+        tiles, done = math.prod(len(tiling.tiles(length, side or length)) for length in size), count()
+        most = tiles * (2 * sampler.steps + 2)  # E_l, φ_e on S_l, φ_r and φ_e in all steps (φ_e not in the last), D_H
+
+        def tick() -> None:
+            if progress is not None:
+                progress(min(next(done), most - 1), most)  # `Trace.at` decodes more
+
+        networks = partial(TiledNetworks, self, size, side, tick)
 
         def one(image: Tensor, own: int) -> Restored:
             tiled = networks()
             return restore(tiled.read(image), sampler, propose=propose or tiled.propose, evaluator=evaluator or tiled.evaluate,
-                           generators=[torch.Generator().manual_seed(own)], keep_steps=keep_steps, on_step=counter.on_step)
+                           generators=[torch.Generator().manual_seed(own)], keep_steps=keep_steps)
 
         def decode(tokens: Tensor) -> Tensor:
             s = self.tier.scale
@@ -225,8 +232,8 @@ class ITER(nn.Module):
         settings: those of `restore` (`tile` among them) and fields of `Sampler`.
         Raises TypeError and ValueError for what is no picture (`pictures.to_tensor` tells) and for wrong settings.
         """
-        lq = pictures.to_tensor(image).detach()
-        if color_fix not in pictures.COLOR_FIXES:
+        if color_fix not in pictures.COLOR_FIXES:  # before the networks run
             raise ValueError(f"color_fix {color_fix!r}: there are {', '.join(pictures.COLOR_FIXES)}")
+        lq = pictures.to_tensor(image).detach()
         result = self.restore(lq, seed=seed, keep_steps=False, **settings).image.cpu()
         return pictures.like(image, pictures.match_colors(result, lq.cpu(), color_fix))

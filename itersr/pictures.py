@@ -163,10 +163,8 @@ def _check(x: Any, kind: str) -> None:
     if 0 in x.shape:
         raise ValueError(f"{kind} has the shape {tuple(x.shape)}, needed at least one pixel")
     if "float" in dtype:
-        low, high = float(x.min()), float(x.max())  # NaN spreads through min and max
-        if not (np.isfinite(low) and np.isfinite(high)):
-            raise ValueError(f"{kind} holds NaN or infinity, needed finite values in [0, 1]")
-        if low < -1e-4 or high > 1 + 1e-4:
+        low, high = float(x.min()), float(x.max())
+        if not (low >= -1e-4 and high <= 1 + 1e-4):  # also true for NaN, which spreads through min and max
             hint = "; divide by 255" if low >= 0 and 1 < high <= 255 else ""
             raise ValueError(f"{kind} holds values from {low:.4g} to {high:.4g}, needed [0, 1]{hint}")
 
@@ -187,28 +185,19 @@ def from_pixels(pixels: np.ndarray, turn: int = 1, profile: bytes | None = None)
     return Photo(x[:1].repeat(3, 1, 1) if grey else x[:3].contiguous(), x[-1:].clone() if len(x) in (2, 4) else None, meta)
 
 
-def from_pil(image: Any, notes: list[str] | None = None) -> Photo:
-    """A PIL image of any mode as a `Photo`, turned upright; `notes` takes what was lost. ValueError for values out of range."""
+def from_pil(image: Any) -> Photo:
+    """A PIL image of any mode as a `Photo`, turned upright. ValueError for values out of range."""
     image.load()
     mode, clear, profile = image.mode, image.info.get("transparency"), image.info.get("icc_profile")
-    if 0 in image.size:
-        raise ValueError(f"image has the size {image.size}, needed at least one pixel")
     turn = orientation(image)
-    white_is_0 = getattr(image, "tag_v2", {}).get(262) == 0  # in a TIFF: Pillow sees to it up to 8 bits only
     if mode in ("CMYK", "LAB"):
-        if notes is not None:
-            notes.append(f"{mode} turned into sRGB" + (" through its ICC profile" if profile and mode == "CMYK" else ""))
         return from_pixels(np.asarray(_to_srgb(image, profile)), turn)
-    if mode.startswith("I"):  # 16 bit grey; the plain mode I could hold more
-        values = np.asarray(image)
-        if values.min() < 0 or values.max() > 65535:
-            raise ValueError(f"image of mode I holds {values.min()} to {values.max()}, needed [0, 65535]")
-        values = 65535 - values.astype(np.uint16) if white_is_0 else values.astype(np.uint16)
-        return from_pixels(values if clear is None else with_clear(values[..., None], clear), turn, profile)
-    if mode == "F":
-        values = np.asarray(image)
-        _check(values, "image of mode F")
-        return from_pixels(1 - values if white_is_0 else values, turn, profile)
+    if mode == "F" or mode.startswith("I"):  # floats, or 16 bit grey; the plain mode I could hold more
+        values, top = np.asarray(image, np.float32), np.float32(1 if mode == "F" else 65535)
+        white_is_0 = getattr(image, "tag_v2", {}).get(262) == 0  # in a TIFF: Pillow sees to it up to 8 bits only
+        values = (top - values if white_is_0 else values) / top
+        _check(values, f"image of mode {mode}")
+        return from_pixels(values if clear is None else np.dstack([values, np.asarray(image) != clear]), turn, profile)
     if clear is not None and mode in ("1", "L", "P", "RGB"):
         image = image.convert("LA" if mode in ("1", "L") else "RGBA")
     elif mode not in ("L", "LA", "RGB", "RGBA"):
@@ -229,15 +218,8 @@ def profile_fits(profile: bytes | None, grey: bool) -> bool:
     return profile is not None and len(profile) >= 128 and profile[16:20] == (b"GRAY" if grey else b"RGB ")
 
 
-def with_clear(pixels: np.ndarray, clear: Any) -> np.ndarray:
-    """(H, W, C) uint16 with an alpha channel that is 0 where a pixel has the colour `clear` and 65535 elsewhere."""
-    return np.dstack([pixels, (pixels != clear).any(-1) * np.uint16(65535)])
-
-
 def _to_srgb(image: Any, profile: bytes | None) -> Any:
-    own: Any = io.BytesIO(profile) if profile else None
-    if image.mode == "LAB":
-        own = ImageCms.createProfile("LAB")
+    own: Any = ImageCms.createProfile("LAB") if image.mode == "LAB" else io.BytesIO(profile) if profile else None
     if own is not None:
         with contextlib.suppress(ImageCms.PyCMSError):
             return ImageCms.profileToProfile(image, own, ImageCms.createProfile("sRGB"), outputMode="RGB")

@@ -157,19 +157,18 @@ def step(tokens: Tensor, keep: Tensor, condition: Tensor, condition_keep: Tensor
 
 
 def restore(condition: Tensor, sampler: Sampler, *, propose: ProposeFn, evaluator: EvaluatorFn,
-            generators: Sequence[torch.Generator], keep_steps: bool = True,
-            on_step: Callable[[int], None] = lambda t: None) -> Restored:
+            generators: Sequence[torch.Generator], keep_steps: bool = True) -> Restored:
     """Algorithm 2 with Eq. 6 and 7: refine S_l = `condition` (B, h, w), each image alone, with a random generator of its own.
 
     S_l is judged, which gives T_s (lines 1–6); then t runs from T_s down to 1. An image whose tokens are all good is answered
-    by S_l itself. keep_steps=False keeps no maps of the steps (`Restored.steps` is then empty). on_step gets every t before
-    its step. ValueError where there are more or fewer generators than images.
+    by S_l itself. keep_steps=False keeps no maps of the steps (`Restored.steps` is then empty). ValueError where there are more
+    or fewer generators than images.
     """
     if len(generators) != len(condition):
         raise ValueError(f"{len(generators)} generators for {len(condition)} images: each image needs its own")
     if len(condition) != 1:
-        return merge([restore(image, sampler, propose=propose, evaluator=evaluator, generators=[own], keep_steps=keep_steps,
-                              on_step=on_step) for image, own in zip(condition.split(1), generators, strict=True)])
+        return merge([restore(image, sampler, propose=propose, evaluator=evaluator, generators=[own], keep_steps=keep_steps)
+                      for image, own in zip(condition.split(1), generators, strict=True)])
     good = torch.zeros_like(condition, dtype=torch.bool)
     if sampler.adaptive and sampler.alpha < 1:
         good = good_tokens(evaluator(condition, condition), sampler.alpha)
@@ -178,7 +177,6 @@ def restore(condition: Tensor, sampler: Sampler, *, propose: ProposeFn, evaluato
     tokens, keep = condition, good  # Eq. 7: m_t = m_s, and S_t is S_l there and masked elsewhere
     steps: list[Step] = []
     for t in range(start, 1 if sampler.skip_last else 0, -1):
-        on_step(t)
         # drawn on the CPU, so that every device sees the same numbers
         noise = [torch.rand(condition.shape, generator=generators[0]).to(condition.device) for _ in range(2)]
         done = step(tokens, keep, condition, good, t, sampler, propose=propose, evaluator=evaluator, noise=noise)

@@ -134,20 +134,3 @@ class TiledNetworks:
             return self.model.vqgan.decode(tokens[..., rows, columns]).float().clamp(0, 1)
 
         return self.join("decoder", picture, self.model.tier.vqgan.factor)
-
-
-class Progress:
-    """Tells how many tiles are done, and of how many, as far as T_s is known."""
-
-    def __init__(self, tell: Callable[[int, int], None] | None, tiles: int, steps: int) -> None:
-        """tell: called with both numbers before each tile; tiles: of one network; steps: T."""
-        self.tell, self.tiles, self.done = tell, tiles, 0
-        self.total = tiles * (2 * steps + 2)  # E_l, φ_e on S_l, φ_r and φ_e in all steps (φ_e not in the last), D_H
-
-    def tick(self) -> None:
-        if self.tell is not None:
-            self.tell(self.done, max(self.total, self.done + 1))
-        self.done += 1
-
-    def on_step(self, t: int) -> None:
-        self.total = self.done + self.tiles * 2 * t

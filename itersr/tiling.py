@@ -40,11 +40,7 @@ def tiles(length: int, tile: int, overlap: int = 0, multiple: int = 1) -> list[T
 
     overlap: width of the halo on each side where the axis goes on. Both are rounded to a multiple of `multiple` (tile down, but
     to one at least; overlap up), so that every `read` begins at a multiple, and ends at one or at the end of the axis.
-    ValueError for a length, tile or multiple below 1, or a negative overlap.
     """
-    for name, value, least in (("length", length, 1), ("tile", tile, 1), ("multiple", multiple, 1), ("overlap", overlap, 0)):
-        if value < least:
-            raise ValueError(f"{name} is {value}, needed at least {least}")
     step = max(multiple, tile // multiple * multiple)
     halo = -(-overlap // multiple) * multiple
     cores = [slice(start, min(start + step, length)) for start in range(0, length, step)]
@@ -109,26 +105,16 @@ def is_local(tier: Tier) -> bool:
 # ------------------------------------------------------------------------------------------------------- putting together
 
 
-def _parts(fn: Part, size: tuple[int, int], tile: int, overlap: int, multiple: int,
-           factor: int) -> Iterator[tuple[Tile, Tile, Tensor]]:
-    """The tiles of a picture, each with what `fn` gives for it."""
-    for row, column in grid(size, tile, overlap, multiple):
-        y = fn(row.read, column.read)
-        h, w = (t.read.stop - t.read.start for t in (row, column))
-        if tuple(y.shape[-2:]) != (h * factor, w * factor):
-            raise ValueError(f"fn made {tuple(y.shape[-2:])} of a tile {(h, w)}, needed {(h * factor, w * factor)}")
-        yield row, column, y
-
-
 def apply_tiled(fn: Part, size: tuple[int, int], tile: int, overlap: int, multiple: int = 1, factor: int = 1) -> Tensor:
     """What `fn` gives for a picture of `size` (H, W), computed tile by tile: (B, C, factor·H, factor·W).
 
     fn gets the rows and columns to read and gives (B, C, factor·rows, factor·columns). The result equals that of
     `fn(slice(0, H), slice(0, W))` when `overlap` covers fn's receptive field and windows divide `multiple`. Memory: the result
-    and what fn needs for (tile + 2·overlap)² places. ValueError where fn gives another size, and for what `tiles` refuses.
+    and what fn needs for (tile + 2·overlap)² places.
     """
     out = torch.empty(0)
-    for row, column, y in _parts(fn, size, tile, overlap, multiple, factor):
+    for row, column in grid(size, tile, overlap, multiple):
+        y = fn(row.read, column.read)
         if not out.numel():
             out = y.new_empty((*y.shape[:-2], size[0] * factor, size[1] * factor))
         inner = y[..., scaled(row.inner, factor), scaled(column.inner, factor)]
@@ -136,7 +122,7 @@ def apply_tiled(fn: Part, size: tuple[int, int], tile: int, overlap: int, multip
     return out
 
 
-def ramp(tile: Tile, length: int, factor: int = 1) -> Tensor:
+def ramp(tile: Tile, factor: int = 1) -> Tensor:
     """Blending weights of one tile along one axis, (read length · factor,): 1 inside, falling to 0 over the overlaps.
 
     Two neighbours' ramps are symmetric about their common border and add up to 1; at the ends of the axis there is nothing to
@@ -145,10 +131,9 @@ def ramp(tile: Tile, length: int, factor: int = 1) -> Tensor:
     size = (tile.read.stop - tile.read.start) * factor
     places = torch.arange(size, dtype=torch.float32) + 0.5
     weight = torch.ones(size)
-    before, after = tile.core.start - tile.read.start, tile.read.stop - tile.core.stop
-    if tile.core.start > 0 and before > 0:
+    if before := tile.core.start - tile.read.start:
         weight = torch.minimum(weight, places / float(2 * before * factor))
-    if tile.core.stop < length and after > 0:
+    if after := tile.read.stop - tile.core.stop:
         weight = torch.minimum(weight, (size - places) / float(2 * after * factor))
     return weight
 
@@ -156,14 +141,15 @@ def ramp(tile: Tile, length: int, factor: int = 1) -> Tensor:
 def blend(fn: Part, size: tuple[int, int], tile: int, overlap: int, multiple: int = 1, factor: int = 1) -> Tensor:
     """What `fn` gives for a picture of `size`, where no halo makes tiles exact: neighbours are cross-faded.
 
-    Arguments and errors as for `apply_tiled`, the result in float32; constant pictures stay constant.
+    Arguments as for `apply_tiled`, the result in float32; constant pictures stay constant.
     """
     total = torch.empty(0)
     weights = torch.zeros(size[0] * factor, size[1] * factor)
-    for row, column, y in _parts(fn, size, tile, overlap, multiple, factor):
+    for row, column in grid(size, tile, overlap, multiple):
+        y = fn(row.read, column.read)
         if not total.numel():
             total = y.new_zeros((*y.shape[:-2], *weights.shape), dtype=torch.float32)
-        weight = ramp(row, size[0], factor)[:, None] * ramp(column, size[1], factor)
+        weight = ramp(row, factor)[:, None] * ramp(column, factor)
         rows, columns = scaled(row.read, factor), scaled(column.read, factor)
         total[..., rows, columns] += y.float() * weight.to(y.device)
         weights[rows, columns] += weight

@@ -37,17 +37,13 @@ def locate(name: str | Path | None) -> Path:
 
     Where a folder has the name of a tier, a `Path` is that folder and a string the tier.
     """
-    here = ", ".join(shipped()) or "none"
-    if name is None:
-        if not shipped():
-            raise WeightsError("no weights ship with this copy of itersr: train some (`itersr train`) and name their folder")
-        name = shipped()[0]
+    name = shipped()[0] if name is None else name
     folder = Path(name)
     own = (folder / "config.json").is_file()
     if str(name) in shipped() and not (own and isinstance(name, Path)):
         return SHIPPED / str(name)
     if not own:
-        raise WeightsError(f"{name}: neither a tier with shipped weights ({here}) nor a folder with a config.json")
+        raise WeightsError(f"{name}: no folder with a config.json, and no tier whose weights ship ({', '.join(shipped())})")
     return folder
 
 
@@ -55,16 +51,13 @@ def load(module: nn.Module, path: Path) -> None:
     """Fill `module` from a safetensors file; WeightsError where that is missing, damaged, or of another network."""
     try:
         module.load_state_dict(load_file(path))
-    except FileNotFoundError:
-        raise WeightsError(f"{path}: no such file") from None
     except (SafetensorError, OSError, ValueError, RuntimeError) as error:
-        raise WeightsError(f"{path}: not weights of this network ({textwrap.shorten(str(error), 200)})") from None
+        raise WeightsError(f"{path}: no weights of this network ({textwrap.shorten(str(error), 200)})") from None
 
 
 def save(folder: Path, networks: dict[str, nn.Module], tier: Tier, extra: dict[str, Any] | None = None, *,
          dtype: torch.dtype = torch.float16) -> None:
     """Write networks (keys of `NETWORKS`), in half precision by default, and `config.json` with the tier and `extra`."""
-    folder.mkdir(parents=True, exist_ok=True)
     for name, module in networks.items():
         state = {key: value.detach().to("cpu", dtype).contiguous() for key, value in module.state_dict().items()}
         replace_file(folder / f"{name}.safetensors", to_bytes(state))  # a run that is killed continues from this file

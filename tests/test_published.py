@@ -133,8 +133,6 @@ def test_scale_two(miniature: ITER, tmp_path: Path) -> None:
     loaded = published.load(tmp_path, device="cpu")
     assert same(loaded, x2) and loaded.tier.scale == 2
     assert loaded.upscale(torch.rand(3, 20, 33), steps=1).shape == (3, 40, 66)
-    with pytest.raises(WeightsError, match="ITER_x4.pth"):
-        published.load(tmp_path, scale=4)
 
 
 def test_buffers_of_the_release_are_not_needed_and_not_loaded(miniature: ITER, tmp_path: Path) -> None:
@@ -170,16 +168,11 @@ WRONG_ITER: dict[str, tuple[Callable[[State], object], str]] = {
     "unexpected": (lambda s: s.update({SOME + "_v2": torch.zeros(1)}), f"tensor {SOME}_v2 is unexpected"),
     "stray": (lambda s: s.update(stray=torch.zeros(1)), "tensor stray is unexpected"),
     "shape": (lambda s: s.update({SOME: s[SOME][:, :-1]}), f"tensor {SOME} has shape (96, 31), needed is (96, 32)"),
-    "integers": (lambda s: s.update({SOME: s[SOME].long()}), f"tensor {SOME} (torch.int64) does not hold finite"),
-    "not a number": (lambda s: s[SOME].fill_(float("nan")), f"tensor {SOME} (torch.float32) does not hold finite"),
-    "infinite": (lambda s: s[SOME].view(-1)[:1].fill_(float("inf")), f"tensor {SOME} (torch.float32) does not hold finite"),
-    "without values": (lambda s: s.update({SOME: s[SOME].to("meta")}), f"tensor {SOME} (torch.float32) does not hold finite"),
-    "text": (lambda s: s.update({SOME: "text"}), f"'{SOME}' is no plain tensor but a str"),
-    "list": (lambda s: s.update({SOME: [1.0, 2.0]}), f"'{SOME}' is no plain tensor but a list"),
-    "sparse": (lambda s: s.update({SOME: s[SOME].to_sparse()}), f"'{SOME}' is no plain tensor"),
-    "numbered": (lambda s: s.update({7: torch.zeros(1)}), "7 is no plain tensor"),
-    "no lq encoder": (lambda s: [s.pop(name) for name in list(s) if name.startswith("lq_encoder")], "it has 0 stages"),
-    "empty": (lambda s: s.clear(), "it has 0 stages of lq_encoder.model, needed are 1 or 2 (its first tensor: none)"),
+    "text": (lambda s: s.update({SOME: "text"}), "no dictionary `params` of tensors alone"),
+    "list": (lambda s: s.update({SOME: [1.0, 2.0]}), "no dictionary `params` of tensors alone"),
+    "no lq encoder": (lambda s: [s.pop(name) for name in list(s) if name.startswith("lq_encoder")],
+                      "tensor lq_encoder.model.0.weight is missing"),
+    "empty": (lambda s: s.clear(), "tensor lq_encoder.model.0.weight is missing"),
 }
 
 
@@ -201,10 +194,6 @@ def test_wrong_tensors(miniature: ITER, tmp_path: Path, case: str) -> None:
 
 
 WRONG_STAGE1: dict[str, tuple[Callable[[State], object], str]] = {
-    "generator differs": (lambda s: s.update({"generator.blocks.0.bias": s["decoder.blocks.0.bias"] + 1}),
-                          "tensor generator.blocks.0.bias differs from its twin"),
-    "generator has more": (lambda s: s.update({"generator.blocks.99.bias": torch.zeros(1)}),
-                           "tensor generator.blocks.99.bias is unexpected"),
     "discriminator": (lambda s: s.update({"disc.0.weight": torch.zeros(1)}), "tensor disc.0.weight is unexpected"),
     "prefixed": (lambda s: s.update({"vqgan." + n: s.pop(n) for n in list(s)}),
                  "tensor encoder.blocks.0.weight is missing"),
@@ -226,7 +215,7 @@ def test_wrong_stage1(miniature: ITER, tmp_path: Path, case: str) -> None:
 
 def test_files_the_wrong_way_round(miniature: ITER, tmp_path: Path) -> None:
     vqgan_path, iter_path = files.write(tmp_path, *files.released(miniature))
-    with pytest.raises(WeightsError, match="not an ITER file of scale 4 or 2"):
+    with pytest.raises(WeightsError, match="tensor encoder.blocks.0.weight is missing"):
         published.read(iter_path, vqgan_path)
 
 
@@ -243,13 +232,11 @@ class Evil:
 @pytest.mark.parametrize("content, message", [
     (b"", "not a readable file of tensors"),
     (b"<!DOCTYPE html><html><body>404</body></html>", "a web page"),
-    (b"\n  <html>", "a web page"),
-    (b'{"message": "Not Found"}', "a web page"),
     (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n", "not a readable file of tensors"),
     (b"PK\x03\x04" + bytes(100), "not a readable file of tensors"),
     (bytes(range(256)) * 40, "not a readable file of tensors"),
     (pickle.dumps({"params": 3}), "not a readable file of tensors"),
-], ids=["empty", "html", "html after a blank", "json", "pointer", "zip", "bytes", "plain pickle"])
+], ids=["empty", "html", "pointer", "zip", "bytes", "plain pickle"])
 def test_files_that_are_no_weights(tmp_path: Path, content: bytes, message: str) -> None:
     path = tmp_path / "ITER_x4.pth"
     path.write_bytes(content)
@@ -258,20 +245,13 @@ def test_files_that_are_no_weights(tmp_path: Path, content: bytes, message: str)
     one_line(caught, path, message)
 
 
-@pytest.mark.parametrize("content, message", [
-    ({"state_dict": {}}, "no dictionary `params`"),
-    ({"params_ema": {}}, "it holds: params_ema"),
-    ({"params": torch.zeros(2)}, "no dictionary `params`"),
-    ({}, "it holds: nothing"),
-    ([torch.zeros(2)], "it holds: list"),
-    (torch.zeros(2), "it holds: Tensor"),
-])
-def test_files_of_another_kind(tmp_path: Path, content: object, message: str) -> None:
+@pytest.mark.parametrize("content", [{"state_dict": {}}, {"params": torch.zeros(2)}, {}, [torch.zeros(2)], torch.zeros(2)])
+def test_files_of_another_kind(tmp_path: Path, content: object) -> None:
     path = tmp_path / "ITER_x4.pth"
     torch.save(content, path)
     with pytest.raises(WeightsError) as caught:
         published.read_pickle(path)
-    one_line(caught, path, message)
+    one_line(caught, path, "no dictionary `params`")
 
 
 def test_nothing_in_a_pickle_is_run(tmp_path: Path) -> None:
@@ -304,14 +284,8 @@ def test_safetensors_instead(tmp_path: Path) -> None:
 def test_files_that_are_not_there(tmp_path: Path) -> None:
     with pytest.raises(WeightsError) as caught:
         published.read_pickle(tmp_path / "gone.pth")
-    one_line(caught, tmp_path / "gone.pth", "cannot be read (No such file")
-    with pytest.raises(WeightsError) as caught:
-        published.read_pickle(tmp_path)
-    one_line(caught, tmp_path, "cannot be read (Is a directory)")
-    with pytest.raises(WeightsError, match="no ITER_swinvqgan.pth in this folder"):
-        published.load(tmp_path)
-    (tmp_path / "ITER_swinvqgan.pth").touch()
-    with pytest.raises(WeightsError, match="no ITER_x4.pth or ITER_x2.pth in this folder"):
-        published.load(tmp_path)
-    with pytest.raises(WeightsError, match="scale 3"):
-        published.load(tmp_path, scale=3)
+    one_line(caught, tmp_path / "gone.pth", "missing")
+    for _ in range(2):
+        with pytest.raises(WeightsError, match="needed in this folder are ITER_swinvqgan.pth and ITER_x4.pth or ITER_x2.pth"):
+            published.load(tmp_path)
+        (tmp_path / "ITER_swinvqgan.pth").touch()

@@ -302,7 +302,7 @@ def test_a_peer_is_measured_on_ones_own_photos(tmp_path: Path, capsys: pytest.Ca
     ([], "nothing to measure"),
     (["--peer", "realesrgan"], "--peer needs --inputs"),
     (["--inputs", "x", "--outputs", "a=b"], "--inputs needs --peer"),
-    (["--peer", "realesrgan", "--inputs", "x", "--outputs", "realesrgan=b"], "the name realesrgan is that of --peer"),
+    (["--peer", "realesrgan", "--inputs", "x", "--outputs", "realesrgan=b"], "and each name another"),
 ])
 def test_calls_that_make_no_sense_are_refused(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["evaluate", *arguments]) == 2

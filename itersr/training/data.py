@@ -82,7 +82,7 @@ class Photos:
                         parts.append(photo.flatten())
                         begin += photo.numel()
                     good.append(path)
-            for error in bad:  # not before: while threads read, nothing reaches stderr
+            for error in bad:
                 log.warning("%s; it is left out", error)
             if not good:
                 raise ValueError(f"no photos to train on: none of {len(self.paths)} files can be read")

@@ -10,10 +10,9 @@ import contextlib
 import hashlib
 import json
 import logging
-import math
 import os
+import re
 import shutil
-import stat
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,22 +20,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
+from tqdm import tqdm
 
-from itersr import pictures
-from itersr.disk import FileError, WriteError, check_place, shown, whole_file, whole_folder, writing
-from itersr.pictures import Photo
-from itersr.upscaling.read import MAX_PIXELS, ImageError, image_files, read, size
+from itersr import degradation, pictures
+from itersr.disk import FileError, WriteError, check_place, replace_file, shown
+from itersr.pictures import Meta, Photo
+from itersr.upscaling.read import ImageError, image_files, read
 from itersr.upscaling.write import SUFFIXES, check_output, write
 
 log = logging.getLogger(__name__)
 
-FIRST_TILE = 128  # LQ pixels: what is tried after the model's own choice did not fit into memory
-SMALLEST_TILE = 64
-MEASURED, LONG = 5.0, 60.0  # seconds: after MEASURED, the time left is printed if it is above LONG
-BYTES = {"PNG": 2.0, "TIFF": 2.5, "BMP": 3.0, "JPEG": 0.5, "WEBP": 0.4}  # of a file, roughly, for a pixel of a photo
+SMALL_TILE = 64  # LQ pixels: what is tried after memory ran out
 
 
 @dataclass(frozen=True)
@@ -44,16 +39,15 @@ class Options:
     """How files are upscaled and named; names and defaults follow Real-ESRGAN's script where it has them."""
 
     suffix: str = "out"  # photo.png -> photo_out.png; "" keeps the name
-    ext: str = "auto"  # "auto": the input's own where it can be written and holds what the picture has, else png
+    ext: str = "auto"  # or png, jpg, webp, tif, bmp; "auto": the input's own where it can be written, else png
     force: bool = False  # overwrite existing outputs
     skip_existing: bool = False  # leave inputs out whose output exists: a batch that was stopped goes on
     scale: float | None = None  # of the result; None: the model's. Another one is reached by bicubic resizing
     seed: int = 0
     tile: int | None = None  # LQ pixels; 0: in one piece; None: the model's choice, by size
-    precision: str = "auto"  # or "fp32", "bf16"
+    precision: str = "fp32"  # or "bf16", which changes single tokens
     color_fix: str = "wavelet"  # or another of pictures.COLOR_FIXES
     save_trace: bool = False
-    max_pixels: int = MAX_PIXELS
     quality: int = 95  # of JPEG and WebP
     settings: Mapping[str, Any] = field(default_factory=dict)  # of Alg. 2: steps, alpha, policy, schedule, temperature
 
@@ -82,45 +76,34 @@ def plan(inputs: Sequence[str | os.PathLike[str]], output: str | os.PathLike[str
 
     `output` is a file when it has an image suffix and there is one input file, else a folder (made later, when needed). What
     an earlier run has put into an input folder, results and traces, is no input. `beside` names what is made with a result.
-    ValueError for no input, one output for several inputs and an unknown `ext`, ImageError for a folder without images.
+    ValueError for two inputs that would become one output, ImageError for a folder without images.
     """
-    if not inputs:
-        raise ValueError("no input: name image files or folders")
-    ext = options.ext.lower().lstrip(".")
-    if ext != "auto" and f".{ext}" not in SUFFIXES:
-        raise ValueError(f"--ext {options.ext}: use auto or one of {', '.join(s[1:] for s in SUFFIXES)}")
     out = Path(output)
     sources: list[tuple[Path | None, Path]] = []  # (input folder, or None for a file named by itself, and the file)
     for entry in map(Path, inputs):
         sources += [(entry, file) for file in image_files(entry)] if os.path.isdir(entry) else [(None, entry)]
     single = out.suffix.lower() in SUFFIXES and not os.path.isdir(out)
-    if single and (len(sources) > 1 or sources[0][0] is not None):
-        raise ValueError(f"-o {shown(out)}: one file for {len(sources)} inputs; name a folder")
-    if not single and os.path.exists(out) and not os.path.isdir(out):
-        raise ValueError(f"-o {shown(out)}: is a file and has no image suffix ({', '.join(SUFFIXES)}); name a folder")
-
-    targets: dict[tuple[Path | None, Path], Path] = {}
+    jobs: list[tuple[Path | None, Job]] = []
     made: set[str] = set()  # what this call makes, and an earlier one like it has made
     for root, source in sources:
-        ending = source.suffix.lower() if ext == "auto" else f".{ext}"
+        ending = source.suffix.lower() if options.ext == "auto" else f".{options.ext}"
         name = source.stem + (f"_{options.suffix}" if options.suffix else "") + (ending if ending in SUFFIXES else ".png")
         target = out if single else out / (source.parent.relative_to(root) if root is not None else "") / name
-        targets[root, source] = target
+        jobs.append((root, Job(source, target, beside(target))))
         made |= {os.path.abspath(path) for path in (target, trace_folder(target), *beside(target))} - {os.path.abspath(source)}
         if root is not None and Path(os.path.abspath(root)) in Path(os.path.abspath(out)).parents:
             made.add(os.path.abspath(out))
-    jobs: dict[str, Job] = {}
-    for (root, source), target in targets.items():
-        place = Path(os.path.abspath(source))
+    makers: dict[str, Job] = {}
+    for root, job in jobs:
+        place = Path(os.path.abspath(job.source))
         if root is not None and made & {str(place), *map(str, place.parents)}:
             continue
-        job = Job(source, target, beside(target))
-        for path in (target, *job.beside):
-            first = jobs.setdefault(os.path.abspath(path), job).source
-            if first != source:
-                both = f"{shown(first)} and {shown(source)} would both become {shown(path)}"
+        for path in (job.target, *job.beside):
+            first = makers.setdefault(os.path.abspath(path), job).source
+            if first != job.source:
+                both = f"{shown(first)} and {shown(job.source)} would both become {shown(path)}"
                 raise ValueError(f"{both}; rename one or use another folder")
-    return list(dict.fromkeys(jobs.values()))
+    return list(dict.fromkeys(makers.values()))
 
 
 def _free(jobs: Sequence[Job], options: Options, failures: list[Failure]) -> list[Job]:
@@ -130,128 +113,65 @@ def _free(jobs: Sequence[Job], options: Options, failures: list[Failure]) -> lis
         with contextlib.suppress(OSError, ValueError):
             found = os.stat(job.source)
             inputs[found.st_dev, found.st_ino] = job.source
-    free, force = [], options.force or options.skip_existing
+    free = []
     for job in jobs:
         with _told(job, failures):
-            _refuse(job.target, job, inputs, force)
-            if options.skip_existing and job.target.exists():
-                continue
-            for path in job.beside:
-                _refuse(path, job, inputs, force)
-            free.append(job)
+            for path in (job.target, *job.beside):
+                if (there := check_place(path)) is None:
+                    continue
+                if (other := inputs.get((there.st_dev, there.st_ino))) is not None:
+                    result = "its own result" if other == job.source else f"the result of {shown(job.source)}"
+                    raise ImageError(other, f"would be overwritten by {result}", "use a --suffix or another folder")
+                if options.skip_existing and path == job.target:
+                    break
+                if path == trace_folder(job.target) and not (path / "trace.json").is_file():
+                    raise ImageError(path, "exists and holds no trace", "rename it, or use another folder (-o)")
+                if not options.force and not options.skip_existing:
+                    raise ImageError(path, "exists already", "use --force to overwrite it, or another folder (-o)")
+            else:
+                free.append(job)
     if skipped := len(jobs) - len(free) - len(failures):
         log.info("%d skipped: their results exist", skipped)
     return free
-
-
-def _refuse(path: Path, job: Job, inputs: Mapping[tuple[int, int], Path], force: bool) -> None:
-    """FileError where what lies at `path` may not be replaced, or nothing can be made there."""
-    found = check_place(path)
-    if found is None:
-        return
-    if (other := inputs.get((found.st_dev, found.st_ino))) is not None:
-        result = "its own result" if other == job.source else f"the result of {shown(job.source)}"
-        raise ImageError(other, f"would be overwritten by {result}", "use a --suffix or another folder")
-    if path.suffix.lower() in SUFFIXES and stat.S_ISDIR(found.st_mode):
-        raise ImageError(path, "is a folder", "name a file, or another folder")
-    if path.suffix.lower() not in SUFFIXES and not (path / "trace.json").is_file():
-        raise ImageError(path, "exists and holds no trace", "rename it, or use another folder (-o)")
-    if not force:
-        raise ImageError(path, "exists already", "use --force to overwrite it, or another folder (-o)")
 
 
 def upscale_files(load: Callable[[], Any], inputs: Sequence[str | os.PathLike[str]], output: str | os.PathLike[str],
                   options: Options | None = None, progress: bool = False) -> list[Failure]:
     """Upscale files and folders (`plan` says what becomes of `inputs` and `output`); gives the files that could not be done.
 
-    load: gives the model, an `ITER` or what has its `upscale` and `tier.scale` (and its `restore`, for traces). Called once,
-    when there is a picture to upscale: bad input is reported at once. progress: bars on stderr, over files and over tiles.
+    load: gives the model, an `ITER` or what has its `restore` and `tier`. Called once, when there is a picture to upscale: bad
+    input is reported at once. progress: bars on stderr, over files and over tiles.
 
     Each failure is logged as one line (error level), each success too (info level). KeyboardInterrupt passes through and leaves
     finished files only. Raises what `plan` and `load` raise.
     """
     options = options or Options()
-    if options.precision not in ("auto", "fp32", "bf16"):
-        raise ValueError(f"precision {options.precision!r}: there are auto, fp32 and bf16")
-    from tqdm import tqdm
-
     failures: list[Failure] = []
     jobs = plan(inputs, output, options, lambda target: (trace_folder(target),) if options.save_trace else ())
-    jobs = _free(jobs, options, failures)
-    sizes = {job: found for job in jobs if (found := size(job.source)) and math.prod(found) <= options.max_pixels}
+    model = None
+    for job, photo in _photos(_free(jobs, options, failures), failures, progress):
+        if model is None:
+            model = load().bfloat16() if options.precision == "bf16" else load()
+        with _told(job, failures), tqdm(unit="tile", desc=shown(job.source.name), leave=False, disable=not progress) as bar:
 
-    def loaded() -> Any:  # "auto" is fp32: bfloat16 changes single tokens
-        return load().bfloat16() if options.precision == "bf16" else load()
+            def show(done: int, total: int, bar: Any = bar) -> None:
+                bar.total = total
+                bar.update(done - bar.n)
 
-    model = loaded() if sizes else None
-    if model is not None:
-        jobs = _fitting(jobs, sizes, options.scale or model.tier.scale, failures)
-    clock = _Clock(sum(math.prod(sizes[job]) for job in jobs if job in sizes))
-    for job, photo in _photos(jobs, options, failures, progress):
-        with _told(job, failures):
-            started, model = time.perf_counter(), model or loaded()
-            with tqdm(unit="tile", desc=shown(job.source.name), leave=False, disable=not progress) as bar:
-
-                def show(done: int, total: int, bar: Any = bar, pixels: int = math.prod(photo.size)) -> None:
-                    bar.total = total
-                    bar.update(done - bar.n)
-                    clock.look(pixels * done / total)
-
-                _upscale_one(model, photo, job.target, options, show)
+            started = time.perf_counter()
+            _upscale_one(model, photo, job.target, options, show)
             log.info("%s -> %s (%.1f s)", shown(job.source), shown(job.target), time.perf_counter() - started)
-        clock.done += math.prod(photo.size)
-        clock.look()
     return failures
 
 
-def _fitting(jobs: Sequence[Job], sizes: Mapping[Job, tuple[int, int]], scale: float, failures: list[Failure]) -> list[Job]:
-    """The jobs whose results fit their formats; errors of the others are logged, as is a disk that is too small."""
-    fitting, needed = [], 0.0
-    for job in jobs:
-        with _told(job, failures):
-            width, height = (round(side * scale) for side in sizes.get(job, (1, 1)))
-            needed += BYTES[check_output(job.target, (height, width))] * width * height
-            fitting.append(job)
-    if fitting:
-        folder = next(folder for folder in fitting[0].target.absolute().parents if folder.exists())
-        if needed > (free := shutil.disk_usage(folder).free):
-            log.warning("%s: about %.0f MB are needed, %.0f MB are free", shown(folder), needed / 1e6, free / 1e6)
-    return fitting
-
-
-@dataclass
-class _Clock:
-    """Logs once, after the first tiles or pictures, about how long a long run will take."""
-
-    pixels: int  # of all pictures
-    done: int = 0  # those of finished pictures
-    began: float = field(default_factory=time.perf_counter)
-    told: bool = False
-
-    def look(self, more: float = 0.0) -> None:
-        """`more`: how many pixels of the current picture are done."""
-        spent, done = time.perf_counter() - self.began, self.done + more
-        if self.told or spent < MEASURED or not done:
-            return
-        self.told = True
-        if (left := spent * (self.pixels / done - 1)) > LONG:
-            log.info("about %s to go", f"{left / 3600:.1f} hours" if left > 5400 else f"{left / 60:.0f} minutes")
-
-
-def _photos(jobs: Sequence[Job], options: Options, failures: list[Failure], progress: bool) -> Iterator[tuple[Job, Photo]]:
+def _photos(jobs: Sequence[Job], failures: list[Failure], progress: bool) -> Iterator[tuple[Job, Photo]]:
     """The jobs whose picture can be read, each with its picture; errors of the others are logged."""
-    from tqdm import tqdm
-
     with tqdm(jobs, unit="image", desc="itersr", disable=not progress or len(jobs) < 2) as bar:
         for job in bar:
             with _told(job, failures):
-                photo = read(job.source, options.max_pixels)
+                photo = read(job.source)
                 for note in photo.meta.notes:
                     log.warning("%s: %s", shown(job.source), note)
-                for path in (job.target, *job.beside):
-                    with writing(path):
-                        path.parent.mkdir(parents=True, exist_ok=True)
-                check_output(job.target, exif=photo.meta.exif)
                 yield job, photo
 
 
@@ -261,58 +181,47 @@ def _told(job: Job, failures: list[Failure]) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        message = str(error)
+        message = " ".join(str(error).split()) or type(error).__name__
         if not isinstance(error, FileError):
-            reason = " ".join(str(getattr(error, "strerror", None) or error or type(error).__name__).split())
-            message = f"{shown(job.source)}: {reason}"
+            message = f"{shown(job.source)}: {message}"
             log.debug("%s", job.source, exc_info=error)
         log.error("%s", message)
-        usage = isinstance(error, FileError) and not isinstance(error, WriteError)
+        usage = isinstance(error, (FileError, ValueError)) and not isinstance(error, WriteError)
         failures.append(Failure(job.source, message, usage))
 
 
 def _upscale_one(model: Any, photo: Photo, target: Path, options: Options, progress: Callable[[int, int], None]) -> None:
     h, w = (max(1, round(side * (options.scale or model.tier.scale))) for side in photo.size)
+    check_output(target, (h, w), photo.meta.exif)
     settings: dict[str, Any] = {"seed": options.seed, **options.settings}
-    lq, trace = pictures.to_tensor(photo), None
-    if options.save_trace:
-        trace = _in_memory(partial(model.restore, lq, progress=progress, **settings), photo, target, options)
-        result = pictures.match_colors(trace.image.cpu().clone(), lq, options.color_fix)
-    else:
-        call = partial(model.upscale, lq, color_fix=options.color_fix, progress=progress, **settings)
-        result = _in_memory(call, photo, target, options)
-    result = result.detach().float().cpu()
+    lq = pictures.to_tensor(photo)
+    call = partial(model.restore, lq, keep_steps=options.save_trace, progress=progress, **settings)
+    trace = _in_memory(call, target, options.tile)
+    result = pictures.match_colors(trace.image.cpu(), lq, options.color_fix)
     if not torch.isfinite(result).all():
         raise RuntimeError("the model's result holds NaN or infinity; try --precision fp32")
     if tuple(result.shape[-2:]) != (h, w):
         result = pictures.resize(result[0], (h, w))[None]
-    if trace is not None:
+    if options.save_trace:
         save_trace(trace, trace_folder(target), model.tier.vqgan.factor, settings)
     write(photo.upscaled(result[0]), target, options.quality)
 
 
-def _in_memory(call: Callable[..., Any], photo: Photo, target: Path, options: Options) -> Any:
-    """What `call` gives with the tile of the options, or with a smaller one when memory ran out."""
-    tile, again = options.tile, False
+def _in_memory(call: Callable[..., Any], target: Path, tile: int | None) -> Any:
+    """What `call` gives with this tile, or, when memory ran out, with a small one."""
     while True:
         try:
-            return call() if tile is None else call(tile=tile)
+            return call(tile=tile)
         except (MemoryError, RuntimeError) as error:
-            if not _out_of_memory(error):
+            if not (isinstance(error, MemoryError) or re.search("out of memory|allocate memory", str(error))):
                 raise
-            if again:
+            if tile and tile <= SMALL_TILE:
                 raise RuntimeError(f"out of memory with --tile {tile} too; use a smaller --tile, or --device cpu") from error
         # Outside the except block: its traceback would keep the first try's tensors alive.
-        smaller = tile // 2 if tile else min(FIRST_TILE, max(photo.size) // 2)
-        tile, again = max(SMALLEST_TILE, smaller // 16 * 16), True
+        tile = SMALL_TILE
         log.warning("%s: out of memory; once more with --tile %d", shown(target.name), tile)
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-
-
-def _out_of_memory(error: BaseException) -> bool:
-    text = str(error).lower()
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "out of memory" in text or "allocate memory" in text
 
 
 def trace_folder(target: Path) -> Path:
@@ -335,17 +244,16 @@ def save_trace(trace: Any, folder: Path, factor: int, settings: Mapping[str, Any
         "tokens": list(trace.restored.tokens.shape[-2:]),
         "start_step": int(trace.start[0]),
         "steps": [{"t": step.t, "kept": float(step.keep.float().mean())} for step in steps],
-        "settings": {key: value.item() if isinstance(value, np.generic) else value for key, value in settings.items()},
+        "settings": dict(settings),
     }
-    with whole_folder(folder) as made:
-        for i, (name, mask) in enumerate(zip(names, masks, strict=True)):
-            write(Photo(trace.at(i)[0]), made / f"{i:02d}_{name}.png")
-            pixels = mask[0].cpu().numpy().astype(np.uint8) * 255
-            pixels = pixels.repeat(factor, 0).repeat(factor, 1)[:height, :width]  # the grid is padded beyond the picture
-            Image.fromarray(pixels).save(made / f"{i:02d}_mask.png")
-        (made / "trace.json").write_text(json.dumps(record, indent=1) + "\n")
-        if (folder / "trace.json").exists():
-            shutil.rmtree(folder)  # an earlier trace: --force was asked for
+    if (folder / "trace.json").exists():
+        shutil.rmtree(folder)  # an earlier trace: --force was asked for
+    replace_file(folder / "trace.json", json.dumps(record, indent=1) + "\n")
+    for i, (name, mask) in enumerate(zip(names, masks, strict=True)):
+        write(Photo(trace.at(i)[0]), folder / f"{i:02d}_{name}.png")
+        large = mask.float().repeat_interleave(factor, 1).repeat_interleave(factor, 2)
+        large = large[:, :height, :width].expand(3, -1, -1)  # the grid is padded beyond the picture
+        write(Photo(large, meta=Meta(grey=True)), folder / f"{i:02d}_mask.png")
 
 
 def degrade_files(inputs: Sequence[str | os.PathLike[str]], output: str | os.PathLike[str], seed: int = 0, scale: int = 4,
@@ -356,11 +264,7 @@ def degrade_files(inputs: Sequence[str | os.PathLike[str]], output: str | os.Pat
     made with it. The draw in draws.jsonl is enough to make it again (`degradation.Draw.from_dict`, `degradation.apply`).
     Raises what `plan` does, and ValueError where draws.jsonl exists and `force` is False.
     """
-    from itersr import degradation
-
     out = Path(output)
-    if out.suffix.lower() in SUFFIXES:
-        raise ValueError(f"-o {out}: degrade makes a folder (hq, lq, draws.jsonl); name one")
     record = out / "draws.jsonl"
     if record.exists() and not force:
         raise ValueError(f"{record} exists already: use --force to overwrite, or another folder (-o)")
@@ -368,12 +272,10 @@ def degrade_files(inputs: Sequence[str | os.PathLike[str]], output: str | os.Pat
     lines: list[str] = []
     options = Options(suffix="", ext="png", force=force)
     jobs = plan(inputs, out / "lq", options, lambda target: (out / "hq" / target.relative_to(out / "lq"),))
-    for job, photo in _photos(_free(jobs, options, failures), options, failures, progress):
+    for job, photo in _photos(_free(jobs, options, failures), failures, progress):
         with _told(job, failures):
             name = job.target.relative_to(out / "lq")
             h, w = (side // scale * scale for side in photo.size)
-            if min(h, w) == 0:
-                raise ImageError(job.source, f"is {photo.size[1]}×{photo.size[0]}", f"use at least {scale}×{scale}")
             hq = photo.visible()[:, :h, :w].contiguous()
             digest = hashlib.sha256(os.fsencode(f"{seed}/{name.as_posix()}")).digest()
             draws = degradation.draw(1, generator=torch.Generator().manual_seed(int.from_bytes(digest[:7], "little")))
@@ -384,6 +286,5 @@ def degrade_files(inputs: Sequence[str | os.PathLike[str]], output: str | os.Pat
             lines.append(json.dumps(line))
             log.info("%s -> %s", shown(job.source), shown(job.target))
     if lines:
-        with whole_file(record) as handle:
-            handle.write(("\n".join(lines) + "\n").encode())
+        replace_file(record, "\n".join(lines) + "\n")
     return failures

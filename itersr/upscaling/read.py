@@ -6,9 +6,7 @@ import contextlib
 import io
 import logging
 import os
-import threading
 import warnings
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,9 +19,6 @@ from itersr.disk import FileError, listed, shown
 from itersr.pictures import Photo
 
 log = logging.getLogger(__name__)
-
-MAX_PIXELS = 100_000_000
-"""Largest picture that `read` decodes unless told otherwise: a few kilobytes of PNG can claim gigabytes of pixels."""
 
 FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "PPM")
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".jfif", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".ppm", ".pgm"})
@@ -48,8 +43,7 @@ def image_files(path: str | os.PathLike[str]) -> list[Path]:
     """
     root = Path(path)
     if not os.path.isdir(root):
-        what = "is not a folder" if os.path.exists(root) else "does not exist"
-        raise ImageError(root, what, "name a folder with images")
+        raise ImageError(root, "is not a folder", "name a folder with images")
     found: list[Path] = []
     left_out: list[Path] = []
     locked: list[OSError] = []
@@ -69,126 +63,71 @@ def image_files(path: str | os.PathLike[str]) -> list[Path]:
     return sorted(found, key=lambda file: file.relative_to(root).as_posix())
 
 
-def read(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> Photo:
+def read(path: str | os.PathLike[str]) -> Photo:
     """Read one image file as a `Photo`.
 
     PNG, JPEG, WebP, TIFF, BMP, GIF (first frame) and PPM; 1, 8 and 16 bit, grey, RGB, palette, CMYK, Lab, each with alpha where
     the format has it. EXIF orientation is applied. ICC profiles of RGB and grey pictures are kept, pixels untouched; CMYK and
     Lab become sRGB through their profile.
 
-    ImageError for a file that is missing, unreadable, empty, no image, truncated or damaged, or has more than `max_pixels`
-    pixels (width × height); the last is checked before they are decoded.
+    ImageError for a file that is missing, unreadable, no image, truncated or damaged, or has more pixels than Pillow opens (a
+    few kilobytes of PNG can claim gigabytes of them): 179 million, twice `PIL.Image.MAX_IMAGE_PIXELS`.
     """
-    data = _content(path)
-    with warnings.catch_warnings(action="ignore"):  # Pillow warns of odd metadata; what matters becomes an error or a note
-        try:
-            image = _open(io.BytesIO(data))
-        except Exception as error:
-            unknown = isinstance(error, Image.UnidentifiedImageError)
-            what = "is not an image in a format known here" if unknown else "is damaged"
-            raise ImageError(path, what, "use a whole PNG, JPEG, WebP, TIFF, BMP, GIF or PPM file") from error
-        width, height = image.size
-        if width * height > max_pixels:
-            what = f"has {width}×{height} = {width * height:,} pixels, more than the limit of {max_pixels:,}"
-            raise ImageError(path, what, "if it is meant to be so large, raise the limit (--max-pixels)")
-        try:
-            return _decode(data, image)
-        except MemoryError as error:
-            what = f"needs more memory than there is ({width}×{height})"
-            raise ImageError(path, what, "cut it into parts") from error
-        except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error and more for damaged files
-            what = f"cannot be decoded ({str(error) or type(error).__name__})"
-            raise ImageError(path, what, "get the file again, or save it anew in another program") from error
-
-
-def _content(path: str | os.PathLike[str]) -> bytes:
     try:
-        if data := Path(path).read_bytes():
-            return data
-        what, cure = "is empty (0 bytes)", "get the file again"
-    except FileNotFoundError:
-        what, cure = "does not exist", "check the name"
-    except IsADirectoryError:
-        what, cure = "is a folder", "name an image file"
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        what, cure = f"cannot be read ({reason})", "check the file and its permissions"
-    raise ImageError(path, what, cure)
-
-
-_limit, _stderr = threading.Lock(), threading.Lock()  # what belongs to the whole process is changed by one thread at a time
-
-
-def _open(file: Any) -> Any:
-    """The Pillow image, header only. Pillow's own limit of pixels is one global number; ours is an argument of `read`."""
-    with _limit:
-        before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
-        try:
-            return Image.open(file, formats=FORMATS)
-        finally:
-            Image.MAX_IMAGE_PIXELS = before
-
-
-def size(path: str | os.PathLike[str]) -> tuple[int, int] | None:
-    """(width, height) by the header of the file, before orientation; None where it cannot be read: `read` then says why."""
-    if os.path.isfile(path):  # what is read from a pipe is gone
-        with contextlib.suppress(Exception), warnings.catch_warnings(action="ignore"), _open(path) as image:
-            return image.size
-    return None
+        data = Path(path).read_bytes()
+        with warnings.catch_warnings(action="ignore"):  # Pillow warns of odd metadata; what matters becomes an error or a note
+            return _decode(data, Image.open(io.BytesIO(data), formats=FORMATS))
+    except Image.UnidentifiedImageError as error:
+        raise ImageError(path, "is not an image in a format known here", f"use a whole {', '.join(FORMATS)} file") from error
+    except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error and more for damaged files
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise ImageError(path, f"cannot be read ({reason})", "check the file, or save it anew in another program") from error
 
 
 def _decode(data: bytes, image: Any) -> Photo:
     """Pixels and meta of a freshly opened (not yet loaded) Pillow image."""
     notes: list[str] = []
     stored = str(image.tile[0][3]) if image.tile else ""  # how Pillow names the pixels before it loads them: "RGB;16B", say
-    turn, exif = pictures.orientation(image), _exif(image, notes)
     with contextlib.suppress(Exception):
         if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:  # MPO: a phone's JPEG with another picture behind it
             notes.append(f"{image.n_frames} frames or pages: only the first is used")
             image.seek(0)
     tags = getattr(image, "tag_v2", {})
     deep = ";16" in stored or max(tags.get(_BITS, (8,))) == 16
-    planar = tags.get(_PLANES) == 2  # channel after channel: Pillow reads only 8 bit RGB, RGBA and CMYK so
     if deep and 2 in tags.get(_KIND, ()):
         raise ValueError("signed numbers of 16 bits")
+    if tags.get(_PLANES) == 2 and (deep or image.mode in ("LA", "La")):  # Pillow reads only 8 bit RGB, RGBA and CMYK so
+        raise ValueError("channel after channel")
     if stored in ("L;2", "L;4") and "transparency" in image.info:
         image.info["transparency"] *= {"L;2": 85, "L;4": 17}[stored]  # Pillow widens the pixels to 8 bits, and not this one
-    own = (deep and image.mode in ("RGB", "RGBA")) or (planar and (deep or image.mode in ("LA", "La")))
-    photo = None
-    with _quiet() if own or image.format == "TIFF" else contextlib.nullcontext():
-        image.load()  # a truncated file fails here, whichever decoder makes the pixels
+    image.load()  # a truncated file fails here, whichever decoder makes the pixels
+    photo, exif = None, _exif(image, notes)
+    if deep and image.mode in ("RGB", "RGBA"):  # of which Pillow keeps 8 bits
         try:
-            photo = _own_photo(data, image, turn, stored, planar) if own else None
+            photo = _deep_photo(data, image, stored)
         except Exception as error:
-            if planar:
-                raise
             notes.append(f"16 bit {image.format} read with 8 bits ({' '.join(str(error).split())})")
-    photo = photo or pictures.from_pil(image, notes)
+    elif image.mode in ("CMYK", "LAB"):
+        notes.append(f"{image.mode} turned into sRGB")
+    photo = photo or pictures.from_pil(image)
     return replace(photo, meta=replace(photo.meta, exif=exif, notes=tuple(notes)))
 
 
-def _own_photo(data: bytes, image: Any, turn: int, stored: str, planar: bool) -> Photo:
-    """The picture in a file that Pillow does not read in full: several channels of 16 bits, of which it keeps 8, or planes."""
-    bands = len(image.getbands())
-    pixels: Any
-    if image.mode not in ("LA", "RGB", "RGBA") or getattr(image, "tag_v2", {}).get(_EXTRA) == (1,):
-        raise ValueError("unusual channels, or colours multiplied with alpha")
-    if planar:  # OpenCV takes them for pixel after pixel
-        import tifffile
+def _deep_photo(data: bytes, image: Any, stored: str) -> Photo:
+    """The picture in a file with several channels of 16 bits, read by OpenCV."""
+    import cv2
 
-        pixels = np.moveaxis(tifffile.imread(io.BytesIO(data), key=0), 0, -1)[..., :bands]
-    else:
-        import cv2
-
-        # Blue comes first, grey three times. OpenCV turns a TIFF while it reads it, as Pillow does, but no PNG.
-        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-        if pixels is None or pixels.dtype != np.uint16:
-            raise ValueError("stored in an unknown way")
-        pixels = pixels[..., [0, 3] if stored.startswith("LA") else [2, 1, 0, 3][:bands]]
-        turn = pictures.orientation(image)
-    if "transparency" in image.info:
-        pixels = pictures.with_clear(pixels[..., :3], image.info["transparency"])
-    return pictures.from_pixels(pixels, turn, image.info.get("icc_profile"))
+    if getattr(image, "tag_v2", {}).get(_EXTRA) == (1,):
+        raise ValueError("colours multiplied with alpha")
+    pixels: Any = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    if pixels is None or pixels.dtype != np.uint16:
+        raise ValueError("stored in an unknown way")
+    # Blue comes first, grey three times.
+    pixels = pixels[..., [0, 3] if stored.startswith("LA") else [2, 1, 0, 3][: len(image.getbands())]]
+    if "transparency" in image.info:  # the colour that is clear
+        pixels = np.dstack([pixels[..., :3], (pixels[..., :3] != image.info["transparency"]).any(-1) * np.uint16(65535)])
+    # OpenCV turns a TIFF while it reads it, as Pillow does, but no PNG.
+    return pictures.from_pixels(pixels, pictures.orientation(image), image.info.get("icc_profile"))
 
 
 def _exif(image: Any, notes: list[str]) -> bytes | None:
@@ -206,16 +145,3 @@ def _exif(image: Any, notes: list[str]) -> bytes | None:
     except Exception:  # EXIF written by broken tools is common; the picture is still good
         notes.append("damaged EXIF data left out")
         return None
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without what libtiff and libpng print to the process's stderr: neither has a switch, and the ImageError says it once."""
-    with _stderr, contextlib.ExitStack() as undo:
-        with contextlib.suppress(OSError):  # there may be no stderr
-            kept = os.dup(2)
-            undo.callback(os.close, kept)
-            undo.callback(os.dup2, kept, 2)
-            with open(os.devnull, "w") as nowhere:
-                os.dup2(nowhere.fileno(), 2)
-        yield
