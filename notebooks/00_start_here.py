@@ -62,8 +62,8 @@ from itersr.upscaling.write import write
 # ## 1 · A photo, upscaled
 #
 # A cup of coffee, a photo inside scikit-image that no model here was trained on. We take a square of it, make it bad as a
-# camera and the internet do (blur, a quarter of the side, noise, JPEG: notebook [01](01_degradation.ipynb)), and have ITER
-# undo it.
+# camera and the internet do (blur, a quarter of the side, noise, JPEG: notebook [01](01_degradation.ipynb)), and have ITER undo
+# it. The bad, small picture is called LQ (low quality), the sharp one HQ.
 
 # %%
 model = ITER.from_pretrained(
@@ -113,7 +113,8 @@ print("another seed:        ", torch.equal(result, model.upscale(lq, seed=run.se
 #
 # ## 2 · Before and after
 #
-# The line is movable. As a still picture, on GitHub for example, it is at 0.5:
+# Left of the line is LQ, enlarged; right of it is ITER's result. The line is movable. As a still picture, on GitHub for
+# example, it is at 0.5:
 
 # %%
 shown = widgets.before_after_view(bicubic, result, position=0.5)
@@ -169,12 +170,13 @@ path = run.save_figure(fig, "five_pictures")
 
 # %% [markdown]
 # 1. **LQ.** The bad photo.
-# 2. **S_l.** The LQ encoder E_l reads it as tokens, one for each small square, and the decoder D_H paints them. The
-#    distortion goes, and so does the texture.
+# 2. **S_l.** The LQ encoder E_l reads it as tokens, one for each small square, and the decoder D_H paints them. The distortion
+#   goes; the texture does not come back yet.
 # 3. **m_s.** The evaluator φ_e gives each token a probability of being good. Blue is at least α and is kept; grey is to be
 #    made anew. How many are good decides how many steps are taken, T_s. The line below has the numbers.
 # 4. **S_t.** In each step the refiner φ_r proposes tokens for the grey places, φ_e judges again, and some more are kept.
-# 5. **Result.** After the last step all tokens are kept; D_H paints them.
+# 5. **Result.** After the last step all tokens are kept; D_H paints them. Its colours drift (see the sky of the rocket);
+#   `upscale` then takes their low frequencies from the input.
 
 # %%
 good = {name: each.restored.condition_keep[0]
@@ -201,7 +203,7 @@ print("kept   =", *(f"{tokens_to_keep(t - 1, 8, 64):3d}" for t in range(8, 0, -1
 # %% [markdown]
 # ## 5 · The map
 #
-# The whole method in one picture; the orange numbers are the notebooks that build each part.
+# The whole method in one picture; the orange numbers are the notebooks that build each part (09 measures the result).
 
 # %%
 boxes = {  # name: (x, y, text, notebook)
@@ -243,8 +245,9 @@ axis.axis("off")
 path = run.save_figure(fig, "map")
 
 # %% [markdown]
-# *See: what lies on white runs on a photo of yours; the coloured band exists in training only, because there the HQ photo is
-# known. φ_r and φ_e both read S_l and the current S_t; the loop between S_t and the two is Algorithm 2.*
+# *See: what lies on white, from the LQ photo on, runs on a photo of yours. The coloured band and the arrow "degradation" exist
+# in training only, because there the HQ photo is known. φ_r and φ_e both read S_l and the current S_t; the loop between S_t and
+# the two is Algorithm 2.*
 #
 # | notebook | what you build | in the paper |
 # |---|---|---|

@@ -151,9 +151,10 @@ path = show(pictures | {"blurred: " + n: deg.blur(hq, k)[..., 20:116, 40:136]
                         for n, k in kernels.items()}, "kernels", 5, 1.55)
 
 # %% [markdown]
-# *Above: the weights of each kernel, 21×21. Brightness is the square root of the weight, so that small weights show; the
-# negative weights of sinc are black. Below: a piece of the cup, blurred by each. See the direction of the aniso blur in the
-# rim, and the echo lines that sinc leaves beside it.*
+# *Above: the weights of each kernel, 21×21. Brightness is the square root of the weight, relative to the largest of the kernel,
+# so that small weights show; the negative weights of sinc are black. Below: a piece of the cup, blurred by each. See the aniso
+# blur in the bright line on the coffee: sharp where the line runs along the kernel, soft where it runs across; and the echo
+# lines that sinc leaves beside it.*
 #
 # A property that a bug would break: blurring a constant changes nothing (weights sum to 1), and the sinc kernel does what it
 # says. Its frequency response, by FFT, is near 1 below ω and near 0 above.
@@ -214,8 +215,9 @@ pictures = {"stripes": stripes[..., :62, :62]} | {
 path = show(pictures, "resize")
 
 # %% [markdown]
-# *Stripes three pixels apart, and the same reduced 3.1 times: they are too fine for the smaller grid. All three show wide
-# bands that were never there. With area they are faint; with bilinear and bicubic they have the stripes' full contrast.*
+# *Left, a third of the width of stripes three pixels apart. Then the whole picture, reduced 3.1 times: the stripes are too fine
+# for the smaller grid. All three show wide bands that were never there: with area they are much weaker than the stripes; with
+# bilinear and bicubic they have the stripes' full contrast.*
 #
 # ## 3 · Noise
 #
@@ -617,7 +619,8 @@ assert "NIQE" not in scores or scores.NIQE["sharpened"] < scores.NIQE["HQ itself
 # ## 9 · Play
 #
 # `degradation_view` is a function from settings to a picture; the panel under it only adds controls. Without a kernel you see
-# the picture alone: blur 1.5, detour 0.6, noise 8, JPEG 60, taken twice.
+# the picture alone: blur 1.5, resize × 0.6, noise 8, JPEG 60. The panels up to JPEG are the first pass; the last is LQ after
+# the second pass.
 
 # %%
 from itersr.lab.widgets import degradation_view

@@ -340,6 +340,8 @@ def draw_cells(axis, points: torch.Tensor, codes: torch.Tensor, title: str,
     used = torch.bincount(book.nearest(points.T[None, :, None])[0, 0], minlength=len(codes)) > 0
     axis.imshow((cells * 7 % len(codes)).numpy(), origin="lower", extent=area,
                 cmap="Pastel1", interpolation="nearest", aspect="auto")
+    for code in range(len(codes)):
+        axis.contour(x, y, (cells == code).float(), [0.5], colors="0.6", linewidths=0.4)
     axis.scatter(*points.T, s=3, color="0.35", linewidths=0)
     axis.scatter(*codes[~used].T, color="red", marker="x", s=24)
     axis.scatter(*codes[used].T, color="k", marker="x", s=24)
@@ -356,9 +358,9 @@ inset.set(title="", xticks=[], yticks=[])
 path = run.save_figure(fig, "cells")
 
 # %% [markdown]
-# *What to see: latents are grey, codes are crosses, cells are coloured. On the left all codes lie within ±1/24 of the origin;
-# the inset shows ±0.06. The cells of the outer codes are wedges that hold all latents; red codes have none. On the right
-# cells are small where latents are dense: detail where it is needed.*
+# *What to see: latents are grey, codes are crosses, cells are coloured (a colour may come again, a thin line parts the cells).
+# On the left all codes lie within ±1/24 of the origin; the inset shows ±0.06. The cells of the outer codes are wedges that hold
+# all latents; red codes have none. On the right cells are small where latents are dense: detail where it is needed.*
 #
 # This is why training starts as a **plain autoencoder**, without a codebook: k-means needs latents that already mean something.
 #
@@ -388,11 +390,12 @@ assert quantization_error(blobs, restarted) < quantization_error(blobs, left_beh
 fig, axes = plt.subplots(1, 2, figsize=(8, 3.4), layout="constrained")
 draw_cells(axes[0], blobs, left_behind, "Left behind")
 draw_cells(axes[1], blobs, restarted, "Restarted")
+axes[1].scatter(*restarted[dead].T, s=70, facecolors="none", edgecolors="red")
 path = run.save_figure(fig, "restart")
 
 # %% [markdown]
-# *What to see: the red codes at the lower right are nearest to no latent. After the restart each lies among latents; the black
-# ones did not move.*
+# *What to see: the red codes at the lower right are nearest to no latent. After the restart each (red rings) lies among
+# latents; the others did not move.*
 #
 # ## 8 · The adversary
 #
@@ -514,7 +517,7 @@ healthy.loc[["train: l1", "train: lpips", "validation: psnr", "validation: lpips
 # ## 10 · Held-out photos
 #
 # Three photos that no tier ever trains on. Photo, tokens (each code its own colour), and what D_H draws from the tokens alone,
-# with its PSNR (over RGB here; over luma in section 8 of 01).
+# with its PSNR (of the whole photo; shown is a piece of it. Over RGB here; over luma in section 8 of 01).
 
 # %%
 unit = run.tier.vqgan.factor * run.tier.vqgan.swin.window  # whole windows in D_H's Swin layers
@@ -547,9 +550,10 @@ for column, (name, photo) in zip(axes.T, photos.items(), strict=True):
 path = run.save_figure(fig, "reconstruction")
 
 # %% [markdown]
-# *What to see: edges and shading are already in the token map; equal areas share tokens. In the last row look for what K
-# codes could not say: faint colours, fine hair, straight lines that wobble with the token grid. (At `smoke` all photos
-# trained on are a portrait and a motorcycle: where should a code for a blue sky come from?)*
+# *What to see: in the cup and the rocket, edges and shading are already in the token map, and equal areas share tokens; fur has
+# another token at nearly every place. In the last row look for what K codes could not say: faint colours, fine hair, straight
+# lines that wobble with the token grid. (At `smoke` all photos trained on are a portrait and a motorcycle: where should a code
+# for a blue sky come from?)*
 #
 # Is it any good? The weakest decoder that has not seen the photo answers the mean colour of the *training* photos everywhere.
 # A VQGAN that learned anything must beat it by far; this notebook demands 6 dB.
@@ -628,8 +632,9 @@ if local:
 
 
 # %% [markdown]
-# *What to see: left, the token map of the crop; right, the share of equal tokens at each distance from its border. Black dots,
-# if any, lie near the border, where the crop's zero padding shows; beyond the receptive field (red) there can be none.*
+# *What to see: left, the places of the crop's token map, white where the token equals that of the whole photo; right, the share
+# of equal tokens at each distance from its border. Black dots, if any, lie near the border, where the crop's zero padding
+# shows; beyond the receptive field (red) there can be none.*
 #
 # What would break it? Any layer that looks at the whole picture. `GroupNorm`, which the published network uses, divides by a
 # standard deviation over *all* positions. Two untrained encoders, same widths, one image and its crop; how far do the
@@ -690,9 +695,10 @@ path = run.save_figure(fig, "usage")
 assert evenness > 4, "the codebook has collapsed"
 
 # %% [markdown]
-# *What to see: the tokens of the three photos of section 10. A few codes for sky, table and shadow take much of the pictures,
-# and a long tail does the rest. (The perplexity in section 9's table is of other photos.) A network that always answers the
-# code of the tallest bar is right that often. Notebook 03 has such a guess too, on its own crops.*
+# *What to see: the tokens of the three photos of section 10. A few codes take much of the pictures: flat areas, such as the sky
+# behind the rocket, repeat one token. A long tail does the rest. (The perplexity in section 9's table is of other photos.) A
+# network that always answers the code of the tallest bar is right that often. Notebook 03 has such a guess too, on its own
+# crops.*
 #
 # ## 13 · What does one code look like?
 #

@@ -585,7 +585,8 @@ display(Markdown(
     f"{rows['a sample of E_l']['equal neighbours']:.0%} in the sample."))
 
 # %% [markdown]
-# *What to see, in the pictures (a part of each of the three photos) and in the last column of the table:*
+# *What to see, in the pictures (a part of each of the three photos; "bound: S_h" is what D_H draws from the true tokens, the
+# mark for any choice of tokens) and in the last column of the table:*
 #
 # - *The argmax is too uniform. Where several tokens are possible it takes the same likeliest one again and again: flat areas
 #   grow, texture goes.*

@@ -194,8 +194,8 @@ path = run.save_figure(fig, "schedules")
 # %% [markdown]
 # *What to see. Left: lines are γ, dots the chain of 4,000 tokens, a colour for each schedule. The dots lie on the lines: the
 # chain masks the share that γ says. Right: bars, in the same colours, are the tokens that each inference step adds to the kept
-# ones. The cosine adds few in the first steps, when hardly any token is kept, and most in the last, when each place has many
-# kept neighbours. Linear adds equally many in each step; square adds most in its first steps.*
+# ones. The cosine adds few in the first steps, when hardly any token is kept, and most in the last ones, when each place has
+# many kept neighbours. Linear adds equally many in each step; square adds most in its first steps.*
 
 # %% [markdown]
 # ### The way back: Eq. 3
@@ -319,9 +319,10 @@ for row, (kind, several) in zip(axes, masks.items()):
 path = run.save_figure(fig, "masks_over_t")
 
 # %% [markdown]
-# *What to see: the forward process, left to right, with the linear schedule above and the cosine below; masked tokens are
-# grey. What is masked stays masked (the cell asserts it: the mask is absorbing). Half way, at t = 4, the linear
-# schedule keeps half of the tokens, the cosine fewer than a third. Inference starts at t = 8 and has to predict what is grey.*
+# *What to see: the forward process, left to right, with the linear schedule above and the cosine below; masked tokens are grey.
+# The picture is S_h of one crop, decoded. What is masked stays masked (the cell asserts it: the mask is absorbing). Half way,
+# at t = 4, the linear schedule keeps half of the tokens, the cosine fewer than a third. Inference starts at t = 8 and has to
+# predict what is grey.*
 
 # %% [markdown]
 # ## 2. What φ_r reads
@@ -530,7 +531,8 @@ path = run.save_figure(fig, "toy_samples")
 # %% [markdown]
 # *What to see: four samples each, from nothing, in 1, 4, 8 and 16 steps; a colour for each code. The number is how much of a
 # map equals the nearest of the 16 true maps, on average over 100 samples (the number at T = 1 is what noise gets). One step:
-# noise. Four steps: parts of stripes. Sixteen: nearly whole. It is the same network with the same weights.*
+# noise. Four steps: parts of stripes. Eight and sixteen: most maps are nearly whole; one that has settled on two phases that do
+# not fit stays broken. It is the same network with the same weights.*
 
 # %% [markdown]
 # ## 5. One step of Algorithm 1, by hand
@@ -657,7 +659,7 @@ print(f"{int(curve['step'].max())} steps; "
 fig, (left, right) = plt.subplots(1, 2, figsize=(8, 2.8), layout="constrained")
 left.plot(on_masked["step"], on_masked["value"], label="φ_r, masked places")
 left.axhline(math.log(codes), color="grey", ls=":", label="ln K: uniform guess")
-left.set(xlabel="step", ylabel="nats a token", title="Eq. 4 on training crops",
+left.set(xlabel="step", ylabel="nats a token", title="masked places, training crops",
          ylim=(None, 1.25 * math.log(codes)))
 for i, ratio in enumerate((0.25, 0.5, 0.75, 1.0)):
     rows = validated[validated["name"] == f"φ_r masked accuracy at {ratio}"]
@@ -784,7 +786,7 @@ verdict = ("it reads its neighbours" if gain > 1
            else "it hardly uses its neighbours, and answers nearly as E_l does")
 display(Markdown(
     "*What to see: how much the kept tokens help; each point is the mean over the masked places "
-    "of its own mask. Left: accuracy, with the two answers that use no neighbour as lines. "
+    "of its own mask. Left: accuracy, with the two answers that read no kept token as lines. "
     "Right: entropy; the dotted line is a uniform guess.* From no token kept to 90 % kept, "
     f"φ_r's accuracy on masked tokens moves by **{gain:+.1f} points** "
     f"and its entropy by **{-drop:+.2f} nats**: at this tier {verdict}. "

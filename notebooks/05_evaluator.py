@@ -331,8 +331,9 @@ for axis in axes.flat:
 path = run.save_figure(fig, "targets")
 
 # %% [markdown]
-# *What to see. Top: complete maps, decoded. Bottom: the targets of Eq. 5, white = good. In the third map half of the tokens
-# are true by construction. φ_e has to say the bottom row, and gets the token maps.*
+# *What to see. Top: complete maps, decoded. Bottom: the targets of Eq. 5, white = good. The first column is S_h itself, for
+# comparison. In the third map half of the tokens are true by construction. φ_e has to say the bottom row, and gets the token
+# maps.*
 
 # %% [markdown]
 # ## 5. Training
@@ -362,10 +363,11 @@ right.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
 path = run.save_figure(fig, "training")
 
 # %% [markdown]
-# *What to see. Left: the loss on both kinds of maps; one batch a point, so neighbouring points differ much; it should end below
-# the dotted line. Right: how well φ_e tells good from bad on crops of photos held out of the training set, for S_l and at four
-# mask ratios; the dotted line is chance. What an AUC is comes in section 6. (From here on "held-out photos" are again the three
-# of section 1, as in notebook 04.)*
+# *What to see. Left: the loss on both kinds of maps; one batch a point, so neighbouring points differ much; single batches of
+# samples lie above the dotted line (ln 2, a coin). At `tiny` φ_e begins as E_l's confidence (section 10a), so it starts below
+# that line. Right: how well φ_e tells good from bad on crops of photos held out of the training set, for S_l and at four mask
+# ratios; the dotted line is chance. What an AUC is comes in section 6. (From here on "held-out photos" are again the three of
+# section 1, as in notebook 04.)*
 
 # %% [markdown]
 # **The run behind the weights that ship.** Its command, and what its log showed on the way: a run that is far from this at
@@ -527,7 +529,7 @@ fig, axis = plt.subplots(figsize=(4.2, 3.6), layout="constrained")
 said, was, _ = reliability(p_good, right_l)
 axis.plot(said.cpu(), was.cpu(), "o-", ms=4, label="φ_e on S_l")
 axis.plot([0, 1], [0, 1], color="grey", ls=":", label="what it should be")
-axis.set(xlabel="φ_e says: good with", ylabel="share that is good", title="the six held-out crops")
+axis.set(xlabel="p(good) that φ_e says, mean of the group", ylabel="share that is good", title="the six held-out crops")
 axis.legend(fontsize=8)
 path = run.save_figure(fig, "reliability")
 
@@ -636,8 +638,8 @@ path = run.save_figure(fig, "alpha_preview")
 # %% [markdown]
 # *What to see. Left: what is kept of S_l at three thresholds (set so that ¾, ½ and ¼ of the tokens of this crop pass); masked
 # places are grey. A high α keeps only the surest tokens and starts at a larger T_s, so more steps are run; a low one keeps most
-# of S_l. Right: the mean T_s of the six crops against α, from "keep E_l's answer" to "start anew".
-# [Notebook 08](08_alpha_curves.ipynb) measures what α does to the picture.*
+# of S_l. Right: the mean T_s of the six crops against α, from "keep nearly all of S_l" to "start anew". [Notebook
+# 08](08_alpha_curves.ipynb) measures what α does to the picture.*
 
 # %% [markdown]
 # ## 10. Beyond the paper
