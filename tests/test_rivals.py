@@ -249,27 +249,18 @@ def test_a_rival_takes_part_in_experiments(tmp_path: Path) -> None:
 # A peer's weights ----------------------------------------------------------------------------------------------------
 
 
-def ncnn_files(network: RRDBNet) -> tuple[str, bytes]:
-    """A network as ncnn keeps it: a line for each layer, and the numbers of all convolutions."""
-    lines, numbers, tensors = ["7767517", "1 1", "Input input 0 1 data"], b"", list(network.state_dict().values())
-    for i, (weight, bias) in enumerate(zip(tensors[::2], tensors[1::2], strict=True)):
-        lines += [f"Convolution Conv_{i} 1 1 a b 0={len(bias)} 1=3 4=1 5=1 6={weight.numel()}", f"Split split_{i} 1 2 b c d"]
-        halves = weight.half().numpy().tobytes()
-        numbers += realesrgan.HALF.to_bytes(4, "little") + halves + b"\0" * (-len(halves) % 4) + bias.numpy().tobytes()
-    return "\n".join(lines), numbers
-
-
-def test_ncnns_files_become_the_same_network() -> None:
+def test_ncnns_file_becomes_the_same_network() -> None:
     torch.manual_seed(0)
     network = RRDBNet(7, 1)  # an odd width: some weights have to be filled up to whole words
-    layers, numbers = ncnn_files(network)
-    found = [torch.from_numpy(tensor.copy()) for pair in realesrgan.convolutions(layers, numbers) for tensor in pair]
-    for own, other in zip(network.state_dict().values(), found, strict=True):
-        assert torch.allclose(own, other, atol=1e-3)
+    numbers, tensors = b"", list(network.state_dict().values())
+    for weight, bias in zip(tensors[::2], tensors[1::2], strict=True):
+        halves = weight.half().numpy().tobytes()
+        numbers += b"mark" + halves + b"\0" * (-len(halves) % 4) + bias.numpy().tobytes()
+    found = realesrgan.read_convolutions(numbers, network)
+    for name, own in network.state_dict().items():
+        assert torch.allclose(own, torch.from_numpy(found[name]), atol=1e-3)
     with pytest.raises(ValueError, match="4 bytes are left over"):
-        realesrgan.convolutions(layers, numbers + b"\0" * 4)
-    with pytest.raises(ValueError, match="Conv_0: needed is a 3×3 convolution"):
-        realesrgan.convolutions(layers, b"\0" * len(numbers))
+        realesrgan.read_convolutions(numbers + b"\0" * 4, network)
 
 
 def test_real_esrgan_has_351_convolutions() -> None:
