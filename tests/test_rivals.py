@@ -79,6 +79,18 @@ def test_the_velocity_of_a_known_field_leads_back_to_the_latent() -> None:
         assert torch.allclose(ldm.restore(torch.rand(1, 3, 8, 8), steps=steps), wanted, atol=1e-4)
 
 
+@pytest.mark.parametrize("what", ["rival-iter", *rivals.RIVALS])
+def test_a_short_run_validates_once(what: str, tmp_path: Path) -> None:
+    """A rival has three validations, which are all that a run of so few steps would do; other stages of a tier, likewise."""
+    call = ["train", what, "--tier", "smoke", "--steps", "6", "--batch", "1", "--crop", "32", "--device", "cpu"]
+    assert cli.main([*call, "--out", str(tmp_path)]) == 0
+    for log in tmp_path.glob("*/log.csv"):
+        rows = [line.split(",") for line in log.read_text().splitlines()]
+        assert {row[0] for row in rows if row[2] == "validation"} == {"6"}
+    assert training_run.changed(SMOKE.train["iter"], {"steps": 6, "validations": 3}).validations == 3
+    assert training_run.changed(SMOKE.train["iter"], {"lr": 1.0}).validations == SMOKE.train["iter"].validations
+
+
 @pytest.mark.parametrize("what", rivals.RIVALS)
 def test_a_rival_learns_goes_on_and_is_loaded_again(what: str, tmp_path: Path) -> None:
     calls = {"validation": (2, 64), "progress": False, "device": "cpu"}

@@ -17,7 +17,7 @@ import hashlib
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,13 @@ from itersr.training.perceptual import perceptual
 from itersr.training.stage1 import Stage1
 
 log = logging.getLogger(__name__)
+
+
+def changed(settings: TrainConfig, changes: Mapping[str, Any]) -> TrainConfig:
+    """Settings with some fields changed. Where that makes fewer steps, there are fewer validations too (unless `changes` says
+    how many), since a short run would do little else."""
+    share = min(changes.get("steps", settings.steps) / settings.steps, 1)
+    return dataclasses.replace(settings, **{"validations": max(round(share * settings.validations), 1), **changes})
 
 
 def train_stage(stage: str, config: Tier, data: str | Path | None, out: Path, *, seed: int = 0, **options: Any
