@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import warnings
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -29,17 +28,13 @@ def boxes(height: int, width: int, size: int = SIZE) -> list[tuple[int, int]]:
 def pixels(path: Path) -> np.ndarray:
     """An 8 bit image as (H, W, 3) uint8, turned as its EXIF data says. Raises ValueError with the reason if unusable."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with Image.open(path) as image:
-                if image.mode.startswith(("I", "F")):
-                    raise ValueError(f"has mode {image.mode}, need 8 bits a channel")
-                ImageOps.exif_transpose(image, in_place=True)
-                return np.asarray(image.convert("RGB"))
-    except MemoryError:
-        raise
+        with Image.open(path) as image:
+            if image.mode.startswith(("I", "F")):
+                raise ValueError(f"has mode {image.mode}, need 8 bits a channel")
+            ImageOps.exif_transpose(image, in_place=True)
+            return np.asarray(image.convert("RGB"))
     except Exception as error:  # decoders raise all kinds for damaged files; a bomb is refused by Pillow itself
-        if getattr(error, "errno", None) is not None:
+        if isinstance(error, MemoryError) or getattr(error, "errno", None) is not None:
             raise
         raise ValueError(str(error) or type(error).__name__) from error
 

@@ -31,7 +31,6 @@ from itersr.training import STAGES, ship
 from itersr.training.algorithm1 import Algorithm1
 from itersr.training.data import Crops, Photos, ranges, validation_pairs
 from itersr.training.loop import Task, alone, keep_record, make_accelerator, train
-from itersr.training.perceptual import perceptual
 from itersr.training.stage1 import Stage1
 
 log = logging.getLogger(__name__)
@@ -72,7 +71,6 @@ def fit(what: str, make: Callable[[], Task], config: Tier, settings: TrainConfig
     accelerator = make_accelerator(device, precision)
     crops, pairs = materials(config, settings, photos or Photos.of(data).split(), seed, accelerator.device,
                              validation=validation, degraded=degraded)
-    look = perceptual().to(accelerator.device)
     torch.manual_seed(seed)  # the initial weights of this run
     task = make()
     names = "\n".join(Path(name).name for name in crops.photos.names)
@@ -81,9 +79,8 @@ def fit(what: str, make: Callable[[], Task], config: Tier, settings: TrainConfig
               "names of photos": hashlib.sha256(names.encode()).hexdigest()[:12], "minutes": options.get("minutes"),
               "processes": accelerator.num_processes}
     with torch.random.fork_rng(devices=[]), alone(out / what, accelerator.is_main_process):
-        validated = train(task, crops, out / what, validate=lambda: task.validate(pairs, look), record=record,
-                          save_weights=lambda: weights.save(out / "weights", task.trained, config),
-                          accelerator=accelerator, **options)
+        validated = train(task, crops, pairs, out / what, accelerator=accelerator, record=record,
+                          save_weights=lambda: weights.save(out / "weights", task.trained, config), **options)
     accelerator.end_training()
     return validated if accelerator.is_main_process else {}
 
