@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import io
-import os
 from bisect import bisect_right
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
 from PIL import Image
-from tqdm import tqdm
+from tqdm.contrib.concurrent import thread_map
 
 from . import PrepError
 from .patches import pixels
-
-SAMPLE = 40  # photos on which the quality is searched, before all are encoded
 
 
 def encoded(path: Path, quality: int, longest: int | None = None) -> bytes:
@@ -55,8 +51,7 @@ def targets(folders: list[Path]) -> dict[str, Path]:
 def pack(folders: list[Path], out: Path, megabytes: float, longest: int | None = None) -> str:
     """Write the photos below `folders` to `out` in at most `megabytes` (of 10⁶ bytes); returns the line that sums up.
 
-    Bigger files come with higher quality: a bisection on a sample finds about where the total meets the budget, and all photos
-    are then encoded there, and a step lower until they fit. Nothing is written before that.
+    Bigger files come with higher quality: a bisection finds the highest one at which the total fits. Nothing is written before.
 
     Raises:
         PrepError: `out` holds something, a photo is damaged, two would have one name, or they do not fit at quality 1.
@@ -65,20 +60,15 @@ def pack(folders: list[Path], out: Path, megabytes: float, longest: int | None =
         raise PrepError(f"{out}: is there and not an empty folder, name another")
     photos = targets(folders)
     paths, budget = list(photos.values()), megabytes * 1e6
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow decodes and encodes outside Python's lock
 
-        def at(quality: int, some: list[Path]) -> list[bytes]:
-            work = pool.map(partial(encoded, quality=quality, longest=longest), some)
-            return list(tqdm(work, f"quality {quality}", len(some), unit=" photos", disable=None))
+    def at(quality: int) -> list[bytes]:  # threads are enough: Pillow decodes and encodes outside Python's lock
+        one = partial(encoded, quality=quality, longest=longest)
+        return thread_map(one, paths, desc=f"quality {quality}", unit=" photos", disable=None)
 
-        sample = paths[:: max(1, len(paths) // SAMPLE)]
-        share = len(sample) / len(paths)
-        quality = 1 + bisect_right(range(2, 101), budget * share, key=lambda q: sum(map(len, at(q, sample))))
-        while (size := sum(map(len, data := at(quality, paths)))) > budget:  # the sample may be off by a step or two
-            if quality == 1:
-                needed = f"{size / 1e6:.1f} MB at quality 1"
-                raise PrepError(f"{len(paths)} photos take {needed}: need --megabytes above it, or --longest")
-            quality -= 1
+    quality = 1 + bisect_right(range(2, 101), budget, key=lambda q: sum(map(len, at(q))))
+    size = sum(map(len, data := at(quality)))
+    if size > budget:
+        raise PrepError(f"{len(paths)} photos take {size / 1e6:.1f} MB at quality 1: need --megabytes above it, or --longest")
     for name, content in zip(photos, data, strict=True):
         (out / name).parent.mkdir(parents=True, exist_ok=True)
         (out / name).write_bytes(content)

@@ -7,15 +7,13 @@ The grid starts at the top left corner. A rest at the right or the lower border 
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import cv2
 import numpy as np
 from PIL import Image, ImageOps
-from tqdm import tqdm
+from tqdm.contrib.concurrent import thread_map
 
 SIZE = 256
 
@@ -64,11 +62,7 @@ def each(one: Callable[[str, Path], int], images: Mapping[str, Path], what: str)
         except ValueError as error:
             return str(error)
 
-    pool = ThreadPoolExecutor(os.cpu_count())
-    try:
-        done = dict(zip(images, tqdm(pool.map(told, images), what, len(images), unit=" images", disable=None), strict=True))
-    finally:
-        pool.shutdown(cancel_futures=True)
+    done = dict(zip(images, thread_map(told, images, desc=what, unit=" images", disable=None), strict=True))
     return sum(n for n in done.values() if isinstance(n, int)), {name: x for name, x in done.items() if isinstance(x, str)}
 
 

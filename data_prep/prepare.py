@@ -31,9 +31,9 @@ def prepare(dataset: Dataset, root: Path, size: int = SIZE) -> str:
     """
     final, work = root / dataset.name, root / ".work" / dataset.name
     if os.path.lexists(final):
-        if "told" not in (about := read_json(final / "dataset.json")):
+        if read_json(final / "dataset.json").get("name") != dataset.name:
             raise PrepError(f"{final}: exists and was not made here; move it away or choose another --root")
-        return f"{final}: {about['told']} (was there already)"
+        return f"{final}: was there already"
     made = work / "made"
     try:
         shutil.rmtree(work, ignore_errors=True)
