@@ -3,7 +3,6 @@ the settings of a training is usable; and noise that stays."""
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import time
 from collections.abc import Sequence
@@ -68,17 +67,12 @@ def noise_left(image: Tensor, hq: Tensor) -> float:
     return float((image - local)[0, :, flat_places(hq)].std() * 255)
 
 
-def noisy_pair(pair: Pair, sigma: float, seed: int = 0) -> Pair:
-    """A pair with more noise: Gaussian, with a spread of `sigma` 8-bit levels, on its LQ image."""
-    noise = torch.randn(pair.lq.shape, generator=torch.Generator().manual_seed(seed))
-    return dataclasses.replace(pair, lq=(pair.lq + sigma / 255 * noise).clamp(0, 1))
-
-
 @torch.no_grad()
 def of_noisy(model: ITER, gan: Any, ldm: Any, pair: Pair, sigma: float, ldm_steps: int = 20) -> dict[str, Tensor]:
-    """What the three make of LQ with noise of `sigma` levels, ITER from nothing known; beside them LQ itself, its bicubic
-    enlargement, the VQGAN's bound (S_h decoded) and HQ."""
-    lq = noisy_pair(pair, sigma).lq.to(model.device)
+    """What the three make of LQ with Gaussian noise of `sigma` 8-bit levels, ITER from nothing known; beside them LQ itself,
+    its bicubic enlargement, the VQGAN's bound (S_h decoded) and HQ."""
+    noise = torch.randn(pair.lq.shape, generator=torch.Generator().manual_seed(0))
+    lq = (pair.lq + sigma / 255 * noise).clamp(0, 1).to(model.device)
     made = {"LQ": lq, "bicubic": experiments.bicubic(lq, model.tier.scale), "GAN": gan.restore(lq),
             "LDM": ldm.restore(lq, ldm_steps), "ITER": model.restore(lq, alg2(model, adaptive=False)).image,
             "bound": model.vqgan.decode(tokens_of(model, pair)), "HQ": pair.hq}
