@@ -36,7 +36,7 @@ def _datasets(arguments: list[str]) -> int:
     parser.add_argument("--root", type=Path, default=Path("datasets"),
                         help="where they go, and, in ROOT/archives, archives that you have already (default: %(default)s)")
     args = parser.parse_args(arguments)
-    if args.names == ["list"]:
+    if "list" in args.names:
         for dataset in TABLE:
             size = next((f"{archive.size / 1e9:.2f} GB" for archive in dataset.archives if archive.size), "size unknown")
             print(f"{dataset.name:16s} {dataset.images:6d} images  {dataset.kind:8s} {size:13s} {dataset.title}")
