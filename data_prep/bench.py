@@ -16,7 +16,7 @@ from pathlib import Path
 
 from . import PrepError
 from .datasets import TABLE, Archive
-from .download import Wrong, _download, put
+from .download import Wrong, fetch
 from .patches import digest, pixels
 from .prepare import prepare
 
@@ -34,44 +34,47 @@ def addresses(name: str) -> tuple[str, ...]:
     return tuple(f"{place}/{file}" for place in (f"{_GB82}/png", f"{_CORPUS}/gb82"))
 
 
-def photo(name: str, sha256: str, bench: Path, quiet: bool) -> None:
+def photo(name: str, sha256: str, bench: Path) -> None:
     """bench/test/NAME, unless it is there. PrepError with every address and its reason where none gives the same pixels."""
-    target = bench / "test" / name
-    if target.exists() and digest(pixels(target)) == sha256:
-        return
-    folder, reasons = bench / ".downloads" / name, []
-    folder.mkdir(parents=True, exist_ok=True)
-    for i, address in enumerate(addresses(name)):
+    target, reasons = bench / "test" / name, []
+
+    def right(path: Path) -> bool:
         try:
-            got = _download(address, Archive(f"{i}.png", (address,), limit=1 << 24), folder, quiet)
-            if digest(pixels(got)) == sha256:
-                target.unlink(missing_ok=True)  # a damaged one
-                target.parent.mkdir(parents=True, exist_ok=True)
-                put(got, target)
-                shutil.rmtree(folder)
-                return
-            got.unlink()
-            reasons.append(f"{address}: gives another picture")
-        except (Wrong, ValueError) as reason:
+            return path.exists() and digest(pixels(path)) == sha256
+        except ValueError:  # damaged
+            return False
+
+    for address in addresses(name) if not right(target) else ():
+        try:
+            got = fetch(address, Archive(name.replace("/", "_"), (address,)), bench / ".downloads")
+        except Wrong as reason:
             reasons.append(f"{address}: {reason}")
-    raise PrepError(f"bench: {name}: {'; '.join(reasons)}. Put the photo there by hand as {target}, and run again")
+            continue
+        if right(got):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            got.replace(target)
+            break
+        reasons.append(f"{address}: gives another picture")
+    if not right(target):
+        raise PrepError(f"bench: {name}: {'; '.join(reasons)}. Put the photo there by hand as {target}, and run again")
 
 
-def make(root: Path, archive_dir: Path | None = None, jobs: int = 1, quiet: bool = False) -> str:
+def make(root: Path) -> str:
     """Make ROOT/bench, or complete it; gives a line that says what is there. PrepError names what cannot be had.
 
     What one place does not give is told at the end: all the rest is fetched.
     """
     bench, missing = root / "bench", list[str]()
     photos = json.loads(TABLE_OF_PHOTOS.read_text(encoding="utf-8"))
+    (bench / ".downloads").mkdir(parents=True, exist_ok=True)
     for name, sha256 in photos.items():
         try:
-            photo(name, sha256, bench, quiet)
+            photo(name, sha256, bench)
         except PrepError as error:
             missing.append(str(error))
-    shutil.rmtree(bench / ".downloads", ignore_errors=not missing)
+    shutil.rmtree(bench / ".downloads")
     try:
-        prepare(next(dataset for dataset in TABLE if dataset.name == "realsrset"), root, jobs, archive_dir, quiet=quiet)
+        prepare(next(dataset for dataset in TABLE if dataset.name == "realsrset"), root)
         shutil.copytree(root / "realsrset" / "lq", bench / "test" / "realsrset", dirs_exist_ok=True)
     except PrepError as error:
         missing.append(f"realsrset: {error}")

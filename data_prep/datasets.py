@@ -1,26 +1,23 @@
 """The table of datasets: what the paper trains and tests on, where it is, and what it should weigh.
 
 A checksum stands here only where someone has published it (for DIV2K: the TensorFlow Datasets catalogue). For the others
-`sha256` is None: the first download is recorded in ROOT/archives/checksums.json and later ones must equal it.
+`sha256` is None.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-GiB = 2**30
-
 
 @dataclass(frozen=True)
 class Archive:
     """One file to download. All `addresses` must give the same bytes; they are tried in turn.
 
-    `size` (bytes) and `sha256` are None where nobody published them. `limit` bounds what may come out of it, in bytes.
+    `size` (bytes) and `sha256` are None where nobody published them.
     """
 
     file: str
     addresses: tuple[str, ...]
-    limit: int
     size: int | None = None
     sha256: str | None = None
 
@@ -68,8 +65,7 @@ TABLE: tuple[Dataset, ...] = (
         name="div2k", title="DIV2K, training part", kind="patches",
         archives=(
             Archive("DIV2K_train_HR.zip", (*_both(f"{_ETH}/DIV2K_train_HR.zip"),
-                                         f"{_HUB}/goodfellowliu/DIV2K/resolve/main/DIV2K_train_HR.zip"),
-                    limit=5 * GiB, size=3_530_603_713,
+                                         f"{_HUB}/goodfellowliu/DIV2K/resolve/main/DIV2K_train_HR.zip"), size=3_530_603_713,
                     sha256="9d0b9c463f6e35b6c62cc6a930ee2224f670b34c1df841a57670f9acf0f6c335"),
         ),
         take=(("hq", r"(?:.*/)?DIV2K_train_HR/(\d{4})\.png"),),
@@ -80,8 +76,8 @@ TABLE: tuple[Dataset, ...] = (
     Dataset(
         name="flickr2k", title="Flickr2K", kind="patches",
         archives=(
-            Archive("Flickr2K.tar", _both("cv.snu.ac.kr/research/EDSR/Flickr2K.tar"), limit=30 * GiB),
-            Archive("Flickr2K.zip", (f"{_HUB}/goodfellowliu/Flickr2K/resolve/main/Flickr2K.zip",), limit=30 * GiB),
+            Archive("Flickr2K.tar", _both("cv.snu.ac.kr/research/EDSR/Flickr2K.tar")),
+            Archive("Flickr2K.zip", (f"{_HUB}/goodfellowliu/Flickr2K/resolve/main/Flickr2K.zip",)),
         ),
         take=(("hq", r"(?:.*/)?Flickr2K(?:_HR)?/(\d{6})\.png"),),
         images=2650, by_hand="https://github.com/LimBee/NTIRE2017 (Flickr2K.tar)",
@@ -91,9 +87,9 @@ TABLE: tuple[Dataset, ...] = (
     Dataset(
         name="ost", title="OutdoorSceneTraining", kind="patches",
         archives=(
-            Archive("OST_dataset.zip", (f"{_OPENMMLAB}/OST_dataset.zip",), limit=30 * GiB),
-            Archive("OST.zip", (f"{_HUB}/goodfellowliu/OST/resolve/main/OST.zip",), limit=30 * GiB),
-            Archive("OutdoorSceneTrain_v2.zip", (), limit=30 * GiB),  # the folder that the authors' seven zip files leave
+            Archive("OST_dataset.zip", (f"{_OPENMMLAB}/OST_dataset.zip",)),
+            Archive("OST.zip", (f"{_HUB}/goodfellowliu/OST/resolve/main/OST.zip",)),
+            Archive("OutdoorSceneTrain_v2.zip", ()),  # the folder that the authors' seven zip files leave
         ),
         # Seven categories of photos; OutdoorSceneTest and OutdoorSeg, which are published beside them, are left out.
         take=(("hq", r"(?!.*(?:[Tt]est|OST300|OutdoorSeg))(?:.*/)?([^/]+)/([^/]+)\.(?:png|jpg|jpeg)"),),
@@ -105,7 +101,7 @@ TABLE: tuple[Dataset, ...] = (
     ),
     Dataset(
         name="realsr", title="RealSR version 3, test part, ×4", kind="images",
-        archives=(Archive("RealSR(V3).tar.gz", _drive("17ZMjo-zwFouxnm_aFM6CUHBwgRrLZqIM"), limit=20 * GiB),),
+        archives=(Archive("RealSR(V3).tar.gz", _drive("17ZMjo-zwFouxnm_aFM6CUHBwgRrLZqIM")),),
         take=(
             ("hq", r"(?:.*/)?(?:Canon|Nikon)/Test/4/([^/]+)_HR\.png"),
             ("lq", r"(?:.*/)?(?:Canon|Nikon)/Test/4/([^/]+)_LR4\.png"),
@@ -117,7 +113,7 @@ TABLE: tuple[Dataset, ...] = (
     Dataset(
         name="drealsr", title="DRealSR, test part, ×4", kind="images",
         # Published as a shared folder, which has no address for a program. An unpacked folder is taken as well.
-        archives=(Archive("DRealSR_Test_x4.zip", (), limit=10 * GiB),),
+        archives=(Archive("DRealSR_Test_x4.zip", ()),),
         take=(
             ("hq", r"(?:.*/)?(?:test_HR|HR)/([^/]+?)(?:_x4)?\.png"),
             ("lq", r"(?:.*/)?(?:test_LR|LR)/([^/]+?)(?:_x1)?\.png"),
@@ -132,7 +128,7 @@ TABLE: tuple[Dataset, ...] = (
     ),
     Dataset(
         name="dped-iphone", title="DPED-iphone, the 100 test crops of NTIRE 2020", kind="images",
-        archives=(Archive("DPEDiphone-crop-te-x.zip", _drive("19zlofWRxkhsjf_TuRA2oI9jgozifGvxp"), limit=2 * GiB),),
+        archives=(Archive("DPEDiphone-crop-te-x.zip", _drive("19zlofWRxkhsjf_TuRA2oI9jgozifGvxp")),),
         take=(("lq", r"(?:.*/)?([^/]+)\.png"),),
         images=100, by_hand="https://github.com/jixiaozhong/RealSR (DPEDiphone-crop-te-x)",
         licence="academic research only",
@@ -143,7 +139,7 @@ TABLE: tuple[Dataset, ...] = (
     ),
     Dataset(
         name="realsrset", title="RealSRSet", kind="images",
-        archives=(Archive("RealSRSet+5images.zip", (f"{_SWINIR}/RealSRSet+5images.zip",), limit=GiB),),
+        archives=(Archive("RealSRSet+5images.zip", (f"{_SWINIR}/RealSRSet+5images.zip",)),),
         take=(("lq", rf"(?:.*/)?({_REALSRSET})\.png"),),  # without the five images added later
         images=20, by_hand="https://github.com/cszn/BSRGAN (testsets/RealSRSet)",
         licence="academic research; images from several sources",
@@ -153,8 +149,7 @@ TABLE: tuple[Dataset, ...] = (
         name="div2k-synthetic", title="DIV2K validation part, degraded here, ×4", kind="pairs",
         archives=(
             Archive("DIV2K_valid_HR.zip", (*_both(f"{_ETH}/DIV2K_valid_HR.zip"),
-                                         f"{_HUB}/eugenesiow/Div2k/resolve/main/DIV2K_valid_HR.zip"),
-                    limit=GiB, size=448_993_893,
+                                         f"{_HUB}/eugenesiow/Div2k/resolve/main/DIV2K_valid_HR.zip"), size=448_993_893,
                     sha256="20dd31fd84d777bc1cf5d6b7654a3f569c0aec74458ae094122ad1d0489900fc"),
         ),
         take=(("hq", r"(?:.*/)?DIV2K_valid_HR/(\d{4})\.png"),),

@@ -7,19 +7,15 @@ The grid starts at the top left corner. A rest at the right or the lower border 
 from __future__ import annotations
 
 import hashlib
-import warnings
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
 from PIL import Image, ImageOps
-from tqdm import tqdm
+from tqdm.contrib.concurrent import thread_map
 
 SIZE = 256
-Line = dict[str, Any]
 
 
 def boxes(height: int, width: int, size: int = SIZE) -> list[tuple[int, int]]:
@@ -30,17 +26,13 @@ def boxes(height: int, width: int, size: int = SIZE) -> list[tuple[int, int]]:
 def pixels(path: Path) -> np.ndarray:
     """An 8 bit image as (H, W, 3) uint8, turned as its EXIF data says. Raises ValueError with the reason if unusable."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with Image.open(path) as image:
-                if image.mode.startswith(("I", "F")):
-                    raise ValueError(f"has mode {image.mode}, need 8 bits a channel")
-                ImageOps.exif_transpose(image, in_place=True)
-                return np.asarray(image.convert("RGB"))
-    except MemoryError:
-        raise
+        with Image.open(path) as image:
+            if image.mode.startswith(("I", "F")):
+                raise ValueError(f"has mode {image.mode}, need 8 bits a channel")
+            ImageOps.exif_transpose(image, in_place=True)
+            return np.asarray(image.convert("RGB"))
     except Exception as error:  # decoders raise all kinds for damaged files; a bomb is refused by Pillow itself
-        if getattr(error, "errno", None) is not None:
+        if isinstance(error, MemoryError) or getattr(error, "errno", None) is not None:
             raise
         raise ValueError(str(error) or type(error).__name__) from error
 
@@ -58,44 +50,35 @@ def png(rgb: np.ndarray) -> bytes:
     return cv2.imencode(".png", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR))[1].tobytes()
 
 
-def each(one: Callable[[str], Line], sources: list[str], jobs: int, what: str, quiet: bool) -> Iterator[Line]:
-    """{"source": name, ...what `one` says of it}, or {"source", "left_out": reason} where it raises ValueError, in order.
+def each(one: Callable[[str, Path], int], images: Mapping[str, Path], what: str) -> tuple[int, dict[str, str]]:
+    """How many files `one` made of all images together, and {name: reason} of the images for which it raises ValueError.
 
     Threads are enough: decoding and packing run outside Python's lock. A stop waits only for the current images.
     """
 
-    def told(source: str) -> Line:
+    def told(name: str) -> int | str:
         try:
-            return {"source": source, **one(source)}
+            return one(name, images[name])
         except ValueError as error:
-            return {"source": source, "left_out": str(error)}
+            return str(error)
 
-    pool = ThreadPoolExecutor(jobs)
-    try:
-        yield from tqdm(pool.map(told, sources), what, len(sources), unit=" images", disable=quiet or None)
-    finally:
-        pool.shutdown(cancel_futures=True)
+    done = dict(zip(images, thread_map(told, images, desc=what, unit=" images", disable=None), strict=True))
+    return sum(n for n in done.values() if isinstance(n, int)), {name: x for name, x in done.items() if isinstance(x, str)}
 
 
-def cut(source: Path, target: Path, jobs: int = 1, size: int = SIZE, quiet: bool = False) -> list[Line]:
-    """Cut every image of the folder `source` into target/NAME_TOP_LEFT.png.
+def cut(images: Mapping[str, Path], target: Path, size: int = SIZE) -> tuple[int, dict[str, str]]:
+    """Cut images into target/NAME_TOP_LEFT.png: how many patches that gives, and the images left out (see `each`)."""
 
-    Gives a line an image, in order: {"source", "left_out": reason}, or {"source", "patches"} with the manifest's line of each
-    patch, {"patch": file, "source", "box": [left, top, right, bottom], "sha256": of the pixels}.
-    """
-
-    def one(name: str) -> Line:
-        rgb, lines = pixels(source / name), []
+    def one(name: str, path: Path) -> int:
+        rgb = pixels(path)
         height, width = rgb.shape[:2]
         if min(height, width) < size:
             raise ValueError(f"is {width}×{height}, need at least {size}×{size}")
-        for top, left in boxes(height, width, size):
-            patch = rgb[top : top + size, left : left + size]
+        places = boxes(height, width, size)
+        for top, left in places:
             file = f"{Path(name).stem}_{top:05d}_{left:05d}.png"
-            (target / file).write_bytes(png(patch))
-            box = [left, top, left + size, top + size]
-            lines.append({"patch": file, "source": name, "box": box, "sha256": digest(patch)})
-        return {"patches": lines}
+            (target / file).write_bytes(png(rgb[top : top + size, left : left + size]))
+        return len(places)
 
     target.mkdir(parents=True)
-    return list(each(one, sorted(path.name for path in source.iterdir()), jobs, "cut", quiet))
+    return each(one, images, "cut")

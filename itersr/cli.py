@@ -216,22 +216,18 @@ def _train(args: argparse.Namespace) -> int:
         if not value > 0:
             raise ValueError(f"--{name} {value:g}: must be above 0")
     changes = {name: value for name, value in given.items() if name != "minutes"}
-    train = {}
-    for name, settings in config.train.items():
-        share = min(changes.get("steps", settings.steps) / settings.steps, 1)  # a short run would do little but validate
-        train[name] = dataclasses.replace(settings, **changes, validations=max(round(share * settings.validations), 1))
-    config = dataclasses.replace(config, train=train)
     options = {name: getattr(args, name) for name in ("seed", "device", "precision", "minutes", "workers")}
+    own = dataclasses.replace(config, train={name: run.changed(old, changes) for name, old in config.train.items()})
     if args.what == "all":
         said = {"data": "DIR"} if args.data else {}
         by = ship.call("all", tier=Path(args.tier).name, **said, **given, **({"seed": args.seed} if args.seed else {}))
-        scalars = run.train_all(config, args.data, out, by=by, **options)
+        scalars = run.train_all(own, args.data, out, by=by, **options)
     elif args.what == "rival-iter":
         scalars = rivals.train_iter(config, args.data, out, changes=changes, resume=args.resume, **options)
     elif args.what in rivals.RIVALS:
         scalars = rivals.train_rival(args.what, config, args.data, out, changes=changes, resume=args.resume, **options)
     else:
-        scalars = run.train_stage(args.what, config, args.data, out, resume=args.resume, **options)
+        scalars = run.train_stage(args.what, own, args.data, out, resume=args.resume, **options)
     for name, value in scalars.items():
         print(f"{args.what}: {name} {value:.4g}")
     return 0

@@ -197,13 +197,16 @@ def photos(folder: Path, count: int, size: int = 48, seed: int = 0) -> Path:
 
 
 DATA_PREP = """
+import shutil
 import sys
 from pathlib import Path
 from data_prep.datasets import Archive, Dataset
 from data_prep.prepare import prepare
-archive = Archive("set.zip", ("http://127.0.0.1:9/set.zip",), 10**9)
+archive = Archive("set.zip", ("http://127.0.0.1:9/set.zip",))
 dataset = Dataset("toy", "Toy", "patches", (archive,), (("hq", r"(.+)[.]png"),), 99, "https://example.org", "none", "nobody")
-prepare(dataset, Path(sys.argv[1]), 1, Path(sys.argv[2]), 64, True)
+(Path(sys.argv[1]) / "archives").mkdir(parents=True, exist_ok=True)
+shutil.copy(Path(sys.argv[2]) / "set.zip", Path(sys.argv[1]) / "archives")
+prepare(dataset, Path(sys.argv[1]), 64)
 """
 
 

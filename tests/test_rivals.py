@@ -79,6 +79,18 @@ def test_the_velocity_of_a_known_field_leads_back_to_the_latent() -> None:
         assert torch.allclose(ldm.restore(torch.rand(1, 3, 8, 8), steps=steps), wanted, atol=1e-4)
 
 
+@pytest.mark.parametrize("what", ["rival-iter", *rivals.RIVALS])
+def test_a_short_run_validates_once(what: str, tmp_path: Path) -> None:
+    """A rival has three validations, which are all that a run of so few steps would do; other stages of a tier, likewise."""
+    call = ["train", what, "--tier", "smoke", "--steps", "6", "--batch", "1", "--crop", "32", "--device", "cpu"]
+    assert cli.main([*call, "--out", str(tmp_path)]) == 0
+    for log in tmp_path.glob("*/log.csv"):
+        rows = [line.split(",") for line in log.read_text().splitlines()]
+        assert {row[0] for row in rows if row[2] == "validation"} == {"6"}
+    assert training_run.changed(SMOKE.train["iter"], {"steps": 6, "validations": 3}).validations == 3
+    assert training_run.changed(SMOKE.train["iter"], {"lr": 1.0}).validations == SMOKE.train["iter"].validations
+
+
 @pytest.mark.parametrize("what", rivals.RIVALS)
 def test_a_rival_learns_goes_on_and_is_loaded_again(what: str, tmp_path: Path) -> None:
     calls = {"validation": (2, 64), "progress": False, "device": "cpu"}
@@ -249,27 +261,18 @@ def test_a_rival_takes_part_in_experiments(tmp_path: Path) -> None:
 # A peer's weights ----------------------------------------------------------------------------------------------------
 
 
-def ncnn_files(network: RRDBNet) -> tuple[str, bytes]:
-    """A network as ncnn keeps it: a line for each layer, and the numbers of all convolutions."""
-    lines, numbers, tensors = ["7767517", "1 1", "Input input 0 1 data"], b"", list(network.state_dict().values())
-    for i, (weight, bias) in enumerate(zip(tensors[::2], tensors[1::2], strict=True)):
-        lines += [f"Convolution Conv_{i} 1 1 a b 0={len(bias)} 1=3 4=1 5=1 6={weight.numel()}", f"Split split_{i} 1 2 b c d"]
-        halves = weight.half().numpy().tobytes()
-        numbers += realesrgan.HALF.to_bytes(4, "little") + halves + b"\0" * (-len(halves) % 4) + bias.numpy().tobytes()
-    return "\n".join(lines), numbers
-
-
-def test_ncnns_files_become_the_same_network() -> None:
+def test_ncnns_file_becomes_the_same_network() -> None:
     torch.manual_seed(0)
     network = RRDBNet(7, 1)  # an odd width: some weights have to be filled up to whole words
-    layers, numbers = ncnn_files(network)
-    found = [torch.from_numpy(tensor.copy()) for pair in realesrgan.convolutions(layers, numbers) for tensor in pair]
-    for own, other in zip(network.state_dict().values(), found, strict=True):
-        assert torch.allclose(own, other, atol=1e-3)
+    numbers, tensors = b"", list(network.state_dict().values())
+    for weight, bias in zip(tensors[::2], tensors[1::2], strict=True):
+        halves = weight.half().numpy().tobytes()
+        numbers += b"mark" + halves + b"\0" * (-len(halves) % 4) + bias.numpy().tobytes()
+    found = realesrgan.read_convolutions(numbers, network)
+    for name, own in network.state_dict().items():
+        assert torch.allclose(own, torch.from_numpy(found[name]), atol=1e-3)
     with pytest.raises(ValueError, match="4 bytes are left over"):
-        realesrgan.convolutions(layers, numbers + b"\0" * 4)
-    with pytest.raises(ValueError, match="Conv_0: needed is a 3×3 convolution"):
-        realesrgan.convolutions(layers, b"\0" * len(numbers))
+        realesrgan.read_convolutions(numbers + b"\0" * 4, network)
 
 
 def test_real_esrgan_has_351_convolutions() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -292,21 +291,13 @@ def test_a_log_that_a_kill_cut_is_read(tmp_path: Path) -> None:
         assert whole.read_text().splitlines() == [header, *left], text
 
 
-@pytest.mark.parametrize("log", [None, "", "step,seconds,split,name,value\n"])
-def test_a_run_that_logged_nothing_does_not_ship(log: str | None, tmp_path: Path) -> None:
-    model = ITER(tier("smoke"))
-    model.save(tmp_path / "weights")
-    (tmp_path / "vqgan").mkdir()
-    record = {"stage": "vqgan", "networks": ["vqgan"]}
-    (tmp_path / "vqgan" / "settings.json").write_text(json.dumps(record))
-    if log is not None:
-        (tmp_path / "vqgan" / "log.csv").write_text(log)
-    before = contents(tmp_path)
-    with pytest.raises(weights.WeightsError, match="vqgan: this run ended before it logged anything"):
-        ship.export(tmp_path, None, data="photos")
-    assert contents(tmp_path) == before
+def test_what_is_not_there_does_not_ship(tmp_path: Path) -> None:
     with pytest.raises(weights.WeightsError, match="not a configuration of itersr"):
         ship.export(tmp_path / "nothing", None, data="photos")
+    ITER(tier("smoke")).save(tmp_path / "weights")
+    (tmp_path / "weights" / "refiner.safetensors").unlink()
+    with pytest.raises(weights.WeightsError, match="refiner.safetensors: no such file"):
+        ship.export(tmp_path, None, data="photos")
 
 
 def test_losses_read_later_still_name_the_first_bad_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -195,14 +195,19 @@ def oracle(s_h: Tensor, doubt: float = 1e-3) -> EvaluatorFn:
     return lambda tokens, condition: torch.where(tokens == s_h, 0.0, math.log(doubt))
 
 
+def refiner_of(model: ITER, lq: Tensor) -> tuple[Tensor, RefinerFn]:
+    """log p_l and φ_r for one LQ image (1, 3, H, W), padded to whole windows."""
+    padded = model.pad(lq)
+    log_probs = model.log_posterior(padded)
+    return log_probs, model.functions(log_probs, model.lq_features(padded))[0]
+
+
 def asked_again(model: ITER, lq: Tensor) -> EvaluatorFn:
     """φ_r as a critic: the log-probability of each token given those of the other colour of a chequerboard; (1, 3, H, W).
 
     Two calls of φ_r. What it asks is whether tokens fit each other and the LQ image, not whether they equal S_h.
     """
-    padded = model.pad(lq)
-    log_probs = model.log_posterior(padded)
-    refine, _ = model.functions(log_probs, model.lq_features(padded))
+    _, refine = refiner_of(model, lq)
 
     def fits(tokens: Tensor, condition: Tensor) -> Tensor:
         y, x = torch.meshgrid(*(torch.arange(n, device=tokens.device) for n in tokens.shape[-2:]), indexing="ij")
@@ -216,10 +221,8 @@ def asked_again(model: ITER, lq: Tensor) -> EvaluatorFn:
 
 def trusting(model: ITER, lq: Tensor, trust: float) -> RefinerFn:
     """φ_r of which only a share is believed, see `Method.trust`; for one image (1, 3, H, W)."""
-    padded = model.pad(lq)
-    log_probs = model.log_posterior(padded)
-    refiner, _ = model.functions(log_probs, model.lq_features(padded))
-    return lambda *maps: log_probs + trust * (refiner(*maps).float().log_softmax(1) - log_probs)
+    log_probs, refine = refiner_of(model, lq)
+    return lambda *maps: log_probs + trust * (refine(*maps).float().log_softmax(1) - log_probs)
 
 
 @torch.no_grad()

@@ -8,7 +8,6 @@ offline. Here `available` looks on the disk, `score` never downloads, and `fetch
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import io
 import logging
 import os
@@ -82,8 +81,8 @@ def describe(name: str) -> str:
 
 
 def available(name: str) -> bool:
-    """Whether `score` can compute it on this machine: pyiqa installed, weights on the disk. ValueError for an unknown name."""
-    return not not_here(find(name).files) and importlib.util.find_spec("pyiqa") is not None
+    """Whether `score` can compute it on this machine: its weights are on the disk. ValueError for an unknown name."""
+    return not not_here(find(name).files)
 
 
 def score(name: str, image: Any, reference: Any = None, device: str | torch.device = "cpu") -> Tensor:
@@ -94,7 +93,7 @@ def score(name: str, image: Any, reference: Any = None, device: str | torch.devi
 
     Raises:
         ValueError: unknown name, no reference where one is needed, other sizes, too few pixels, values outside [0, 1].
-        MetricUnavailable: pyiqa or the metric's weights are not on this machine.
+        MetricUnavailable: the metric's weights are not on this machine.
     """
     metric = find(name)
     pictures = [to_tensor(image).clamp(0, 1)]
@@ -116,15 +115,12 @@ def score(name: str, image: Any, reference: Any = None, device: str | torch.devi
     return values.reshape(len(pictures[0])).detach().double().cpu()
 
 
-def fetch(name: str, timeout: float = 20.0) -> None:
-    """Download the weights of a metric where they are missing. MetricUnavailable: no pyiqa, or the download failed.
-
-    timeout: the longest silence in seconds.
-    """
+def fetch(name: str) -> None:
+    """Download the weights of a metric where they are missing. MetricUnavailable where that fails or 20 silent seconds pass."""
     if available(name):
         return
     before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(timeout)
+    socket.setdefaulttimeout(20.0)
     try:
         _load(find(name), "cpu", torch.hub.get_dir())
     except Exception as error:
@@ -134,8 +130,6 @@ def fetch(name: str, timeout: float = 20.0) -> None:
 
 
 def _how_to_get(name: str) -> str:
-    if importlib.util.find_spec("pyiqa") is None:
-        return f"{name} needs pyiqa, which is not installed: pip install 'itersr[notebooks]'"
     missing = ", ".join(map(str, not_here(find(name).files)))
     return f"{name} needs weights not found here: {missing}; itersr evaluate --download gets them, or set TORCH_HOME"
 

@@ -124,14 +124,14 @@ def pairs(tier: Tier, count: int, dial: float = 1.0, *, size: int = 128, first: 
     return found
 
 
-def write(folder: Path, count: int, size: int = 160, seed: int = 0) -> None:
+def write(folder: Path, count: int, size: int = 160) -> None:
     """`count` pictures as PNG, the dials in turn."""
     from PIL import Image
 
     folder.mkdir(parents=True, exist_ok=True)
     for i in range(count):
         dial = DIALS[i % len(DIALS)]
-        pixels = (stripes(seed + i, size, dial).image * 255).round().byte().permute(1, 2, 0).numpy()
+        pixels = (stripes(i, size, dial).image * 255).round().byte().permute(1, 2, 0).numpy()
         Image.fromarray(pixels).save(folder / f"{i:04d}_dial{dial:g}.png")
 
 
@@ -140,9 +140,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("out", type=Path, metavar="OUT", help="the folder for the pictures")
     parser.add_argument("--count", type=int, default=400, help="how many (default: %(default)s)")
     parser.add_argument("--size", type=int, default=160, help="pixels along a side (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of the first picture (default: %(default)s)")
     args = parser.parse_args(arguments)
-    write(args.out, args.count, args.size, args.seed)
+    write(args.out, args.count, args.size)
     return 0
 
 

@@ -6,7 +6,7 @@ frozen: it only says which tokens S_h each HQ image has.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -135,27 +135,23 @@ class Algorithm1(Task):
         if {"refiner", "evaluator"} & set(self.config.networks):
             none = torch.zeros_like(s_h, dtype=torch.bool)
             n, fixed = s_h[0].numel(), noise("masks")
+            nets = [model.functions(p, model.lq_features(x)) for p, x in zip(log_probs.split(1), lq.split(1), strict=True)]
 
-            def each(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
-                return torch.cat([function(*(x[i : i + 1] for x in inputs)) for i in range(len(s_h))])
+            def each(which: int, *maps: Tensor) -> Tensor:
+                """What φ_r (0) or φ_e (1) says of every image, each seen alone."""
+                return torch.cat([net[which](*own) for net, *own in zip(nets, *(x.split(1) for x in maps), strict=True)])
 
-            def refine(tokens: Tensor, keep: Tensor, s_l: Tensor, m_s: Tensor, seen: Tensor, lq: Tensor) -> Tensor:
-                return model.functions(seen, model.lq_features(lq))[0](tokens, keep, s_l, m_s)
-
-            def judge(tokens: Tensor, s_l: Tensor, seen: Tensor) -> Tensor:
-                return model.functions(seen)[1](tokens, s_l)
-
-            scalars["AUC of φ_e on S_l"] = auc(each(judge, s_l, s_l, log_probs), s_l == s_h)
+            scalars["AUC of φ_e on S_l"] = auc(each(1, s_l, s_l), s_l == s_h)
             for ratio in (0.25, 0.5, 0.75, 1.0):
                 keep = random_mask(round(ratio * n), fixed)
-                logits = each(refine, s_h, keep, s_l, none, log_probs, lq).float()
+                logits = each(0, s_h, keep, s_l, none).float()
                 loss, hit = F.cross_entropy(logits, s_h, reduction="none")[~keep], (logits.argmax(1) == s_h)[~keep]
                 scalars[f"φ_r cross-entropy at {ratio}"] = loss.mean().item()
                 scalars[f"φ_r masked accuracy at {ratio}"] = hit.sum().item() / hit.numel()
                 drawn, confidence = categorical(logits, noise("sample"))
                 complete = torch.where(keep, s_h, drawn)
                 right = complete == s_h
-                scalars[f"AUC of φ_e on samples at {ratio}"] = auc(each(judge, complete, s_l, log_probs)[~keep], right[~keep])
+                scalars[f"AUC of φ_e on samples at {ratio}"] = auc(each(1, complete, s_l)[~keep], right[~keep])
                 scalars[f"AUC of φ_r's confidence at {ratio}"] = auc(confidence[~keep], right[~keep])
             trace = model.restore(lq, seed=seed, temperature=0.7)
             pictures["ITER"] = trace.image

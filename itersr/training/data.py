@@ -13,6 +13,7 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -57,9 +58,8 @@ class Photos:
         """items: picture files, or named tensors (3, H, W) in [0, 1]. ValueError where there are none."""
         if not items:
             raise ValueError("no photos to train on")
-        self.tensors = items if isinstance(items, dict) else {}
-        self.paths = [] if isinstance(items, dict) else list(items)
-        self.names = list(items) if isinstance(items, dict) else [str(p) for p in items]
+        self.items: list[Any] = list(items.values() if isinstance(items, dict) else items)
+        self.names = [str(item) for item in items]  # of tensors their names, of files their paths
         self._cache: dict[int, tuple[int, tuple[int, int]]] = {}  # photo → where its bytes begin, and its sides
         self._bytes = torch.empty(0, dtype=torch.uint8)
         self._room = min(cache_bytes, _memory() // 4)
@@ -70,10 +70,10 @@ class Photos:
 
         share: keep them where processes that make crops can see them.
         """
-        if self.paths and not self._read_once:
+        if isinstance(self.items[0], Path) and not self._read_once:
             good, bad, parts, begin = list[Path](), list[ImageError](), list[Tensor](), 0
             with ThreadPoolExecutor() as pool:
-                for path, photo in zip(self.paths, pool.map(_read_or_error, self.paths), strict=True):
+                for path, photo in zip(self.items, pool.map(_read_or_error, self.items), strict=True):
                     if isinstance(photo, ImageError):
                         bad.append(photo)
                         continue
@@ -85,11 +85,11 @@ class Photos:
             for error in bad:
                 log.warning("%s; it is left out", error)
             if not good:
-                raise ValueError(f"no photos to train on: none of {len(self.paths)} files can be read")
+                raise ValueError(f"no photos to train on: none of {len(self.items)} files can be read")
             if len(parts) < len(good):
                 log.info("%d photos do not fit into memory: they are read for every crop", len(good) - len(parts))
-            self.paths, self.names, self._read_once = good, [str(path) for path in good], True
-            self._bytes = torch.cat(parts) if parts else self._bytes
+            self.items, self.names, self._read_once = good, [str(path) for path in good], True
+            self._bytes = torch.cat([self._bytes, *parts])
         if share and not self._bytes.is_shared():
             self._bytes.share_memory_()
 
@@ -114,12 +114,10 @@ class Photos:
 
     def stored(self, i: int) -> Tensor:
         """Photo i, (3, H, W), as it lies in memory: bytes from a file, else floats in [0, 1]."""
-        if self.tensors:
-            return self.tensors[self.names[i]]
-        if i not in self._cache:
-            return _read(self.paths[i])
-        begin, (h, w) = self._cache[i]
-        return self._bytes[begin : begin + 3 * h * w].view(3, h, w)
+        if i in self._cache:
+            begin, (h, w) = self._cache[i]
+            return self._bytes[begin : begin + 3 * h * w].view(3, h, w)
+        return self.items[i] if isinstance(self.items[i], Tensor) else _read(self.items[i])
 
     def __getitem__(self, i: int) -> Tensor:
         """Photo i, (3, H, W) in [0, 1]."""
@@ -130,10 +128,10 @@ class Photos:
 
         The three bundled photos are all trained on; what is held out for them is the bundled test split.
         """
-        if self.tensors:
+        if isinstance(self.items[0], Tensor):
             return self, Photos(bundled("test"))
-        held = sorted(self.paths)[min(HOLD_OUT_EVERY // 2, len(self) - 1) :: HOLD_OUT_EVERY]
-        rest = [path for path in self.paths if path not in set(held)]
+        held = sorted(self.items)[min(HOLD_OUT_EVERY // 2, len(self) - 1) :: HOLD_OUT_EVERY]
+        rest = [path for path in self.items if path not in set(held)]
         return Photos(rest or held), Photos(held)
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-import multiprocessing
 import os
 import pickle
 import time
@@ -32,14 +31,12 @@ from itersr.config import TrainConfig
 from itersr.disk import replace_file, whole_file
 from itersr.model import pick_device
 from itersr.training.data import Crops
-from itersr.training.perceptual import scores
+from itersr.training.perceptual import perceptual, scores
 
 log = logging.getLogger(__name__)
 READ_EVERY = 20  # steps after which a GPU is asked for its losses: each time it has to finish first
 ENDLESS = 1 << 40
 COLUMNS = ["step", "seconds", "split", "name", "value"]  # of log.csv
-
-Validate = Callable[[], tuple[dict[str, float], dict[str, Tensor]]]
 
 
 class TrainingError(Exception):
@@ -54,22 +51,20 @@ class Average:
     """An exponential moving average of weights, slow to forget but quick to start: decay = min(ema, (1 + n)/(10 + n))."""
 
     def __init__(self, networks: dict[str, nn.Module], decay: float) -> None:
-        self.networks, self.decay, self.updates = networks, decay, 0
-        self.weights = {key: p.detach().clone() for key, p in self._live().items()}
-
-    def _live(self) -> dict[str, Tensor]:
-        return {f"{name}.{key}": p for name, net in self.networks.items() for key, p in net.named_parameters()}
+        self.decay, self.updates = decay, 0
+        self.live = {f"{name}.{key}": p for name, net in networks.items() for key, p in net.named_parameters()}
+        self.weights = {key: p.detach().clone() for key, p in self.live.items()}
 
     @torch.no_grad()
     def update(self) -> None:
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
-        torch._foreach_lerp_(list(self.weights.values()), list(self._live().values()), 1 - decay)
+        torch._foreach_lerp_(list(self.weights.values()), list(self.live.values()), 1 - decay)
         self.updates += 1
 
     @torch.no_grad()
     def swap(self) -> None:
         """Exchange live and averaged weights; a second call undoes the first."""
-        for key, p in self._live().items():
+        for key, p in self.live.items():
             live = p.clone()
             p.copy_(self.weights[key])
             self.weights[key].copy_(live)
@@ -152,14 +147,13 @@ class Task(nn.Module):
         """Called after every step."""
 
 
-def train(task: Any, crops: Crops, out: Path, *, validate: Validate, save_weights: Callable[[], None],
-          accelerator: Any, record: dict[str, Any] | None = None, minutes: float | None = None, resume: bool = False,
-          stop_at: int | None = None, workers: int | None = None, progress: bool = True) -> dict[str, float]:
+def train(task: Any, crops: Crops, pairs: dict[str, Tensor], out: Path, *, save_weights: Callable[[], None], accelerator: Any,
+          record: dict[str, Any], minutes: float | None = None, resume: bool = False, stop_at: int | None = None,
+          workers: int | None = None, progress: bool = True) -> dict[str, float]:
     """Train `task` for `task.config.steps` steps, or for `minutes`; gives the last validation's scalars.
 
-    task: see `Task`.
-    validate, save_weights: called with the averaged weights in place. accelerator: see `make_accelerator`. record: what
-    settings.json is to say of this run.
+    task: see `Task`; it is validated on `pairs` with the averaged weights in place, and `save_weights` is called then.
+    accelerator: see `make_accelerator`. record: what settings.json is to say of this run.
     minutes: the whole run, over all calls, with validation and export; warm-up, learning rate and phases are laid over them.
     resume: go on from `out`'s checkpoint. stop_at: end this call at an earlier step. workers: processes that make crops (None:
     all cores but two where a GPU trains, else none).
@@ -173,12 +167,13 @@ def train(task: Any, crops: Crops, out: Path, *, validate: Validate, save_weight
     checkpoint = out / "checkpoint.pt"
     if checkpoint.exists() and not resume:
         raise FileExistsError(f"{out} already holds a run: go on with --resume, or name another folder")
-    if record is not None:
-        keep_record(out / "settings.json", record, resume and checkpoint.exists(), main)
+    keep_record(out / "settings.json", record, resume and checkpoint.exists(), main)
 
+    look = perceptual().to(device)
     clock = Clock(config.steps, minutes)
     task.to(device, memory_format=torch.channels_last)
-    optimizers = make_optimizers(task, device)
+    optimizers = {name: torch.optim.Adam([p for p in part.parameters() if p.requires_grad], lr=config.lr, betas=config.betas,
+                                         fused=on_gpu) for name, part in task.parts.items()}
     average = Average(task.trained, config.ema)
     step = _load(checkpoint, task, optimizers, average, clock) if resume and checkpoint.exists() else 0
     stop = min(config.steps if minutes is None else ENDLESS, stop_at or ENDLESS)
@@ -230,7 +225,7 @@ def train(task: Any, crops: Crops, out: Path, *, validate: Validate, save_weight
             validated = _due(now, config)
             average.swap()
             task.eval()
-            scalars, pictures = validate()
+            scalars, pictures = task.validate(pairs, look)
             if main:
                 save_weights()
                 columns = [torch.cat(list(p.float().cpu().clamp(0, 1)), 1) for p in pictures.values()]
@@ -270,13 +265,6 @@ def make_accelerator(device: str = "auto", precision: str = "auto") -> Any:
     )
 
 
-def make_optimizers(task: Any, device: torch.device) -> dict[str, torch.optim.Optimizer]:
-    """An Adam for each part of a task."""
-    config: TrainConfig = task.config
-    return {name: torch.optim.Adam([p for p in part.parameters() if p.requires_grad], lr=config.lr, betas=config.betas,
-                                   fused=device.type == "cuda") for name, part in task.parts.items()}
-
-
 def update(task: Any, wrapped: Any, optimizers: dict[str, Any], batch: dict[str, Tensor], along: float, accelerator: Any,
            watch: Watch, step: int) -> dict[str, Tensor]:
     """One step of training on a batch, with the learning rate of `along`; gives the losses to log.
@@ -308,15 +296,9 @@ def make_loader(crops: Crops, indices: range, batch: int, workers: int | None, a
     if workers is None:
         workers = max((os.cpu_count() or 1) // accelerator.num_processes - 2, 1) if on_gpu else 0
     crops.photos.preload(share=workers > 0)
-    if not workers:
-        return DataLoader(crops, batch_size=batch, sampler=indices, drop_last=True)
     # Not forked from this process: its threads of PyTorch and CUDA would be missing in the copy, which can then hang.
-    method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
-    context = multiprocessing.get_context(method)
-    if method == "forkserver":
-        context.set_forkserver_preload(["itersr.training.data"])
     return DataLoader(crops, batch_size=batch, sampler=indices, drop_last=True, num_workers=workers, pin_memory=on_gpu,
-                      prefetch_factor=2, multiprocessing_context=context)
+                      multiprocessing_context="spawn" if workers else None)
 
 
 def _due(along: float, config: TrainConfig) -> int:
@@ -402,10 +384,9 @@ def alone(folder: Path, main: bool = True) -> Iterator[None]:
 def _save(path: Path, step: int, clock: Clock, task: Any, optimizers: dict[str, Any], average: Average) -> None:
     """Write a checkpoint beside the old one, then put it in its place: a kill leaves one of the two whole."""
     state = {
-        "step": step, "trained": clock.trained, "other": clock.other, "reserve": clock.reserve,
-        "limit": clock.limit, "furthest": clock.furthest, "ended": clock.ended, "seed": task.seed, "task": task.state_dict(),
-        "average": average.weights, "updates": average.updates,
+        "step": step, "task": task.state_dict(), "average": average.weights, "updates": average.updates,
         "optimizers": {name: optimizer.state_dict() for name, optimizer in optimizers.items()},
+        **{name: getattr(clock, name) for name in ("trained", "other", "reserve", "limit", "furthest", "ended")},
     }
     with whole_file(path, path.with_suffix(".part")) as file:
         torch.save(state, file)
@@ -417,8 +398,6 @@ def _load(path: Path, task: Any, optimizers: dict[str, Any], average: Average, c
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, OSError, EOFError, pickle.UnpicklingError) as error:
         raise TrainingError(f"{path}: this checkpoint is damaged ({error}); remove it to train this stage anew") from None
-    if state["seed"] != task.seed:
-        raise OtherRun(f"{path}: was made with seed {state['seed']}, this run has seed {task.seed}")
     task.load_state_dict(state["task"])
     for name, optimizer in optimizers.items():
         optimizer.load_state_dict(state["optimizers"][name])

@@ -17,7 +17,7 @@ import hashlib
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +31,16 @@ from itersr.training import STAGES, ship
 from itersr.training.algorithm1 import Algorithm1
 from itersr.training.data import Crops, Photos, ranges, validation_pairs
 from itersr.training.loop import Task, alone, keep_record, make_accelerator, train
-from itersr.training.perceptual import perceptual
 from itersr.training.stage1 import Stage1
 
 log = logging.getLogger(__name__)
+
+
+def changed(settings: TrainConfig, changes: Mapping[str, Any]) -> TrainConfig:
+    """Settings with some fields changed. Where that makes fewer steps, there are fewer validations too (unless `changes` says
+    how many), since a short run would do little else."""
+    share = min(changes.get("steps", settings.steps) / settings.steps, 1)
+    return dataclasses.replace(settings, **{"validations": max(round(share * settings.validations), 1), **changes})
 
 
 def train_stage(stage: str, config: Tier, data: str | Path | None, out: Path, *, seed: int = 0, **options: Any
@@ -65,7 +71,6 @@ def fit(what: str, make: Callable[[], Task], config: Tier, settings: TrainConfig
     accelerator = make_accelerator(device, precision)
     crops, pairs = materials(config, settings, photos or Photos.of(data).split(), seed, accelerator.device,
                              validation=validation, degraded=degraded)
-    look = perceptual().to(accelerator.device)
     torch.manual_seed(seed)  # the initial weights of this run
     task = make()
     names = "\n".join(Path(name).name for name in crops.photos.names)
@@ -74,9 +79,8 @@ def fit(what: str, make: Callable[[], Task], config: Tier, settings: TrainConfig
               "names of photos": hashlib.sha256(names.encode()).hexdigest()[:12], "minutes": options.get("minutes"),
               "processes": accelerator.num_processes}
     with torch.random.fork_rng(devices=[]), alone(out / what, accelerator.is_main_process):
-        validated = train(task, crops, out / what, validate=lambda: task.validate(pairs, look), record=record,
-                          save_weights=lambda: weights.save(out / "weights", task.trained, config),
-                          accelerator=accelerator, **options)
+        validated = train(task, crops, pairs, out / what, accelerator=accelerator, record=record,
+                          save_weights=lambda: weights.save(out / "weights", task.trained, config), **options)
     accelerator.end_training()
     return validated if accelerator.is_main_process else {}
 

@@ -48,22 +48,17 @@ def export(run: Path, photos: Path | None, *, data: str, by: str | None = None, 
 
     photos: the folder it was trained on (None: scikit-image's); those held out there decide. data: what it was trained on, for
     the card. by: the one command that made it all, where there was one. seconds: use only as many of the photos as that allows.
-    WeightsError where a network is missing.
+    WeightsError where a network is missing. A run that ended before it logged anything is left out.
     """
     to = run / "weights"
     config, extra = weights.read_config(to)
-    for name in weights.NETWORKS:
-        if not (to / f"{name}.safetensors").exists():
-            raise weights.WeightsError(f"{to}: {name}.safetensors is missing; train its stage first")
     model = ITER.from_pretrained(to, device)
     on_gpu = model.device.type == "cuda"
     hardware = torch.cuda.get_device_name(model.device) if on_gpu else f"CPU, {torch.get_num_threads()} threads"
     logs, runs = {}, {}
-    for stage in (stage for stage in STAGES if (run / stage / "settings.json").exists()):
-        rows, used = run / stage / "log.csv", read_record(run / stage / "settings.json")
-        if not rows.exists() or rows.read_text().count("\n") < 2:
-            raise weights.WeightsError(f"{run / stage}: this run ended before it logged anything; continue it, or remove it")
-        logs[stage] = _thin(rows)
+    for stage in (stage for stage in STAGES if (run / stage / "log.csv").exists()):
+        used = read_record(run / stage / "settings.json")
+        logs[stage] = _thin(run / stage / "log.csv")
         logs[stage].to_csv(to / f"{stage}.csv", index=False)
         runs[stage] = {"stage": stage, "networks": used["networks"], "command": by or command(config, used),
                        "hardware": hardware, "steps": int(logs[stage].step.max()),

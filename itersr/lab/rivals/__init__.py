@@ -21,7 +21,7 @@ from itersr import weights
 from itersr.config import Tier, TrainConfig
 from itersr.lab.rivals.gan import GAN
 from itersr.lab.rivals.ldm import LDM
-from itersr.training.run import fit, load_networks, train_plan
+from itersr.training.run import changed, fit, load_networks, train_plan
 
 RIVALS = ("rival-gan", "rival-ldm")
 VALIDATIONS = 3  # of a run: a run by minutes pays for them
@@ -47,7 +47,7 @@ def make(what: str, config: Tier, settings: TrainConfig, seed: int = 0, folder: 
 def train_rival(what: str, config: Tier, data: str | Path | None, out: Path, *,
                 changes: Mapping[str, Any] = MappingProxyType({}), seed: int = 0, **options: Any) -> dict[str, float]:
     """Train a rival. changes: of its usual settings (fields of `TrainConfig`). options and result: those of `run.fit`."""
-    settings, own = dataclasses.replace(settings_of(what, config), **changes), out / "weights"
+    settings, own = changed(settings_of(what, config), changes), out / "weights"
     folder = own if (own / "vqgan.safetensors").exists() else weights.locate(config.name)
     return fit(what, lambda: make(what, config, settings, seed, folder), config, settings, data, out, seed=seed, **options)
 
@@ -64,7 +64,7 @@ def train_iter(config: Tier, data: str | Path | None, out: Path, *, changes: Map
         shutil.copyfile(vqgan, own / vqgan.name)
     shares = {stage: share for stage, share in config.plan.items() if stage != "vqgan"}
     plan = {stage: share / sum(shares.values()) for stage, share in shares.items()}
-    train = {stage: dataclasses.replace(settings, **{"validations": VALIDATIONS, **changes})
+    train = {stage: changed(dataclasses.replace(settings, validations=VALIDATIONS), changes)
              for stage, settings in config.train.items()}
     return train_plan(dataclasses.replace(config, plan=plan, train=train), data, out, **options)
 

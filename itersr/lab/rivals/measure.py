@@ -3,7 +3,6 @@ the settings of a training is usable; and noise that stays."""
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import time
 from collections.abc import Sequence
@@ -18,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from itersr.lab import experiments
-from itersr.lab.experiments import Method, Pair, alg2
+from itersr.lab.experiments import Kind, Method, Pair, alg2
 from itersr.model import ITER
 from itersr.training.validate import tokens_of
 
@@ -39,18 +38,16 @@ def curves(model: ITER, gan: Any, ldm: Any, pairs: Sequence[Pair], seeds: Sequen
            iter_steps: Sequence[int] = ITER_STEPS, ldm_steps: Sequence[int] = LDM_STEPS,
            temperatures: Sequence[float] = TEMPERATURES, **options: Any) -> DataFrame:
     """Rows of all three, by steps and temperature; ITER from nothing known, with φ_e's masks. Columns also: steps, calls."""
-    methods, meaning = [], {}
-    for method, counts in (("ITER", iter_steps), ("LDM", ldm_steps), ("GAN", (1,))):
-        for steps in counts:
-            for temperature in temperatures if method != "GAN" else (1.0,):
-                name = f"{method}, {steps}"
-                sampler = alg2(model, steps=steps, temperature=temperature, adaptive=False)
-                own: dict[str, Any] = {} if method == "ITER" else {"kind": "rival", "rival": ldm if method == "LDM" else gan}
-                methods.append(Method(name, sampler=sampler, dial=temperature, **own))
-                meaning[name] = {"family": method, "steps": steps, "calls": calls(method, steps)}
+    methods = []
+    for family, rival, counts in (("ITER", None, iter_steps), ("LDM", ldm, ldm_steps), ("GAN", gan, (1,))):
+        for steps, temperature in itertools.product(counts, (1.0,) if family == "GAN" else temperatures):
+            sampler = alg2(model, steps=steps, temperature=temperature, adaptive=False)
+            kind: Kind = "iter" if rival is None else "rival"
+            methods.append(Method(f"{family}, {steps}", kind, sampler, dial=temperature, rival=rival))
     rows = experiments.sweep(model, methods, pairs, seeds, **options)
-    return rows.assign(**{key: rows.method.map({name: own[key] for name, own in meaning.items()})
-                          for key in ("family", "steps", "calls")})
+    family, steps = (rows.method.str.split(", ").str[i] for i in range(2))
+    rows = rows.assign(family=family, steps=steps.astype(int))
+    return rows.assign(calls=[calls(*own) for own in zip(rows.family, rows.steps, strict=True)])
 
 
 def flat_places(hq: Tensor, share: float = 0.3) -> Tensor:
@@ -70,17 +67,12 @@ def noise_left(image: Tensor, hq: Tensor) -> float:
     return float((image - local)[0, :, flat_places(hq)].std() * 255)
 
 
-def noisy_pair(pair: Pair, sigma: float, seed: int = 0) -> Pair:
-    """A pair with more noise: Gaussian, with a spread of `sigma` 8-bit levels, on its LQ image."""
-    noise = torch.randn(pair.lq.shape, generator=torch.Generator().manual_seed(seed))
-    return dataclasses.replace(pair, lq=(pair.lq + sigma / 255 * noise).clamp(0, 1))
-
-
 @torch.no_grad()
 def of_noisy(model: ITER, gan: Any, ldm: Any, pair: Pair, sigma: float, ldm_steps: int = 20) -> dict[str, Tensor]:
-    """What the three make of LQ with noise of `sigma` levels, ITER from nothing known; beside them LQ itself, its bicubic
-    enlargement, the VQGAN's bound (S_h decoded) and HQ."""
-    lq = noisy_pair(pair, sigma).lq.to(model.device)
+    """What the three make of LQ with Gaussian noise of `sigma` 8-bit levels, ITER from nothing known; beside them LQ itself,
+    its bicubic enlargement, the VQGAN's bound (S_h decoded) and HQ."""
+    noise = torch.randn(pair.lq.shape, generator=torch.Generator().manual_seed(0))
+    lq = (pair.lq + sigma / 255 * noise).clamp(0, 1).to(model.device)
     made = {"LQ": lq, "bicubic": experiments.bicubic(lq, model.tier.scale), "GAN": gan.restore(lq),
             "LDM": ldm.restore(lq, ldm_steps), "ITER": model.restore(lq, alg2(model, adaptive=False)).image,
             "bound": model.vqgan.decode(tokens_of(model, pair)), "HQ": pair.hq}
@@ -189,14 +181,13 @@ def usable_difference(a: DataFrame, b: DataFrame, value: str, draws: int = 2000)
 
 def logs_of(folder: Path, points: int = 60) -> dict[str, dict[str, list[list[float]]]]:
     """The curves of all runs in a folder: {run: {loss or "validation score": [[minutes, value], …]}}, about so many points."""
-    return {run.parent.name: _log(run, points) for run in sorted(folder.glob("*/log.csv"))}
-
-
-def _log(file: Path, points: int) -> dict[str, list[list[float]]]:
-    log, curves = pd.read_csv(file), dict[str, list[list[float]]]()
-    log = log[~log.name.isin(["learning rate", "images a second", "share of waiting"])]
-    for (split, name), own in log.groupby(["split", "name"], sort=False):
-        thin = pd.concat([own.iloc[: -1 : max(len(own) // points, 1)], own.iloc[-1:]])  # the last point in any case
-        curves[name if split == "train" else f"{split} {name}"] = [
-            [round(x / 60, 3), float(f"{y:.5g}")] for x, y in zip(thin.seconds, thin.value, strict=True)]
-    return curves
+    runs = {}
+    for file in sorted(folder.glob("*/log.csv")):
+        log = pd.read_csv(file)
+        log = log[~log.name.isin(["learning rate", "images a second", "share of waiting"])]
+        curves = runs[file.parent.name] = dict[str, list[list[float]]]()
+        for (split, name), own in log.groupby(["split", "name"], sort=False):
+            thin = pd.concat([own.iloc[: -1 : max(len(own) // points, 1)], own.iloc[-1:]])  # the last point in any case
+            curves[name if split == "train" else f"{split} {name}"] = [
+                [round(x / 60, 3), float(f"{y:.5g}")] for x, y in zip(thin.seconds, thin.value, strict=True)]
+    return runs
