@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import multiprocessing
 import os
 import pickle
 import time
@@ -296,9 +297,14 @@ def make_loader(crops: Crops, indices: range, batch: int, workers: int | None, a
     if workers is None:
         workers = max((os.cpu_count() or 1) // accelerator.num_processes - 2, 1) if on_gpu else 0
     crops.photos.preload(share=workers > 0)
-    # Not forked from this process: its threads of PyTorch and CUDA would be missing in the copy, which can then hang.
+    # Not forked from this process: its threads of PyTorch and CUDA would be missing in the copy, which can then hang. A server
+    # that has loaded PyTorch once starts many processes in the time of one.
+    method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+    context = multiprocessing.get_context(method)
+    if method == "forkserver":
+        context.set_forkserver_preload(["itersr.training.data"])
     return DataLoader(crops, batch_size=batch, sampler=indices, drop_last=True, num_workers=workers, pin_memory=on_gpu,
-                      multiprocessing_context="spawn" if workers else None)
+                      multiprocessing_context=context if workers else None)
 
 
 def _due(along: float, config: TrainConfig) -> int:
