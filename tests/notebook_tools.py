@@ -187,7 +187,8 @@ def build(source: Path, root: Path = ROOT, timeout: int = 3600) -> Path:
     notebook = with_py(source)
     if root == ROOT:
         rows.unpack()
-    with kernel_environment(ITERSR_OUT=str(root / "figures")):
+    # One thread: sums are then in the same order on every machine, so that the rows that are packed fit what is measured.
+    with kernel_environment(ITERSR_OUT=str(root / "figures"), OMP_NUM_THREADS="1"):
         NotebookClient(
             notebook, timeout=timeout, kernel_name="python3", record_timing=False, store_widget_state=False,
             coalesce_streams=True, extra_arguments=["--log-level=ERROR"], resources={"metadata": {"path": str(source.parent)}},
