@@ -128,7 +128,9 @@ def test_two_at_a_time_and_what_trains_in_its_order(tmp_path: Path, capsys: pyte
         tmp_path / "p", nb00_a=waits("00", "a", "b"), nb01_b=waits("01", "b", "a"),
         nb02_c=small.text("02", "# %%\nkept = 1\n\nimport time\n\ntime.sleep(3)\n", WRITE.format(name="c"), small.RECORD),
         nb03_d=small.text("03", "# %%\nkept = 1\n", WAIT.format(name="c", seconds=0), small.RECORD))
+    before = os.getcwd()
     assert run(notebooks=root / "notebooks", out=tmp_path / "r", device="cpu") == 0
+    assert os.getcwd() == before
     assert (tmp_path / "r/figures/a").read_text().split()[1] == str(max(1, (os.cpu_count() or 1) // 2))
     table = (tmp_path / "r/summary.txt").read_text()
     assert [line[:2] for line in table.splitlines()] == ["no", "00", "01", "02", "03", "al"]
@@ -152,7 +154,9 @@ def test_ctrl_c_stops_all_kernels(tmp_path: Path) -> None:
     endless = {f"nb0{n}_endless": small.text(f"0{n}", WRITE.format(name=f"started{n}"), WAIT.format(name="never", seconds=600))
                for n in (0, 1)}
     root = small.course(tmp_path / "p", **endless)
-    command = ("import sys; from itersr.lab.reproduce import run; "
+    # A job in the background may ignore SIGINT, and hands that down.
+    command = ("import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+               "from itersr.lab.reproduce import run; "
                "sys.exit(run(notebooks=sys.argv[1], out=sys.argv[2], device='cpu'))")
     process = subprocess.Popen([sys.executable, "-c", command, str(root / "notebooks"), str(tmp_path / "r")],
                                stderr=subprocess.PIPE, text=True, cwd=ROOT)

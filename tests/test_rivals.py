@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import re
 from pathlib import Path
@@ -174,6 +175,34 @@ def test_the_grid_runs_every_setting_once_and_goes_on(tmp_path: Path, monkeypatc
     assert len(psnr["ITER"]) == len(psnr["GAN"]) == 1, "every run is judged on the same crops"
     assert rows[0]["psnr"] > min(psnr["ITER"]) > min(psnr["GAN"])
     assert made.grid(SMOKE, None, tmp_path, 2.0) == rows and len(calls) == 1 + 27 + 9 * len(stages)
+
+
+@pytest.mark.skipif(not experiments.metrics.available("lpips") or not experiments.metrics.available("niqe"),
+                    reason="the weights of LPIPS and NIQE are not on this machine")
+def test_what_is_recorded_for_the_notebook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All that notebook 11 reads is there, of every family, for networks that nobody trained."""
+    folder = tmp_path / "runs" / "weights"
+    ITER(SMOKE).save(folder)
+    for what in rivals.RIVALS:
+        weights.save(folder, rivals.make(what, SMOKE, rivals.settings_of(what, SMOKE)).trained, SMOKE)
+    photo = {"one": experiments.unseen_photos(1)["chelsea"]}
+    monkeypatch.setattr(experiments, "unseen_photos", lambda *_: photo)
+    monkeypatch.setattr(made, "ROOT", tmp_path)  # for the picture
+    (tmp_path / "figures").mkdir()
+    counts = {"iter_steps": (1, 2), "ldm_steps": (1, 3)}
+    for name, own in (("curves", {**counts, "temperatures": (0.7, 1.0)}), ("seconds", counts), ("noise", {"ldm_steps": 2}),
+                      ("noise_figure", {"ldm_steps": 2})):
+        monkeypatch.setattr(measure, name, functools.partial(getattr(measure, name), **own))
+    found = json.loads(json.dumps(made.record(tmp_path / "runs", 3.0, None, 1)))
+    rows = pd.DataFrame(found["rows"])
+    assert {(row.family, row.calls, row.dial) for row in rows.itertuples()} == {
+        ("ITER", 2, 0.7), ("ITER", 2, 1.0), ("ITER", 4, 0.7), ("ITER", 4, 1.0), ("GAN", 1, 1.0),
+        ("LDM", 1, 0.7), ("LDM", 1, 1.0), ("LDM", 3, 0.7), ("LDM", 3, 1.0)}
+    assert rows[["psnr", "lpips", "gmsd", "niqe"]].notna().all(axis=None)
+    assert {(row["family"], row["calls"]) for row in found["seconds"]} == {(row.family, row.calls) for row in rows.itertuples()}
+    assert set(found["costs"]) == {"ITER", "LDM", "GAN"} and all(own["megabytes"] >= 0 for own in found["costs"].values())
+    assert {row["sigma"] for row in found["noise"]} == {10, 25} and found["grid"] == [] and found["minutes"] == 3
+    assert (tmp_path / "figures" / "11_rivals_noise.png").read_bytes().startswith(b"\x89PNG")
 
 
 def rows_of(family: str, values: dict[int, float], photos: int = 8) -> pd.DataFrame:

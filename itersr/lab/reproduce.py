@@ -135,7 +135,7 @@ def run(tier: str = "smoke", only: str | Iterable[str] | None = None, device: st
     """
     import papermill
 
-    source = Path(notebooks)
+    source = Path(notebooks).absolute()
     if is_folder := tier not in config.TIERS and Path(tier).is_dir():
         weights_folder = Path(tier).resolve()  # the notebooks have another working folder
         tier = str(weights_folder.relative_to(ROOT) if weights_folder.is_relative_to(ROOT) else weights_folder)
@@ -175,7 +175,9 @@ def run(tier: str = "smoke", only: str | Iterable[str] | None = None, device: st
             print(f"[{len(lines)}/{len(chosen)}] {lines[path.stem]}", flush=True)
 
     cores = str(max(1, (os.cpu_count() or 1) // jobs))
-    with kernel_environment(**({"OMP_NUM_THREADS": cores} if jobs > 1 else {})), ThreadPoolExecutor(jobs) as pool:
+    threads = {"OMP_NUM_THREADS": cores} if jobs > 1 else {}
+    # The working folder is of the whole process: papermill's `cwd` would change it in one thread while another restores it.
+    with kernel_environment(**threads), contextlib.chdir(source), ThreadPoolExecutor(jobs) as pool:
         try:
             list(pool.map(one_after_the_other, _queues(chosen, jobs)))
         except BaseException:  # Ctrl-C
@@ -209,7 +211,7 @@ def _execute(path: Path, folder: Path, given: dict[str, Any], timeout: int | Non
     result.unlink(missing_ok=True)  # of an earlier run in the same folder
     papermill.execute_notebook(
         path, folder / "notebooks" / path.name, parameters=given, kernel_name="python3", language="python",
-        cwd=path.parent.resolve(), progress_bar=False, extra_arguments=["--log-level=ERROR"],
+        progress_bar=False, extra_arguments=["--log-level=ERROR"],
         execution_timeout=timeout or (SMOKE_TIMEOUT if given["tier"] == "smoke" else None),
     )
     if not result.is_file():
