@@ -1,8 +1,8 @@
 """The command line. Handlers import what they need, so that `itersr --help` and a mistyped name answer at once.
 
 Exit codes: 0 done · 1 something failed (disk, memory, weights of a metric, a notebook) · 2 wrong call or unusable input ·
-130 stopped by Ctrl-C. Every failure is one line on stderr (after the usage, where an option is wrong), what was done goes to
-stdout; `-v` adds the traceback behind a failure.
+130 stopped by Ctrl-C. Every failure is one line on stderr, what was done goes to stdout; `-v` adds the traceback behind a
+failure.
 """
 
 from __future__ import annotations
@@ -173,7 +173,9 @@ def _model(args: argparse.Namespace) -> Any:
 
 
 def _code(failures: Sequence[Any]) -> int:
-    return 0 if not failures else 2 if all(failure.usage for failure in failures) else 1
+    if not failures:
+        return 0
+    return 2 if all(failure.usage for failure in failures) else 1
 
 
 # --------------------------------------------------------------------------------------------------- the other commands

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
 import subprocess
@@ -128,3 +129,13 @@ def test_idle_threads_sleep() -> None:
     assert told(clean) == "PASSIVE 0"
     assert told(clean | {"OMP_WAIT_POLICY": "ACTIVE"}) == "ACTIVE 0", "what is set stays"
     assert told(clean, "import torch; ") == "None None", "too late: torch is loaded"
+
+
+TOOLS = [path for path in sorted([*ROOT.glob("tests/*.py"), *ROOT.glob("tests/benchmarks/*.py")])
+         if not path.name.startswith(("test_", "_"))]
+
+
+@pytest.mark.parametrize("path", TOOLS, ids=lambda path: path.stem)
+def test_tools_and_benchmarks_find_what_they_import(path: Path) -> None:
+    """They run by hand, so a name that they import could go unnoticed."""
+    importlib.import_module(".".join(path.relative_to(ROOT).with_suffix("").parts))

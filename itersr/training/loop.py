@@ -173,8 +173,7 @@ def train(task: Any, crops: Crops, pairs: dict[str, Tensor], out: Path, *, save_
     look = perceptual().to(device)
     clock = Clock(config.steps, minutes)
     task.to(device, memory_format=torch.channels_last)
-    optimizers = {name: torch.optim.Adam([p for p in part.parameters() if p.requires_grad], lr=config.lr, betas=config.betas,
-                                         fused=on_gpu) for name, part in task.parts.items()}
+    optimizers = make_optimizers(task, device)
     average = Average(task.trained, config.ema)
     step = _load(checkpoint, task, optimizers, average, clock) if resume and checkpoint.exists() else 0
     stop = min(config.steps if minutes is None else ENDLESS, stop_at or ENDLESS)
@@ -264,6 +263,13 @@ def make_accelerator(device: str = "auto", precision: str = "auto") -> Any:
         cpu=chosen.type == "cpu", mixed_precision=precision, dataloader_config=DataLoaderConfiguration(split_batches=True),
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True, broadcast_buffers=False)],
     )
+
+
+def make_optimizers(task: Any, device: torch.device) -> dict[str, torch.optim.Optimizer]:
+    """An Adam for each part of a task."""
+    config: TrainConfig = task.config
+    return {name: torch.optim.Adam([p for p in part.parameters() if p.requires_grad], lr=config.lr, betas=config.betas,
+                                   fused=device.type == "cuda") for name, part in task.parts.items()}
 
 
 def update(task: Any, wrapped: Any, optimizers: dict[str, Any], batch: dict[str, Tensor], along: float, accelerator: Any,

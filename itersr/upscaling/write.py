@@ -40,8 +40,8 @@ def check_output(path: str | os.PathLike[str], size: tuple[int, int] = (1, 1), e
         raise WriteError(target, f"has the suffix {target.suffix!r}", "use one of " + ", ".join(SUFFIXES))
     if max(size) > (longest := _LONGEST_SIDE.get(name, max(size))):
         raise WriteError(target, f"would be {size[1]}×{size[0]}, {name} ends at {longest}", cure)
-    if len(exif or b"") > (most := _MOST_EXIF.get(name, 1 << 32)):
-        raise WriteError(target, f"would hold {len(exif or b''):,} bytes of EXIF, {name} ends at {most:,}", cure)
+    if exif is not None and len(exif) > (most := _MOST_EXIF.get(name, len(exif))):
+        raise WriteError(target, f"would hold {len(exif):,} bytes of EXIF, {name} ends at {most:,}", cure)
     return name
 
 
